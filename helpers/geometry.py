@@ -1,0 +1,159 @@
+"""Directions, subspaces and the patches built from them: pure functions of activations.
+
+Throughout, `W_out` is a down projection as TransformerLens stores it, `[d_mlp, d_model]`, so the
+MLP writes `hidden @ W_out` (plus a bias). What `W_out` cannot see is its *null space*
+`{v : v @ W_out = 0}`; what it can see is the orthogonal complement, its *row space* (the name the
+paper uses, section 3; a row of its `W_out`, which is the transpose of ours).
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class RowNullSplit(NamedTuple):
+    """`direction = row + null`; neither part is rescaled."""
+
+    row: Float[Tensor, "*k d"]
+    null: Float[Tensor, "*k d"]
+
+
+def unit(direction: Float[Tensor, "*k d"]) -> Float[Tensor, "*k d"]:
+    """The direction scaled to length 1.
+
+    Raises:
+        ValueError: a direction is zero, or holds NaN or infinity.
+    """
+    norm = direction.norm(dim=-1, keepdim=True)
+    if not torch.isfinite(norm).all():
+        raise ValueError("a direction holds NaN or infinity: check the training that produced it")
+    if (norm == 0).any():
+        raise ValueError("a direction is the zero vector, which points nowhere")
+    return direction / norm
+
+
+def random_direction(d: int, *, seed: int) -> Float[Tensor, "d"]:
+    """A unit vector drawn uniformly from the sphere: the control every direction should beat."""
+    return unit(torch.randn(d, generator=torch.Generator().manual_seed(seed)))
+
+
+def cosine(a: Float[Tensor, "*k d"], b: Float[Tensor, "*k d"]) -> Float[Tensor, "*k"]:
+    """Cosine of the angle between directions (between -1 and 1)."""
+    return (unit(a) * unit(b)).sum(-1)
+
+
+def orthonormal(basis: Float[Tensor, "d k"]) -> Float[Tensor, "d k"]:
+    """An orthonormal basis of the column space, differentiable in `basis`.
+
+    Raises:
+        ValueError: more columns than dimensions, NaN, or columns that are linearly dependent.
+    """
+    d, k = basis.shape
+    if k > d:
+        raise ValueError(f"a basis of {k} directions does not fit in a space of {d} dimensions")
+    if not torch.isfinite(basis).all():
+        raise ValueError("the basis holds NaN or infinity: check the training that produced it")
+    q, r = torch.linalg.qr(basis)
+    diagonal = r.diagonal().abs()
+    if diagonal.min() <= 1e-6 * diagonal.max():
+        raise ValueError(
+            f"the {k} columns of the basis are linearly dependent: drop the redundant ones"
+        )
+    return q
+
+
+def patch_subspace(
+    base: Float[Tensor, "pairs d"],
+    source: Float[Tensor, "pairs d"],
+    basis: Float[Tensor, "d *k"],
+) -> Float[Tensor, "pairs d"]:
+    """The base activation with its component in the subspace replaced by the source's.
+
+    `h = base + P (source - base)` with `P` the orthogonal projector on the span of `basis`: the
+    subspace activation patch of section 2. A single direction `[d]` may have any length, a basis
+    `[d, k]` any shape: both are normalised here. `base` and `source` are left as they were.
+
+    Raises:
+        ValueError: shapes that do not fit, or a zero, NaN or rank-deficient basis.
+    """
+    _require_same_shape(base, source)
+    _require_dimension("basis", basis.shape[0], base.shape[-1])
+    if basis.ndim == 1:
+        v = unit(basis)
+        return base + ((source - base) @ v)[..., None] * v
+    q = orthonormal(basis)
+    return base + (source - base) @ q @ q.T
+
+
+def read_write_patch(
+    base: Float[Tensor, "pairs d"],
+    source: Float[Tensor, "pairs d"],
+    read: Float[Tensor, "d"],
+    write: Float[Tensor, "d"],
+) -> Float[Tensor, "pairs d"]:
+    """Senses the difference along one vector and acts along another: `base + (read . diff) write`.
+
+    With `read = write = v` of length 1 this is `patch_subspace`. With the parts of one unit
+    direction it takes the patch apart: `read_write(row, v) + read_write(null, v)` move the
+    activation by exactly as much as the patch along `v = row + null`. Nothing is normalised here.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    _require_same_shape(base, source)
+    _require_dimension("read", read.shape[-1], base.shape[-1])
+    _require_dimension("write", write.shape[-1], base.shape[-1])
+    return base + ((source - base) @ read)[..., None] * write
+
+
+def row_space(W_out: Float[Tensor, "d_mlp d_model"]) -> Float[Tensor, "d_mlp rank"]:
+    """An orthonormal basis of the hidden directions that `W_out` reads, by rank-aware SVD.
+
+    The rank is counted, not assumed: centring the writing weights removes one dimension, and a
+    plain QR would return a direction of noise in its place.
+    """
+    u, s, _ = torch.linalg.svd(W_out, full_matrices=False)
+    tolerance = s.max() * max(W_out.shape) * torch.finfo(W_out.dtype).eps
+    return u[:, s > tolerance]
+
+
+def row_null_split(
+    direction: Float[Tensor, "*k d_mlp"], W_out: Float[Tensor, "d_mlp d_model"]
+) -> RowNullSplit:
+    """The part of a hidden direction that `W_out` reads and the part it cannot see.
+
+    Section 4.3 of the paper. The parts are orthogonal, add up to `direction`, and
+    `null @ W_out = 0`. Normalise them yourself if the patch you want is along a unit vector: the
+    normalised row part patches `1 / |row|^2` times more strongly than the row part as it stands.
+
+    Raises:
+        ValueError: the direction does not live in the hidden space of `W_out`.
+    """
+    _require_dimension("direction", direction.shape[-1], W_out.shape[0])
+    q = row_space(W_out)
+    row = direction @ q @ q.T
+    return RowNullSplit(row, direction - row)
+
+
+def chance_norms(W_out: Float[Tensor, "d_mlp d_model"]) -> tuple[float, float]:
+    """Root-mean-square norms of the (row, null) parts of a random unit direction."""
+    share = row_space(W_out).shape[1] / W_out.shape[0]
+    return share**0.5, (1 - share) ** 0.5
+
+
+def _require_same_shape(base: Tensor, source: Tensor) -> None:
+    if base.shape != source.shape:
+        raise ValueError(
+            f"base and source must have one shape, got {tuple(base.shape)} and "
+            f"{tuple(source.shape)}"
+        )
+
+
+def _require_dimension(name: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise ValueError(
+            f"{name} has {found} dimensions but the activation has {expected}: "
+            "was it found at another site or in another model?"
+        )

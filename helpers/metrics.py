@@ -1,0 +1,107 @@
+"""What a patch did to the answers: three measures, each with an interval over pairs."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.utilities.statistics import success_rate_ci
+
+
+class Estimate(NamedTuple):
+    """A measured value and the ends of its 95 % interval, in the unit of the value."""
+
+    value: float
+    low: float
+    high: float
+
+    def __format__(self, spec: str) -> str:
+        spec = spec or ".2f"
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+
+def bootstrap(
+    samples: Float[Tensor, "pairs columns"],
+    statistic: Callable[[Float[Tensor, "*draws columns"]], Float[Tensor, "*draws"]],
+    *,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """A statistic of column means with its percentile bootstrap interval over the rows.
+
+    Pairs are drawn with replacement, all columns of a pair together; `statistic` maps column means
+    to the quantity of interest, so ratios of means are resampled as ratios of means.
+
+    Raises:
+        ValueError: no rows, or NaN in the samples.
+    """
+    if len(samples) == 0:
+        raise ValueError("nothing to measure: there are no pairs")
+    if not torch.isfinite(samples).all():
+        raise ValueError("the samples hold NaN or infinity")
+    samples = samples.detach().double().cpu()
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randint(len(samples), (n_resamples, len(samples)), generator=generator)
+    means = torch.stack([samples[draw].mean(0) for draw in draws])
+    low, high = statistic(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+    return Estimate(statistic(samples.mean(0)).item(), low.item(), high.item())
+
+
+def mean(values: Float[Tensor, "pairs"], *, seed: int = 0) -> Estimate:
+    """The mean over pairs with its bootstrap interval, in the unit of `values`."""
+    return bootstrap(values[:, None], lambda means: means[..., 0], seed=seed)
+
+
+def logit_difference(
+    logits: Float[Tensor, "pairs d_vocab"],
+    answer: Int[Tensor, "pairs"],
+    counterfactual: Int[Tensor, "pairs"],
+) -> Float[Tensor, "pairs"]:
+    """Logit of the base prompt's answer minus logit of the counterfactual one, in nats, per pair.
+
+    The labels are the base prompt's, before and after the patch (section 4.1): a patch that works
+    makes this number fall.
+    """
+    answer, counterfactual = answer.to(logits.device), counterfactual.to(logits.device)
+    return (logits.gather(-1, answer[:, None]) - logits.gather(-1, counterfactual[:, None]))[:, 0]
+
+
+def fractional_logit_difference_decrease(
+    clean: Float[Tensor, "pairs"], patched: Float[Tensor, "pairs"], *, seed: int = 0
+) -> Estimate:
+    """`1 - mean(patched) / mean(clean)` of logit differences: a ratio of means (section 4.1).
+
+    0: no effect. 1: the margin is gone. Above 1: the answer flips on average. Below 0: the patch
+    helped the model. A mean of ratios would explode on pairs whose clean difference is near zero.
+
+    Raises:
+        ValueError: shapes differ, or the model has no clean margin to lose.
+    """
+    if clean.shape != patched.shape:
+        raise ValueError(f"{len(clean)} clean and {len(patched)} patched logit differences")
+    if clean.mean() <= 0:
+        raise ValueError(
+            f"the mean clean logit difference is {clean.mean():.3f}: the model does not do this "
+            "task, so there is no margin a patch could remove"
+        )
+    samples = torch.stack([clean, patched], -1)
+    return bootstrap(samples, lambda means: 1 - means[..., 1] / means[..., 0], seed=seed)
+
+
+def interchange_accuracy(
+    logits: Float[Tensor, "pairs d_vocab"], counterfactual: Int[Tensor, "pairs"]
+) -> Estimate:
+    """Share of pairs whose top token over the whole vocabulary is the counterfactual answer.
+
+    The interval is the exact binomial one (Clopper-Pearson): a bootstrap of 0 hits out of n would
+    claim to be certain.
+
+    Raises:
+        ValueError: there are no pairs.
+    """
+    if len(logits) == 0:
+        raise ValueError("nothing to measure: there are no pairs")
+    hits = logits.argmax(-1) == counterfactual.to(logits.device)
+    ci = success_rate_ci(hits.tolist())
+    return Estimate(ci.point_estimate, ci.ci_low, ci.ci_high)

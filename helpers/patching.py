@@ -1,0 +1,321 @@
+"""Run pairs once, then patch them as often as you like at the cost of what a patch can change."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import TransformerBridge
+
+from helpers.metrics import (
+    Estimate,
+    fractional_logit_difference_decrease,
+    interchange_accuracy,
+    logit_difference,
+)
+from helpers.pairs import Pairs
+from helpers.sites import Site
+from helpers.suffix import Hook, Suffix, at_site, recording
+
+ROWS_PER_FORWARD = 256  # bounds the memory of one patched forward pass, not its result
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a patch did: the share of the logit difference it removed, and how often it flipped."""
+
+    fldd: Estimate
+    interchange_accuracy: Estimate
+    logit_difference: Float[Tensor, "pairs"]
+
+    def __str__(self) -> str:
+        return (
+            f"FLDD {self.fldd:.1%}, interchange accuracy {self.interchange_accuracy:.1%} "
+            f"({len(self.logit_difference)} pairs)"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class CachedPairs:
+    """Pairs whose prompts have been run: their activations at a site and a way to patch them.
+
+    Attributes:
+        base: Activations of the base prompts at the site, `[pairs d]`.
+        source: Activations of the source prompts, `[pairs d]`.
+    """
+
+    model: TransformerBridge
+    pairs: Pairs
+    site: Site
+    base: Float[Tensor, "pairs d"]
+    source: Float[Tensor, "pairs d"]
+    groups: tuple[Suffix, ...]
+    group_of: Int[Tensor, "pairs"]
+    row_of: Int[Tensor, "pairs"]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def patched_logits(
+        self,
+        activation: Float[Tensor, "rows d"],
+        rows: Int[Tensor, "rows"] | None = None,
+        *,
+        tokens: Int[Tensor, "rows k"] | None = None,
+        fwd_hooks: Sequence[Hook] = (),
+    ) -> Float[Tensor, "rows k"]:
+        """Next-token logits of the base prompts with `activation` written at the site.
+
+        Equal to a full forward pass with a hook, and differentiable in `activation`.
+
+        Args:
+            activation: The new activations, one per row.
+            rows: Which pairs (may repeat); all of them in order by default.
+            tokens: Compute the logits of these tokens only, `k` per row; the whole vocabulary by
+                default.
+            fwd_hooks: Further TransformerLens hooks for the same run. They see the recomputed
+                tokens only: index 0 is the patched one. Pairs of different lengths run in
+                separate passes.
+
+        Raises:
+            ValueError: an activation of the wrong shape or with NaN.
+            IndexError: a row that does not exist.
+        """
+        rows = self._rows(rows)
+        self._check(activation, rows)
+        group_of, pieces, order = self.group_of[rows], [], []
+        for index, group in enumerate(self.groups):
+            for part in (group_of == index).nonzero()[:, 0].split(ROWS_PER_FORWARD):
+                order.append(part)
+                pieces.append(self._rerun(group, activation, rows, part, tokens, fwd_hooks))
+        if len(pieces) == 1:
+            return pieces[0]
+        return torch.cat(pieces)[torch.cat(order).argsort()]
+
+    def _rerun(
+        self,
+        group: Suffix,
+        activation: Tensor,
+        rows: Tensor,
+        part: Tensor,
+        tokens: Tensor | None,
+        fwd_hooks: Sequence[Hook],
+    ) -> Tensor:
+        columns = where = None
+        if tokens is not None:
+            columns, where = tokens.to(rows.device)[part].unique(return_inverse=True)
+        logits = group.rerun(
+            self.site, activation[part], self.row_of[rows[part]], columns=columns, fwd_hooks=fwd_hooks
+        )
+        return logits if where is None else logits.gather(-1, where)
+
+    def logit_difference(
+        self,
+        activation: Float[Tensor, "rows d"],
+        rows: Int[Tensor, "rows"] | None = None,
+        *,
+        fwd_hooks: Sequence[Hook] = (),
+    ) -> Float[Tensor, "rows"]:
+        """Answer minus counterfactual logit under the patch, from those two columns only.
+
+        Arguments and errors are those of `patched_logits`.
+        """
+        answers = torch.stack([self.pairs.answer, self.pairs.counterfactual], -1)
+        tokens = answers.to(self.base.device)[self._rows(rows)]
+        logits = self.patched_logits(activation, rows, tokens=tokens, fwd_hooks=fwd_hooks)
+        return logits[:, 0] - logits[:, 1]
+
+    @cached_property
+    def clean_logit_difference(self) -> Float[Tensor, "pairs"]:
+        """Answer minus counterfactual logit of the unpatched base prompts."""
+        with torch.no_grad():
+            return self.logit_difference(self.base)
+
+    @torch.no_grad()
+    def measure(
+        self, activation: Float[Tensor, "pairs d"], *, fwd_hooks: Sequence[Hook] = ()
+    ) -> Effect:
+        """The effect of writing `activation` at the site of every pair, with intervals."""
+        logits = self.patched_logits(activation, fwd_hooks=fwd_hooks)
+        patched = logit_difference(logits, self.pairs.answer, self.pairs.counterfactual)
+        return Effect(
+            fractional_logit_difference_decrease(self.clean_logit_difference, patched),
+            interchange_accuracy(logits, self.pairs.counterfactual),
+            patched,
+        )
+
+    def _rows(self, rows: Tensor | None) -> Int[Tensor, "rows"]:
+        if rows is None:
+            return torch.arange(len(self), device=self.base.device)
+        rows = torch.as_tensor(rows, device=self.base.device)
+        if len(rows) and not (0 <= rows.min() and rows.max() < len(self)):
+            raise IndexError(f"rows must lie between 0 and {len(self) - 1}")
+        return rows
+
+    def _check(self, activation: Tensor, rows: Tensor) -> None:
+        expected = (len(rows), self.base.shape[1])
+        if len(rows) == 0:
+            raise ValueError("no rows to patch")
+        if tuple(activation.shape) != expected:
+            raise ValueError(
+                f"the new activation has shape {tuple(activation.shape)}, but {self.site} of "
+                f"these rows needs {expected}"
+            )
+        if not torch.isfinite(activation).all():
+            raise ValueError("the new activation holds NaN or infinity")
+
+
+def cache_pairs(
+    model: TransformerBridge, pairs: Pairs, site: Site, *, batch_size: int = 64
+) -> CachedPairs:
+    """Run the prompts of `pairs` once and get ready to patch them at one site.
+
+    Args:
+        batch_size: Prompts per forward pass while caching; less needs less memory.
+
+    Raises:
+        ValueError: no such layer, head, activation or position in the model or in a prompt.
+    """
+    return cache_sites(model, pairs, [site], batch_size=batch_size)[0]
+
+
+def cache_sites(
+    model: TransformerBridge, pairs: Pairs, sites: Sequence[Site], *, batch_size: int = 64
+) -> list[CachedPairs]:
+    """As `cache_pairs` for several sites at one position: the prompts are still run once.
+
+    Raises:
+        ValueError: no sites, sites at different positions, or one the model or a prompt lacks.
+    """
+    _check_sites(model, sites)
+    bases = _at_position(pairs.base_tokens, pairs.position, sites[0])
+    sources = _at_position(pairs.source_tokens, pairs.source_position, sites[0])
+    groups, index = _group_prompts(model, bases, sites, batch_size)
+    device = groups[0].tokens.device
+    group_of, row_of = torch.tensor([index[prompt] for prompt in bases], device=device).T
+    source_acts = _source_activations(model, sources, sites, groups, index, batch_size)
+    base_acts = {s: _gather([g.activations[s] for g in groups], group_of, row_of) for s in sites}
+    return [
+        CachedPairs(
+            model, pairs, s, base_acts[s], source_acts[s], tuple(groups), group_of, row_of
+        )
+        for s in sites
+    ]
+
+
+# A prompt is known by its tokens and the position of interest: pairs that share one, run it once.
+Prompt = tuple[tuple[int, ...], int]
+Index = dict[Prompt, tuple[int, int]]
+
+
+def _check_sites(model: TransformerBridge, sites: Sequence[Site]) -> None:
+    if not sites:
+        raise ValueError("no sites given")
+    if len({site.position for site in sites}) > 1:
+        raise ValueError("sites at different positions: cache one position at a time")
+    for site in sites:
+        site.check(model)
+
+
+def _at_position(
+    tokens: Sequence[Int[Tensor, "pos"]], positions: Int[Tensor, "pairs"], site: Site
+) -> list[Prompt]:
+    prompts = []
+    for row, position in zip(tokens, positions.tolist(), strict=True):
+        position = position if site.position is None else site.position
+        resolved = position + len(row) if position < 0 else position
+        if not 0 <= resolved < len(row):
+            raise ValueError(f"position {position} is out of range in a prompt of {len(row)} tokens")
+        prompts.append((tuple(row.tolist()), resolved))
+    return prompts
+
+
+def _by_shape(prompts: Sequence[Prompt]) -> list[list[Prompt]]:
+    """The different prompts, in groups of one length and position."""
+    groups: dict[tuple[int, int], dict[Prompt, None]] = {}
+    for tokens, position in prompts:
+        groups.setdefault((len(tokens), position), {})[tokens, position] = None
+    return [list(group) for group in groups.values()]
+
+
+def _tokens(model: TransformerBridge, prompts: Sequence[Prompt]) -> Int[Tensor, "prompts pos"]:
+    return torch.tensor([tokens for tokens, _ in prompts], device=model.cfg.device)
+
+
+def _group_prompts(
+    model: TransformerBridge, prompts: Sequence[Prompt], sites: Sequence[Site], batch_size: int
+) -> tuple[list[Suffix], Index]:
+    """The base prompts, run and ready to be rerun, and where to find each of them."""
+    shapes = _by_shape(prompts)
+
+    def run(group: list[Prompt], from_start: bool) -> Suffix:
+        tokens, position = _tokens(model, group), group[0][1]
+        return Suffix(model, tokens, position, sites, batch_size=batch_size, from_start=from_start)
+
+    first = run(shapes[0], from_start=False)
+    from_start = not first.is_exact()
+    if from_start:
+        warnings.warn(
+            "this architecture cannot be resumed in mid-prompt: whole prompts are recomputed, "
+            "which is exact but slower",
+            stacklevel=4,
+        )
+        first = run(shapes[0], from_start=True)
+        if not first.is_exact():
+            raise ValueError(
+                "writing the activations of these sites back does not reproduce the model: this "
+                "architecture computes them in a way the engine does not know"
+            )
+    groups = [first, *(run(group, from_start) for group in shapes[1:])]
+    index = {
+        prompt: (number, row)
+        for number, group in enumerate(shapes)
+        for row, prompt in enumerate(group)
+    }
+    return groups, index
+
+
+def _source_activations(
+    model: TransformerBridge,
+    sources: Sequence[Prompt],
+    sites: Sequence[Site],
+    groups: Sequence[Suffix],
+    index: Index,
+    batch_size: int,
+) -> dict[Site, Float[Tensor, "pairs d"]]:
+    """Activations of the source prompts; those that are base prompts too have been run already."""
+    known = {
+        prompt: {site: groups[number].activations[site][row] for site in sites}
+        for prompt, (number, row) in index.items()
+    }
+    for group in _by_shape([prompt for prompt in sources if prompt not in known]):
+        for start in range(0, len(group), batch_size):
+            chunk = group[start : start + batch_size]
+            acts = _run_to_sites(model, chunk, sites)
+            known |= {
+                prompt: {site: acts[site][row] for site in sites}
+                for row, prompt in enumerate(chunk)
+            }
+    return {site: torch.stack([known[prompt][site] for prompt in sources]) for site in sites}
+
+
+@torch.no_grad()
+def _run_to_sites(
+    model: TransformerBridge, prompts: Sequence[Prompt], sites: Sequence[Site]
+) -> dict[Site, Float[Tensor, "prompts d"]]:
+    """Activations at the sites, without the tokens after the position or the layers above."""
+    position = prompts[0][1]
+    tokens = _tokens(model, prompts)[:, : position + 1]
+    top = max(site.layer for site in sites) + 1
+    with recording(model, {site.hook_name for site in sites}) as record:
+        model(tokens, stop_at_layer=top if top < model.cfg.n_layers else None)
+    return {site: at_site(record[site.hook_name], site, position) for site in sites}
+
+
+def _gather(groups: Sequence[Tensor], group_of: Tensor, row_of: Tensor) -> Tensor:
+    """Rows of several tensors: row `row_of[i]` of tensor `group_of[i]`."""
+    offsets = torch.tensor([0, *map(len, groups)], device=row_of.device).cumsum(0)
+    return torch.cat(list(groups))[offsets[group_of] + row_of]

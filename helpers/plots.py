@@ -1,0 +1,104 @@
+"""One look for all figures: the same colour always means the same thing."""
+
+import os
+from collections.abc import Callable, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import CenteredNorm
+from matplotlib.figure import Figure
+
+from helpers.metrics import Estimate
+
+# The colour-blind safe palette of seaborn; every series also has its own marker or line style.
+_PALETTE = sns.color_palette("colorblind")
+BASE = "0.35"  # the base run, and neutral things
+NATURAL = _PALETTE[2]  # what ordinary inputs produce; directions known to be faithful
+ILLUSORY = _PALETTE[1]  # illusory directions
+RESIDUAL = _PALETTE[0]  # the residual stream
+MLP = _PALETTE[4]  # MLP outputs and hidden activations
+ATTENTION = _PALETTE[5]  # attention outputs and heads
+
+
+def use_style() -> None:
+    """Set fonts, grid and size for notebook width."""
+    sns.set_theme(style="ticks", palette="colorblind", font_scale=0.95)
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "axes.titleweight": "bold",
+            "axes.titlesize": "medium",
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "legend.frameon": False,
+        }
+    )
+
+
+def new(
+    width: float = 6.4, height: float = 3.8, *, rows: int = 1, columns: int = 1, **kwargs
+) -> tuple[Figure, Axes]:
+    """A figure of `width` by `height` inches, laid out so that nothing is cut off."""
+    return plt.subplots(
+        rows, columns, figsize=(width, height), layout="constrained", **kwargs
+    )
+
+
+def arrow(ax: Axes, start: Sequence[float], end: Sequence[float], color: str) -> None:
+    """An arrow from one point to another, in data coordinates."""
+    ax.annotate(
+        "", xy=end, xytext=start, arrowprops=dict(arrowstyle="-|>", lw=2.5, color=color, shrinkB=4)
+    )
+
+
+def output_levels(
+    ax: Axes,
+    output: Callable,
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+    levels: Sequence[float],
+) -> None:
+    """Lines of equal output over a plane of activations, labelled at the right; sets the limits."""
+    x, y = np.meshgrid(np.linspace(*x_range, 60), np.linspace(*y_range, 60))
+    values = output(x, y)
+    ax.contour(x, y, values, levels=levels, colors="0.8", linewidths=1, zorder=0)
+    for level in levels:
+        height = np.interp(level, values[:, -1], y[:, -1])  # where the line meets the right edge
+        ax.text(x_range[1], height, f" output {level:g}", va="center", fontsize=9, color="0.4")
+    ax.set(xlim=x_range, ylim=y_range)
+
+
+def matrix(
+    ax: Axes, values, row_names: Sequence[str], column_names: Sequence[str], *, limit: float
+) -> None:
+    """A small matrix with its numbers written in, coloured around zero."""
+    sns.heatmap(
+        values, annot=True, fmt=".1f", cmap="PuOr", norm=CenteredNorm(halfrange=limit),
+        xticklabels=column_names, yticklabels=row_names, cbar=False, square=True, ax=ax,
+        linewidths=1, linecolor="white",
+    )  # fmt: skip
+    ax.tick_params(left=False, bottom=False)
+
+
+def over_layers(
+    ax: Axes, estimates: Sequence[Estimate], *, label: str, color: str, marker: str, scale: float = 100
+) -> None:
+    """One estimate per layer with its 95 % interval, in percent unless `scale` says otherwise."""
+    value, low, high = scale * np.array(estimates).T
+    layers = np.arange(len(value))
+    ax.plot(layers, value, marker=marker, ms=4, color=color, label=label)
+    ax.fill_between(layers, low, high, color=color, alpha=0.2, lw=0)
+
+
+def explore(draw: Callable, **ranges: tuple[float, float, float]) -> None:
+    """Sliders for `draw` in a live notebook, nothing when lessons are run by a program.
+
+    Static figures beside it must show the same: a slider is never the only view.
+    """
+    if os.environ.get("SUBSPACE_ILLUSION_STATIC"):
+        return
+    from ipywidgets import interact
+
+    interact(draw, **ranges)

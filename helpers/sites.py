@@ -1,0 +1,69 @@
+"""Where a patch acts: a layer and one of the activations computed there."""
+
+from dataclasses import asdict, dataclass
+
+from transformer_lens import TransformerBridge
+
+# TransformerLens hook where each kind is read. `mlp_hidden` is the input of the down projection: for a gated
+# MLP that is act(gate) * up, not the output of the activation function.
+HOOKS = {
+    "resid_pre": "hook_resid_pre",
+    "resid_mid": "hook_resid_mid",
+    "resid_post": "hook_resid_post",
+    "attn_out": "hook_attn_out",
+    "mlp_out": "hook_mlp_out",
+    "mlp_hidden": "mlp.hook_post",
+    "head_output": "attn.hook_z",
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """One activation of a model, at the position its pairs say (or at `position`).
+
+    Attributes:
+        layer: Block index, from 0.
+        kind: One of `resid_pre`, `resid_mid`, `resid_post` (residual stream before, inside and
+            after the block), `attn_out`, `mlp_out` (what the sublayer adds), `mlp_hidden` (input of
+            the down projection, `[d_mlp]`) or `head_output` (one head before the output
+            projection, `[d_head]`).
+        head: The head, for `head_output` only.
+        position: Overrides the pairs' own position; negative counts from the end of each prompt.
+    """
+
+    layer: int
+    kind: str
+    head: int | None = None
+    position: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in HOOKS:
+            raise ValueError(f"unknown kind of site {self.kind!r}: choose one of {list(HOOKS)}")
+        if (self.kind == "head_output") != (self.head is not None):
+            raise ValueError("give `head` for a head_output site, and for no other kind")
+
+    @property
+    def hook_name(self) -> str:
+        """Name of the TransformerLens hook, for example `blocks.8.mlp.hook_post`."""
+        return f"blocks.{self.layer}.{HOOKS[self.kind]}"
+
+    def check(self, model: TransformerBridge) -> None:
+        """Raise ValueError if the model has no such site."""
+        n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+        if not 0 <= self.layer < n_layers:
+            raise ValueError(f"layer {self.layer} is out of range: the model has {n_layers}")
+        if self.head is not None and not 0 <= self.head < n_heads:
+            raise ValueError(f"head {self.head} is out of range: the model has {n_heads} per layer")
+        if self.hook_name not in model.hook_dict:
+            raise ValueError(
+                f"this architecture has no {self.kind}: TransformerLens offers no hook "
+                f"{self.hook_name}"
+            )
+
+    def as_dict(self) -> dict:
+        """The site as plain values, to be stored and read back with `Site(**values)`."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    def __str__(self) -> str:
+        head = "" if self.head is None else f".{self.head}"
+        return f"{self.kind}.{self.layer}{head}"

@@ -1,0 +1,262 @@
+"""Rerun a prompt from one token and one block on: everything before them comes from a cache.
+
+A patch at token `t` of layer `l` cannot change earlier tokens (attention is causal) nor lower
+layers. So the keys and values of the tokens before `t` are computed once, the residual stream that
+enters block `l` is stored once, and a patched run is: tokens `t, t+1, ...` through blocks
+`l, l+1, ...`. The forward pass is the model's own, through the bridge's `start_at_layer` and
+`past_key_values`; no architecture is written again here.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import TransformerBridge
+from transformers.cache_utils import Cache
+
+from helpers.sites import Site
+
+Hook = tuple[str, Callable]
+
+
+class Suffix:
+    """Prompts of one length, ready to be rerun with a new activation at one position.
+
+    Args:
+        tokens: The prompts, `[prompts pos]`.
+        position: The position patched in all of them.
+        sites: The sites that will be patched.
+        from_start: Rerun whole prompts through all blocks instead: slower, and right for every
+            architecture.
+    """
+
+    def __init__(
+        self,
+        model: TransformerBridge,
+        tokens: Int[Tensor, "prompts pos"],
+        position: int,
+        sites: Sequence[Site],
+        *,
+        batch_size: int,
+        from_start: bool = False,
+    ) -> None:
+        self.model, self.tokens, self.position = model, tokens, position
+        self.from_start = from_start
+        self.start = 0 if from_start else position
+        self.block_output = _block_output(model, tokens[:1, :1])
+        self.activations: dict[Site, Tensor] = {}
+        self.residuals: dict[int, Tensor] = {}
+        self.prefix = self._prepare(sites, batch_size)
+
+    @torch.no_grad()
+    def _prepare(self, sites: Sequence[Site], batch_size: int) -> Cache | None:
+        """Fills `activations` and `residuals` and returns the cache of the tokens before."""
+        entries = sorted({_entry(self.model, site) for site in sites})
+        names = {site: site.hook_name for site in sites}
+        names |= {entry: f"blocks.{entry}.hook_resid_pre" for entry in entries}
+        caches, records = [], []
+        for chunk in self.tokens.split(batch_size):
+            cache = _prefill(self.model, chunk[:, : self.start]) if self.start else None
+            caches.append(cache)
+            with recording(self.model, set(names.values())) as record:
+                with only_columns(self.model, torch.zeros(1, dtype=torch.long)):
+                    self.model(chunk[:, self.start :], past_key_values=_select(cache))
+            records.append(record)
+            _forget_below(cache, entries[0])
+        index = self.position - self.start
+        for key, name in names.items():
+            stacked = torch.cat([record[name] for record in records])
+            if isinstance(key, Site):
+                self.activations[key] = at_site(stacked, key, index)
+            else:
+                self.residuals[key] = stacked
+        return _concatenate(caches, entries[0])
+
+    def rerun(
+        self,
+        site: Site,
+        activation: Float[Tensor, "rows d"],
+        rows: Int[Tensor, "rows"],
+        *,
+        columns: Int[Tensor, "columns"] | None = None,
+        fwd_hooks: Sequence[Hook] = (),
+    ) -> Float[Tensor, "rows columns"]:
+        """Logits at the last token of the prompts `rows` with `activation` written at the site."""
+        entry = _entry(self.model, site)
+        residual = self.residuals[entry][rows]
+        hooks = [self._write(site, activation, residual), *fwd_hooks]
+        with self.model.hooks(fwd_hooks=hooks), only_columns(self.model, columns):
+            if self.from_start:
+                return self.model(self.tokens[rows])[:, -1]
+            with _skip_blocks(self.model, entry, self.block_output):
+                logits = self.model(
+                    residual,
+                    start_at_layer=entry,
+                    past_key_values=_select(self.prefix, rows, entry),
+                    logits_to_keep=1,
+                )
+        return logits[:, -1]
+
+    def _write(self, site: Site, activation: Tensor, residual: Tensor) -> Hook:
+        """The hook that puts the activation in place of the site's vector."""
+        index, name = self.position - self.start, site.hook_name
+        if site.kind == "resid_mid":
+            # TransformerLens reads this point at the norm before the MLP, where writing would
+            # change what the MLP reads but not the residual stream that passes it by.
+            name = f"blocks.{site.layer}.hook_attn_out"
+            activation = activation - residual[:, index]
+        elif _entry(self.model, site) > site.layer:
+            name = f"blocks.{site.layer + 1}.hook_resid_pre"
+
+        def write(old: Tensor, hook: object) -> Tensor:
+            new = old.clone()
+            new[(slice(None), index) if site.head is None else (slice(None), index, site.head)] = (
+                activation
+            )
+            return new
+
+        return name, write
+
+    @torch.no_grad()
+    def is_exact(self) -> bool:
+        """Whether rerunning a prompt with its own activations gives the full forward's logits.
+
+        Tried at the lowest site, at the highest, and at one of every kind.
+        """
+        row = torch.zeros(1, dtype=torch.long, device=self.tokens.device)
+        expected = self.model(self.tokens[:1])[:, -1]
+        columns = expected[0].topk(5).indices
+        tolerance = 1e-4 * expected.abs().max().clamp(min=1.0)
+        ordered = sorted(self.activations, key=lambda site: site.layer)
+        for site in {ordered[0], ordered[-1], *{site.kind: site for site in ordered}.values()}:
+            found = self.rerun(site, self.activations[site][:1], row)
+            part = self.rerun(site, self.activations[site][:1], row, columns=columns)
+            if not torch.allclose(found, expected, rtol=0, atol=tolerance):
+                return False
+            if not torch.allclose(part, expected[:, columns], rtol=0, atol=tolerance):
+                return False
+        return True
+
+
+def at_site(
+    activation: Float[Tensor, "batch pos *d"], site: Site, index: int
+) -> Float[Tensor, "batch d"]:
+    """The site's vector at one position of a hooked activation."""
+    vector = activation[:, index]
+    return vector if site.head is None else vector[:, site.head]
+
+
+@contextmanager
+def recording(model: TransformerBridge, names: set[str]) -> Iterator[dict[str, Tensor]]:
+    """Collects the named activations of the forward passes run inside, by hook name."""
+    record: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable:
+        def hook(activation: Tensor, hook: object) -> None:
+            record[name] = activation.detach()
+
+        return hook
+
+    with model.hooks(fwd_hooks=[(name, keep(name)) for name in names]):
+        yield record
+
+
+@contextmanager
+def only_columns(
+    model: TransformerBridge, columns: Int[Tensor, "columns"] | None
+) -> Iterator[None]:
+    """Inside, the model computes the logits of the tokens `columns` only (None: of all).
+
+    Whatever the model does to its logits afterwards (a soft cap, a scale) is elementwise and stays
+    in force. Set on the instance and removed again, so the bridge never sees a changed module.
+    """
+    if columns is None:
+        yield
+        return
+    unembed = model.unembed
+    weight, bias = unembed.W_U[:, columns], unembed.b_U[columns]
+    unembed.__dict__["forward"] = lambda hidden, **_: unembed.hook_in(hidden) @ weight + bias
+    try:
+        yield
+    finally:
+        del unembed.__dict__["forward"]
+
+
+@contextmanager
+def _skip_blocks(model: TransformerBridge, below: int, output: Callable) -> Iterator[None]:
+    """Inside, the blocks under `below` return their input: `start_at_layer` discards it anyway."""
+    skipped = list(model.blocks[:below])
+    for block in skipped:
+        block.__dict__["forward"] = output
+    try:
+        yield
+    finally:
+        for block in skipped:
+            del block.__dict__["forward"]
+
+
+def _block_output(model: TransformerBridge, token: Int[Tensor, "1 1"]) -> Callable:
+    """A stand-in for a block that returns its input in the form this architecture expects."""
+    forms = []
+    handle = model.blocks[0].register_forward_hook(lambda *args: forms.append(type(args[-1])))
+    try:
+        with torch.no_grad():
+            model(token)
+    finally:
+        handle.remove()
+    if issubclass(forms[0], tuple):
+        return lambda hidden_states, *args, **kwargs: (hidden_states,)
+    return lambda hidden_states, *args, **kwargs: hidden_states
+
+
+def _entry(model: TransformerBridge, site: Site) -> int:
+    """The first block that has to be rerun: what leaves block `l` is what enters `l + 1`."""
+    is_input_of_next = site.kind == "resid_post" and site.layer + 1 < model.cfg.n_layers
+    return site.layer + 1 if is_input_of_next else site.layer
+
+
+def _prefill(model: TransformerBridge, tokens: Int[Tensor, "prompts pos"]) -> Cache:
+    """The model's key/value cache after reading the tokens."""
+    with only_columns(model, torch.zeros(1, dtype=torch.long)):
+        return model(tokens, return_type="logits_and_cache", use_cache=True)[1]
+
+
+def _forget_below(cache: Cache | None, entry: int) -> None:
+    """Keeps one prompt of the layers that are never rerun: only their length is still read."""
+    for layer in cache.layers[:entry] if cache is not None else ():
+        if layer.is_initialized:
+            layer.keys, layer.values = layer.keys[:1].clone(), layer.values[:1].clone()
+
+
+def _concatenate(caches: list[Cache | None], entry: int) -> Cache | None:
+    """One cache of all prompts from the caches of the chunks."""
+    if caches[0] is None or len(caches) == 1:
+        return caches[0]
+    joined = _select(caches[0])
+    for index, layer in enumerate(joined.layers):
+        if index >= entry and layer.is_initialized:
+            layer.keys = torch.cat([cache.layers[index].keys for cache in caches])
+            layer.values = torch.cat([cache.layers[index].values for cache in caches])
+    return joined
+
+
+def _select(
+    cache: Cache | None, rows: Int[Tensor, "rows"] | None = None, entry: int = 0
+) -> Cache | None:
+    """A copy of the cache that a forward pass may extend, with the given prompts only."""
+    if cache is None:
+        return None
+    fresh = copy.copy(cache)
+    fresh.layers = [copy.copy(layer) for layer in cache.layers]
+    for index, layer in enumerate(fresh.layers if rows is not None else ()):
+        if not layer.is_initialized:
+            continue
+        if index < entry:
+            layer.keys = layer.keys[:1].expand(len(rows), -1, -1, -1)
+            layer.values = layer.values[:1].expand(len(rows), -1, -1, -1)
+        else:
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+    return fresh

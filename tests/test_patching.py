@@ -1,0 +1,293 @@
+"""The engine against brute force: a full forward pass with one hook."""
+
+import pandas as pd
+import pytest
+import torch
+from conftest import build_tiny_model
+
+from helpers.pairs import Pairs
+from helpers.patching import cache_pairs, cache_sites
+from helpers.sites import Site
+
+KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_hidden")
+
+
+def random_pairs(model, n: int = 5, length: int = 9, position: int = -1, seed: int = 0) -> Pairs:
+    """Pairs of random tokens; the engine asks nothing else of a prompt."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randint(3, model.cfg.d_vocab, shape, generator=generator)  # noqa: E731
+    position = torch.full((n,), position % length)
+    return Pairs(
+        base_tokens=tuple(draw(n, length)),
+        source_tokens=tuple(draw(n, length)),
+        answer=torch.arange(n) + 3,
+        counterfactual=torch.arange(n) + 4,
+        position=position,
+        source_position=position,
+        table=pd.DataFrame(index=range(n)),
+    )
+
+
+def join(*parts: Pairs) -> Pairs:
+    columns = ("answer", "counterfactual", "position", "source_position")
+    return Pairs(
+        base_tokens=sum((part.base_tokens for part in parts), ()),
+        source_tokens=sum((part.source_tokens for part in parts), ()),
+        table=pd.DataFrame(index=range(sum(map(len, parts)))),
+        **{name: torch.cat([getattr(part, name) for part in parts]) for name in columns},
+    )
+
+
+def brute_force(model, pairs: Pairs, site: Site, activation: torch.Tensor) -> torch.Tensor:
+    """Last-token logits of full forward passes, with the activation written by a hook."""
+    shapes = [(len(t), p) for t, p in zip(pairs.base_tokens, pairs.position.tolist(), strict=True)]
+    rows: dict[int, torch.Tensor] = {}
+    for shape in set(shapes):
+        members = [i for i, other in enumerate(shapes) if other == shape]
+        tokens = torch.stack([pairs.base_tokens[i] for i in members])
+        position = shape[1] if site.position is None else site.position
+        logits = full_forward(model, tokens, site, position, activation[members])
+        rows |= dict(zip(members, logits, strict=True))
+    return torch.stack([rows[i] for i in range(len(shapes))])
+
+
+def full_forward(model, tokens, site: Site, position: int, new: torch.Tensor) -> torch.Tensor:
+    def write(act, hook):
+        act = act.clone()
+        act[(slice(None), position) if site.head is None else (slice(None), position, site.head)] = new
+        return act
+
+    hooks = [(site.hook_name, write)]
+    if site.kind == "resid_mid":  # the hook sets what the MLP reads; the stream goes past it
+        change = new - read(model, tokens, site, position)
+
+        def shift(act, hook):
+            act = act.clone()
+            act[:, position] += change
+            return act
+
+        hooks.append((f"blocks.{site.layer}.hook_resid_post", shift))
+    return model.run_with_hooks(tokens, fwd_hooks=hooks)[:, -1]
+
+
+def read(model, tokens: torch.Tensor, site: Site, position: int) -> torch.Tensor:
+    _, cache = model.run_with_cache(tokens, names_filter=site.hook_name)
+    act = cache[site.hook_name][:, position]
+    return act if site.head is None else act[:, site.head]
+
+
+def sites_of(model, position=None) -> list[Site]:
+    layers = {0, 1, model.cfg.n_layers - 1}
+    sites = [Site(layer, kind, position=position) for layer in layers for kind in KINDS]
+    sites += [Site(layer, "head_output", head=layer % 2, position=position) for layer in layers]
+    return [site for site in sites if site.hook_name in model.hook_dict]
+
+
+def perturbed(cached, seed: int = 1) -> torch.Tensor:
+    noise = torch.randn(cached.base.shape, generator=torch.Generator().manual_seed(seed))
+    return cached.base + noise
+
+
+@pytest.mark.parametrize("position", [-1, 4, 1, 0])
+def test_equals_brute_force_at_every_site(any_model, position):
+    pairs, moved = random_pairs(any_model, n=3, position=position), []
+    for cached in cache_sites(any_model, pairs, sites_of(any_model)):
+        new = perturbed(cached)
+        expected = brute_force(any_model, pairs, cached.site, new)
+        clean = brute_force(any_model, pairs, cached.site, cached.base)
+        found = cached.patched_logits(new)
+        assert not cached.groups[0].from_start
+        assert (found - expected).abs().max() < 1e-4, cached.site
+        moved.append((expected - clean).abs().max() > 1e-3)
+    # an earlier token need not reach the last one: there may be no attention above, or a window
+    assert all(moved) if position == -1 else any(moved), "patches that move nothing prove nothing"
+
+
+def test_activations_are_those_of_a_full_run(any_model):
+    pairs = random_pairs(any_model, n=3, position=4)
+    for cached in cache_sites(any_model, pairs, sites_of(any_model)):
+        base = read(any_model, torch.stack(pairs.base_tokens), cached.site, 4)
+        source = read(any_model, torch.stack(pairs.source_tokens), cached.site, 4)
+        assert torch.allclose(cached.base, base, atol=1e-4)
+        assert torch.allclose(cached.source, source, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox"])
+def test_unprocessed_weights(architecture, tiny_model):
+    model = tiny_model(architecture, processed=False)
+    pairs = random_pairs(model)
+    cached = cache_pairs(model, pairs, Site(1, "mlp_hidden"))
+    new = perturbed(cached)
+    expected = brute_force(model, pairs, cached.site, new)
+    assert (cached.patched_logits(new) - expected).abs().max() < 1e-4
+
+
+def test_mixed_lengths_positions_and_chunks(any_model):
+    pairs = join(
+        random_pairs(any_model, n=3, length=9, seed=1),
+        random_pairs(any_model, n=4, length=12, position=5, seed=2),
+        random_pairs(any_model, n=2, length=9, position=3, seed=3),
+    )[torch.tensor([8, 3, 0, 5, 1, 7, 2, 4, 6])]
+    cached = cache_pairs(any_model, pairs, Site(1, "resid_post"), batch_size=2)
+    new = perturbed(cached)
+    expected = brute_force(any_model, pairs, cached.site, new)
+    assert (cached.patched_logits(new) - expected).abs().max() < 1e-4
+    rows = torch.tensor([7, 0, 0, 4])
+    assert (cached.patched_logits(new[rows], rows) - expected[rows]).abs().max() < 1e-4
+
+
+def test_selected_tokens_are_columns_of_the_full_logits(any_model):
+    pairs = join(random_pairs(any_model, n=3), random_pairs(any_model, n=3, length=6, seed=4))
+    cached = cache_pairs(any_model, pairs, Site(1, "mlp_hidden"))
+    new = perturbed(cached)
+    full = cached.patched_logits(new)
+    tokens = torch.randint(0, any_model.cfg.d_vocab, (6, 4))
+    assert torch.allclose(cached.patched_logits(new, tokens=tokens), full.gather(1, tokens), atol=1e-4)
+    expected = full.gather(1, pairs.answer[:, None]) - full.gather(1, pairs.counterfactual[:, None])
+    assert torch.allclose(cached.logit_difference(new), expected[:, 0], atol=1e-4)
+
+
+def test_gradient_equals_that_of_brute_force(any_model):
+    pairs = random_pairs(any_model, n=3, position=4)
+    cached = cache_pairs(any_model, pairs, Site(1, "mlp_hidden"))
+    gradients = []
+    for run in (cached.patched_logits, lambda x: brute_force(any_model, pairs, cached.site, x)):
+        new = perturbed(cached).requires_grad_()
+        run(new).square().sum().backward()
+        gradients.append(new.grad)
+    assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[1].norm()
+
+
+def test_prompts_that_are_base_and_source_are_run_once(tiny_model):
+    model = tiny_model("llama")
+    pairs = random_pairs(model, n=4)
+    swapped = Pairs(**(vars(pairs) | dict(base_tokens=pairs.source_tokens, source_tokens=pairs.base_tokens)))
+    both = cache_pairs(model, join(pairs, swapped, pairs), Site(1, "resid_post"))
+    assert len(both.groups[0].tokens) == 8  # 12 pairs of 8 different prompts
+    assert torch.equal(both.base[:4], both.source[4:8])
+    assert torch.equal(both.base[:4], both.base[8:])
+    apart = cache_pairs(model, pairs, Site(1, "resid_post"))
+    assert torch.allclose(both.source[:4], apart.source, atol=1e-4)
+
+
+def test_extra_hooks_see_the_patched_run(tiny_model):
+    model = tiny_model("llama")
+    pairs = random_pairs(model)
+    cached = cache_pairs(model, pairs, Site(0, "resid_post"))
+    new, seen = perturbed(cached), []
+    cached.patched_logits(new, fwd_hooks=[("blocks.1.hook_resid_pre", lambda a, hook: seen.append(a))])
+    assert torch.equal(seen[0][:, 0], new)
+
+
+def test_measure_agrees_with_brute_force(smollm):
+    base = ["Then, Mary and John went to the store, and John gave a ring to"] * 2
+    source = ["Then, John and Mary went to the store, and John gave a ring to"] * 2
+    pairs = Pairs.from_prompts(smollm, base, source, [" Mary"] * 2, [" John"] * 2)
+    for site in (Site(20, "resid_post"), Site(21, "mlp_hidden"), Site(21, "head_output", head=5)):
+        cached = cache_pairs(smollm, pairs, site)
+        effect = cached.measure(cached.source)
+        expected = brute_force(smollm, pairs, site, cached.source)
+        difference = expected[:, pairs.answer[0]] - expected[:, pairs.counterfactual[0]]
+        assert torch.allclose(effect.logit_difference, difference, atol=1e-4)
+        assert not cached.groups[0].from_start
+
+
+def state(model) -> dict:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def hooks_of(model) -> int:
+    points = {id(point): point for point in model.hook_dict.values()}.values()
+    return sum(len(point.fwd_hooks) + len(point._forward_hooks) for point in points)
+
+
+def overridden(model) -> list:
+    return [m for m in (*model.blocks, model.unembed) if "forward" in m.__dict__]
+
+
+def test_nothing_stays_behind_even_after_an_exception():
+    model = build_tiny_model("llama")
+    before, tokens = state(model), torch.randint(3, 50, (1, 7))
+    logits = model(tokens)
+    cached = cache_pairs(model, random_pairs(model), Site(1, "mlp_hidden"))
+    cached.logit_difference(perturbed(cached))
+
+    def fail(activation, hook):
+        raise RuntimeError("a hook of the user's fails")
+
+    with pytest.raises(RuntimeError, match="user's"):
+        cached.logit_difference(perturbed(cached), fwd_hooks=[("blocks.2.hook_resid_pre", fail)])
+    assert hooks_of(model) == 0 and overridden(model) == []
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert torch.equal(model(tokens), logits)
+
+
+def test_hooks_of_the_user_survive():
+    model = build_tiny_model("llama")
+    calls = []
+    model.add_hook("blocks.0.hook_resid_post", lambda act, hook: calls.append(1))
+    cache_pairs(model, random_pairs(model), Site(1, "mlp_hidden"))
+    calls.clear()
+    model(torch.randint(3, 50, (1, 7)))
+    assert calls == [1]
+
+
+def test_architectures_that_cannot_be_resumed_fall_back(tiny_model, monkeypatch):
+    monkeypatch.setattr("helpers.suffix.Suffix.is_exact", lambda self: self.from_start)
+    model = tiny_model("gemma3")
+    pairs = join(random_pairs(model, n=3, position=4), random_pairs(model, n=2, length=5, seed=8))
+    with pytest.warns(UserWarning, match="slower"):
+        cached = cache_pairs(model, pairs, Site(1, "mlp_hidden"))
+    new = perturbed(cached)
+    expected = brute_force(model, pairs, cached.site, new)
+    assert (cached.patched_logits(new) - expected).abs().max() < 1e-4
+    assert (cached.logit_difference(new) - (
+        expected.gather(1, pairs.answer[:, None]) - expected.gather(1, pairs.counterfactual[:, None])
+    )[:, 0]).abs().max() < 1e-4  # fmt: skip
+
+
+def test_the_self_check_notices_a_wrong_resume(tiny_model):
+    model = tiny_model("llama")
+    cached = cache_pairs(model, random_pairs(model), Site(1, "mlp_hidden"))
+    group = cached.groups[0]
+    assert group.is_exact()
+    group.prefix.layers[2].keys += 1.0
+    assert not group.is_exact()
+
+
+@pytest.mark.parametrize(
+    "site, message",
+    [
+        (lambda: Site(99, "resid_post"), "layer 99 is out of range"),
+        (lambda: Site(0, "head_output", head=99), "head 99 is out of range"),
+        (lambda: Site(0, "head_output"), "give `head`"),
+        (lambda: Site(0, "mlp_post"), "unknown kind"),
+        (lambda: Site(0, "resid_post", position=50), "position 50 is out of range"),
+    ],
+)
+def test_bad_sites_are_named(tiny_model, site, message):
+    model = tiny_model("llama")
+    with pytest.raises(ValueError, match=message):
+        cache_pairs(model, random_pairs(model), site())
+
+
+def test_sites_the_architecture_lacks_are_named(tiny_model):
+    model = tiny_model("gpt_neox")  # attention and MLP in parallel: nothing lies between them
+    with pytest.raises(ValueError, match="has no resid_mid"):
+        cache_pairs(model, random_pairs(model), Site(0, "resid_mid"))
+
+
+def test_bad_activations_are_named(tiny_model):
+    model = tiny_model("llama")
+    cached = cache_pairs(model, random_pairs(model), Site(0, "resid_post"))
+    with pytest.raises(ValueError, match="shape"):
+        cached.patched_logits(cached.base[:, :-1])
+    with pytest.raises(ValueError, match="NaN"):
+        cached.patched_logits(cached.base * torch.nan)
+    with pytest.raises(IndexError, match="between 0 and 4"):
+        cached.patched_logits(cached.base[:1], torch.tensor([5]))
+    with pytest.raises(ValueError, match="no rows"):
+        cached.patched_logits(cached.base[:0], torch.tensor([], dtype=torch.long))
+    with pytest.raises(ValueError, match="one position at a time"):
+        sites = [Site(0, "resid_post", position=1), Site(0, "resid_post", position=2)]
+        cache_sites(model, random_pairs(model), sites)

@@ -1,7 +1,7 @@
 """Run pairs once, then patch them as often as you like at the cost of what a patch can change."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,8 +18,9 @@ from helpers.metrics import (
 )
 from helpers.pairs import Pairs
 from helpers.sites import Site
-from helpers.suffix import Hook, Suffix, at_site, recording
+from helpers.suffix import Suffix, at_site, recording
 
+Clamp = Mapping[Site, Float[Tensor, "rows d"]]
 ROWS_PER_FORWARD = 256  # bounds the memory of one patched forward pass, not its result
 
 
@@ -65,7 +66,7 @@ class CachedPairs:
         rows: Int[Tensor, "rows"] | None = None,
         *,
         tokens: Int[Tensor, "rows k"] | None = None,
-        fwd_hooks: Sequence[Hook] = (),
+        clamp: Clamp | None = None,
     ) -> Float[Tensor, "rows k"]:
         """Next-token logits of the base prompts with `activation` written at the site.
 
@@ -76,48 +77,79 @@ class CachedPairs:
             rows: Which pairs (may repeat); all of them in order by default.
             tokens: Compute the logits of these tokens only, `k` per row; the whole vocabulary by
                 default.
-            fwd_hooks: Further TransformerLens hooks for the same run. They see the recomputed
-                tokens only: index 0 is the patched one. Pairs of different lengths run in
-                separate passes.
+            clamp: Activations to hold fixed at sites above this one, at the same token: a row
+                per row. With `record` this patches one path only, or cuts it.
 
         Raises:
-            ValueError: an activation of the wrong shape or with NaN.
+            ValueError: an activation of the wrong shape or with NaN, or a clamped site below.
             IndexError: a row that does not exist.
         """
         rows = self._rows(rows)
-        self._check(activation, rows)
-        group_of, pieces, order = self.group_of[rows], [], []
-        for index, group in enumerate(self.groups):
-            for part in (group_of == index).nonzero()[:, 0].split(ROWS_PER_FORWARD):
-                order.append(part)
-                pieces.append(self._rerun(group, activation, rows, part, tokens, fwd_hooks))
+        clamp = dict(clamp or {})
+        self._check(activation, rows, clamp)
+        pieces = []
+        for group, part in self._parts(rows):
+            columns = where = None
+            if tokens is not None:
+                columns, where = tokens.to(rows.device)[part].unique(return_inverse=True)
+            held = {site: value[part] for site, value in clamp.items()}
+            logits = group.rerun(
+                self.site, activation[part], self.row_of[rows[part]], columns=columns, clamp=held
+            )
+            pieces.append(logits if where is None else logits.gather(-1, where))
+        return self._in_order(pieces, rows)
+
+    @torch.no_grad()
+    def record(
+        self, activation: Float[Tensor, "pairs d"], names: Sequence[str]
+    ) -> dict[str, Float[Tensor, "pairs ..."]]:
+        """What TransformerLens hooks see at the patched token while `activation` is written.
+
+        Attention patterns have one column per token of the longest prompt, filled with zeros.
+
+        Args:
+            names: Hooks above the site, such as `blocks.9.attn.hook_pattern`.
+
+        Raises:
+            ValueError: an activation of the wrong shape or with NaN, or a hook below the site.
+            KeyError: no such hook.
+        """
+        rows = self._rows(None)
+        self._check(activation, rows, {})
+        longest = max(group.tokens.shape[1] for group in self.groups)
+        pieces: dict[str, list[Tensor]] = {name: [] for name in names}
+        for group, part in self._parts(rows):
+            seen = dict.fromkeys(names)
+            where = self.site, activation[part], self.row_of[part]
+            group.rerun(*where, columns=rows[:1], record=seen)
+            for name in names:
+                if seen[name] is None:
+                    raise ValueError(f"{name} is not recomputed: choose hooks above {self.site}")
+                pieces[name].append(group.at_patched_token(name, seen[name], longest))
+        return {name: self._in_order(found, rows) for name, found in pieces.items()}
+
+    def _parts(self, rows: Tensor) -> list[tuple[Suffix, Tensor]]:
+        """The rows that can share a forward pass, as places in `rows`, with their prompts."""
+        return [
+            (group, part)
+            for index, group in enumerate(self.groups)
+            for part in (self.group_of[rows] == index).nonzero()[:, 0].split(ROWS_PER_FORWARD)
+            if len(part)
+        ]
+
+    def _in_order(self, pieces: list[Tensor], rows: Tensor) -> Tensor:
+        """The results of the parts, put back in the order of the rows."""
         if len(pieces) == 1:
             return pieces[0]
-        return torch.cat(pieces)[torch.cat(order).argsort()]
-
-    def _rerun(
-        self,
-        group: Suffix,
-        activation: Tensor,
-        rows: Tensor,
-        part: Tensor,
-        tokens: Tensor | None,
-        fwd_hooks: Sequence[Hook],
-    ) -> Tensor:
-        columns = where = None
-        if tokens is not None:
-            columns, where = tokens.to(rows.device)[part].unique(return_inverse=True)
-        logits = group.rerun(
-            self.site, activation[part], self.row_of[rows[part]], columns=columns, fwd_hooks=fwd_hooks
-        )
-        return logits if where is None else logits.gather(-1, where)
+        order = torch.cat([part for _, part in self._parts(rows)])
+        return torch.cat(pieces)[order.argsort()]
 
     def logit_difference(
         self,
         activation: Float[Tensor, "rows d"],
         rows: Int[Tensor, "rows"] | None = None,
         *,
-        fwd_hooks: Sequence[Hook] = (),
+        clamp: Clamp | None = None,
     ) -> Float[Tensor, "rows"]:
         """Answer minus counterfactual logit under the patch, from those two columns only.
 
@@ -125,7 +157,7 @@ class CachedPairs:
         """
         answers = torch.stack([self.pairs.answer, self.pairs.counterfactual], -1)
         tokens = answers.to(self.base.device)[self._rows(rows)]
-        logits = self.patched_logits(activation, rows, tokens=tokens, fwd_hooks=fwd_hooks)
+        logits = self.patched_logits(activation, rows, tokens=tokens, clamp=clamp)
         return logits[:, 0] - logits[:, 1]
 
     @cached_property
@@ -136,10 +168,10 @@ class CachedPairs:
 
     @torch.no_grad()
     def measure(
-        self, activation: Float[Tensor, "pairs d"], *, fwd_hooks: Sequence[Hook] = ()
+        self, activation: Float[Tensor, "pairs d"], *, clamp: Clamp | None = None
     ) -> Effect:
         """The effect of writing `activation` at the site of every pair, with intervals."""
-        logits = self.patched_logits(activation, fwd_hooks=fwd_hooks)
+        logits = self.patched_logits(activation, clamp=clamp)
         patched = logit_difference(logits, self.pairs.answer, self.pairs.counterfactual)
         return Effect(
             fractional_logit_difference_decrease(self.clean_logit_difference, patched),
@@ -155,10 +187,10 @@ class CachedPairs:
             raise IndexError(f"rows must lie between 0 and {len(self) - 1}")
         return rows
 
-    def _check(self, activation: Tensor, rows: Tensor) -> None:
-        expected = (len(rows), self.base.shape[1])
+    def _check(self, activation: Tensor, rows: Tensor, clamp: Clamp) -> None:
         if len(rows) == 0:
             raise ValueError("no rows to patch")
+        expected = (len(rows), self.base.shape[1])
         if tuple(activation.shape) != expected:
             raise ValueError(
                 f"the new activation has shape {tuple(activation.shape)}, but {self.site} of "
@@ -166,6 +198,12 @@ class CachedPairs:
             )
         if not torch.isfinite(activation).all():
             raise ValueError("the new activation holds NaN or infinity")
+        for site, value in clamp.items():
+            site.check(self.model)
+            if site.layer <= self.site.layer or site.kind == "resid_mid":
+                raise ValueError(f"{site} cannot be clamped: choose a site above {self.site}")
+            if len(value) != len(rows):
+                raise ValueError(f"{len(value)} clamped activations of {site} for {len(rows)} rows")
 
 
 def cache_pairs(

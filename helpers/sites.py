@@ -14,7 +14,9 @@ HOOKS = {
     "mlp_out": "hook_mlp_out",
     "mlp_hidden": "mlp.hook_post",
     "head_output": "attn.hook_z",
+    "head_query": "attn.hook_q",
 }
+OF_ONE_HEAD = ("head_output", "head_query")
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,9 @@ class Site:
         layer: Block index, from 0.
         kind: One of `resid_pre`, `resid_mid`, `resid_post` (residual stream before, inside and
             after the block), `attn_out`, `mlp_out` (what the sublayer adds), `mlp_hidden` (input of
-            the down projection, `[d_mlp]`) or `head_output` (one head before the output
-            projection, `[d_head]`).
-        head: The head, for `head_output` only.
+            the down projection, `[d_mlp]`), `head_output` or `head_query` (one head before the
+            output projection, or its query before rotary positions, `[d_head]`).
+        head: The head, for the last two only.
         position: Overrides the pairs' own position; negative counts from the end of each prompt.
     """
 
@@ -39,8 +41,8 @@ class Site:
     def __post_init__(self) -> None:
         if self.kind not in HOOKS:
             raise ValueError(f"unknown kind of site {self.kind!r}: choose one of {list(HOOKS)}")
-        if (self.kind == "head_output") != (self.head is not None):
-            raise ValueError("give `head` for a head_output site, and for no other kind")
+        if (self.kind in OF_ONE_HEAD) != (self.head is not None):
+            raise ValueError(f"give `head` for {OF_ONE_HEAD}, and for no other kind of site")
 
     @property
     def hook_name(self) -> str:

@@ -8,7 +8,7 @@ enters block `l` is stored once, and a patched run is: tokens `t, t+1, ...` thro
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -82,12 +82,19 @@ class Suffix:
         rows: Int[Tensor, "rows"],
         *,
         columns: Int[Tensor, "columns"] | None = None,
-        fwd_hooks: Sequence[Hook] = (),
+        clamp: Mapping[Site, Float[Tensor, "rows d"]] | None = None,
+        record: dict[str, Tensor] | None = None,
     ) -> Float[Tensor, "rows columns"]:
-        """Logits at the last token of the prompts `rows` with `activation` written at the site."""
+        """Logits at the last token of the prompts `rows` with `activation` written at the site.
+
+        `clamp` holds activations to write at further sites of the same token. What the hooks named
+        in `record` see, after all that was written, is stored there.
+        """
         entry = _entry(self.model, site)
         residual = self.residuals[entry][rows]
-        hooks = [self._write(site, activation, residual), *fwd_hooks]
+        writes = {site: activation, **(clamp or {})}
+        hooks = [self._write(place, value, residual) for place, value in writes.items()]
+        hooks += _reads(record if record is not None else {})  # hooks run in this order
         with self.model.hooks(fwd_hooks=hooks), only_columns(self.model, columns):
             if self.from_start:
                 return self.model(self.tokens[rows])[:, -1]
@@ -119,6 +126,16 @@ class Suffix:
             return new
 
         return name, write
+
+    def at_patched_token(
+        self, name: str, activation: Float[Tensor, "rows ..."], longest: int
+    ) -> Float[Tensor, "rows ..."]:
+        """A recorded activation at the patched token; patterns padded to `longest` tokens."""
+        index = self.position - self.start
+        if not name.endswith(("hook_pattern", "hook_attn_scores")):
+            return activation[:, index]
+        row = activation[..., index, :]
+        return torch.nn.functional.pad(row, (0, longest - row.shape[-1]))
 
     @torch.no_grad()
     def is_exact(self) -> bool:
@@ -152,7 +169,13 @@ def at_site(
 @contextmanager
 def recording(model: TransformerBridge, names: set[str]) -> Iterator[dict[str, Tensor]]:
     """Collects the named activations of the forward passes run inside, by hook name."""
-    record: dict[str, Tensor] = {}
+    record = dict.fromkeys(names)
+    with model.hooks(fwd_hooks=_reads(record)):
+        yield record
+
+
+def _reads(record: dict[str, Tensor]) -> list[Hook]:
+    """Hooks that store what they see under their names."""
 
     def keep(name: str) -> Callable:
         def hook(activation: Tensor, hook: object) -> None:
@@ -160,8 +183,7 @@ def recording(model: TransformerBridge, names: set[str]) -> Iterator[dict[str, T
 
         return hook
 
-    with model.hooks(fwd_hooks=[(name, keep(name)) for name in names]):
-        yield record
+    return [(name, keep(name)) for name in record]
 
 
 @contextmanager

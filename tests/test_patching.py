@@ -1,5 +1,7 @@
 """The engine against brute force: a full forward pass with one hook."""
 
+import warnings
+
 import pandas as pd
 import pytest
 import torch
@@ -79,7 +81,8 @@ def read(model, tokens: torch.Tensor, site: Site, position: int) -> torch.Tensor
 def sites_of(model, position=None) -> list[Site]:
     layers = {0, 1, model.cfg.n_layers - 1}
     sites = [Site(layer, kind, position=position) for layer in layers for kind in KINDS]
-    sites += [Site(layer, "head_output", head=layer % 2, position=position) for layer in layers]
+    for kind in ("head_output", "head_query"):
+        sites += [Site(layer, kind, head=layer % 2, position=position) for layer in layers]
     return [site for site in sites if site.hook_name in model.hook_dict]
 
 
@@ -170,13 +173,86 @@ def test_prompts_that_are_base_and_source_are_run_once(tiny_model):
     assert torch.allclose(both.source[:4], apart.source, atol=1e-4)
 
 
-def test_extra_hooks_see_the_patched_run(tiny_model):
+def test_hooks_around_a_call_see_the_patched_run(tiny_model):
     model = tiny_model("llama")
-    pairs = random_pairs(model)
-    cached = cache_pairs(model, pairs, Site(0, "resid_post"))
+    cached = cache_pairs(model, random_pairs(model), Site(0, "mlp_hidden"))
     new, seen = perturbed(cached), []
-    cached.patched_logits(new, fwd_hooks=[("blocks.1.hook_resid_pre", lambda a, hook: seen.append(a))])
-    assert torch.equal(seen[0][:, 0], new)
+    with model.hooks(fwd_hooks=[("blocks.0.hook_mlp_out", lambda a, hook: seen.append(a))]):
+        cached.patched_logits(new)
+    assert torch.allclose(seen[0][:, 0], new @ model.W_out[0], atol=1e-4)
+
+
+def test_the_patched_site_itself_can_be_recorded_but_nothing_below(tiny_model):
+    model = tiny_model("llama")
+    cached = cache_pairs(model, random_pairs(model), Site(1, "mlp_hidden"))
+    new = perturbed(cached)
+    assert torch.equal(cached.record(new, [cached.site.hook_name])[cached.site.hook_name], new)
+    with pytest.raises(ValueError, match="choose hooks above mlp_hidden.1"):
+        cached.record(new, ["blocks.0.hook_resid_pre"])
+    with pytest.raises(KeyError):
+        cached.record(new, ["blocks.1.no_such_hook"])
+
+
+@pytest.mark.parametrize("from_start", [False, True])
+def test_recorded_activations_are_those_of_the_patched_run(any_model, from_start, monkeypatch):
+    if from_start:
+        monkeypatch.setattr("helpers.suffix.Suffix.is_exact", lambda self: self.from_start)
+    long, short = random_pairs(any_model, n=2), random_pairs(any_model, n=2, length=6, seed=4)
+    pairs = join(long, short)[torch.tensor([2, 0, 3, 1])]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cached = cache_pairs(any_model, pairs, Site(1, "mlp_hidden", position=5))
+    new = perturbed(cached)
+    names = ["blocks.2.attn.hook_pattern", "blocks.2.attn.hook_q", "blocks.2.hook_resid_post"]
+    found = cached.record(new, names)
+    for i, tokens in enumerate(pairs.base_tokens):
+        seen = {}
+
+        def write(act, hook, i=i):
+            act = act.clone()
+            act[:, 5] = new[i]
+            return act
+
+        hooks = [(cached.site.hook_name, write)]
+        hooks += [(name, lambda a, hook, name=name: seen.update({name: a})) for name in names]
+        any_model.run_with_hooks(tokens[None], fwd_hooks=hooks)
+        pattern = found[names[0]][i]
+        assert torch.allclose(pattern[:, : len(tokens)], seen[names[0]][0, :, 5], atol=1e-4)
+        assert not pattern[:, len(tokens) :].any()
+        for name in names[1:]:
+            assert torch.allclose(found[name][i], seen[name][0, 5], atol=1e-3)
+
+
+def test_clamped_sites_equal_hooks_on_a_full_run(any_model):
+    pairs = random_pairs(any_model)
+    cached = cache_pairs(any_model, pairs, Site(0, "mlp_hidden"))
+    new = perturbed(cached)
+    held = {
+        Site(1, "head_query", head=1): torch.randn(5, any_model.cfg.d_head),
+        Site(2, "mlp_out"): torch.randn(5, any_model.cfg.d_model),
+    }
+    hooks = []
+    for site, value in {cached.site: new, **held}.items():
+
+        def write(act, hook, site=site, value=value):
+            act = act.clone()
+            act[(slice(None), -1) if site.head is None else (slice(None), -1, site.head)] = value
+            return act
+
+        hooks.append((site.hook_name, write))
+    expected = any_model.run_with_hooks(torch.stack(pairs.base_tokens), fwd_hooks=hooks)[:, -1]
+    assert (cached.patched_logits(new, clamp=held) - expected).abs().max() < 1e-4
+    rows = torch.tensor([3, 1])
+    part = {site: value[rows] for site, value in held.items()}
+    assert (cached.patched_logits(new[rows], rows, clamp=part) - expected[rows]).abs().max() < 1e-4
+
+
+def test_bad_clamps_are_named(tiny_model):
+    cached = cache_pairs(tiny_model("llama"), random_pairs(tiny_model("llama")), Site(1, "mlp_hidden"))
+    with pytest.raises(ValueError, match="choose a site above"):
+        cached.patched_logits(cached.base, clamp={Site(1, "attn_out"): torch.zeros(5, 48)})
+    with pytest.raises(ValueError, match="4 clamped activations"):
+        cached.patched_logits(cached.base, clamp={Site(2, "attn_out"): torch.zeros(4, 48)})
 
 
 def test_measure_agrees_with_brute_force(smollm):
@@ -216,7 +292,8 @@ def test_nothing_stays_behind_even_after_an_exception():
         raise RuntimeError("a hook of the user's fails")
 
     with pytest.raises(RuntimeError, match="user's"):
-        cached.logit_difference(perturbed(cached), fwd_hooks=[("blocks.2.hook_resid_pre", fail)])
+        with model.hooks(fwd_hooks=[("blocks.2.hook_resid_pre", fail)]):
+            cached.logit_difference(perturbed(cached))
     assert hooks_of(model) == 0 and overridden(model) == []
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert torch.equal(model(tokens), logits)

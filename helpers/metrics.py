@@ -17,8 +17,12 @@ class Estimate(NamedTuple):
     high: float
 
     def __format__(self, spec: str) -> str:
-        spec = spec or ".2f"
-        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+        value, low, high = (_without_minus_zero(format(x, spec or ".2f")) for x in self)
+        return f"{value} [{low}, {high}]"
+
+
+def _without_minus_zero(text: str) -> str:
+    return text if any(digit in text for digit in "123456789") else text.removeprefix("-")
 
 
 def bootstrap(

@@ -82,6 +82,21 @@ def matrix(
     ax.tick_params(left=False, bottom=False)
 
 
+def heads(ax: Axes, values, *, first_layer: int) -> None:
+    """One cell per head, `[layers heads]`, coloured around zero; the strongest cells are numbered."""
+    values = np.asarray(values)
+    limit = np.abs(values).max()
+    text = np.char.replace(np.char.mod("%.2f", values), "0.", ".")
+    text = np.where(np.abs(values) > 0.25 * limit, text, "")
+    sns.heatmap(
+        values, annot=text, fmt="", annot_kws={"size": 7}, cmap="PuOr_r",
+        norm=CenteredNorm(halfrange=limit), yticklabels=range(first_layer, first_layer + len(values)),
+        cbar_kws={"shrink": 0.8}, ax=ax, linewidths=0.5, linecolor="white",
+    )  # fmt: skip
+    ax.set_xlabel("head")
+    ax.tick_params(left=False, bottom=False, labelrotation=0)
+
+
 def over_layers(
     ax: Axes, estimates: Sequence[Estimate], *, label: str, color: str, marker: str, scale: float = 100
 ) -> None:

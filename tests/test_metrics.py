@@ -68,6 +68,7 @@ def test_no_hits_are_not_certainty():
 
 def test_estimate_prints_with_its_interval():
     assert f"{Estimate(0.314, 0.29, 0.335):.1%}" == "31.4% [29.0%, 33.5%]"
+    assert f"{Estimate(-0.001, -0.02, 0.0):.0%}" == "0% [-2%, 0%]"
 
 
 @pytest.mark.parametrize(

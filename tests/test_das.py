@@ -1,0 +1,171 @@
+"""Direction search: closed forms, and TransformerLens's own DAS as an independent oracle."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_patching import random_pairs
+from transformer_lens.tools.analysis import SubspaceInterchange, fit_das
+from transformer_lens.tools.analysis.interchange import run_with_intervention
+
+from helpers.das import answer_logit_difference, cross_entropy, find_direction
+from helpers.geometry import cosine, orthonormal, patch_subspace
+from helpers.patching import cache_pairs
+from helpers.sites import Site
+
+W2 = torch.tensor([0.0, 2.0, 1.0])
+
+
+def toy(n: int = 64, seed: int = 0) -> SimpleNamespace:
+    """Lesson 01's network: hidden (x, 0, x), output 2 h2 + h3."""
+    x = torch.randn(2, n, generator=torch.Generator().manual_seed(seed))
+    W1 = torch.tensor([1.0, 0.0, 1.0])
+    return SimpleNamespace(base=x[0][:, None] * W1, source=x[1][:, None] * W1)
+
+
+def squared_error(toy, activation, rows):
+    return (activation @ W2 - toy.source[rows] @ W2).square().mean()
+
+
+SETTINGS = dict(loss=squared_error, lr=0.1, epochs=150, patience=None)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_toy_solutions_lie_on_the_curve_of_perfect_directions(seed):
+    v = find_direction(toy(), seed=seed, **SETTINGS).direction
+    # (what is sensed) x (what is done) must be 1, see lesson 01
+    assert (v[0] + v[2]) * (v @ W2) == pytest.approx(1, abs=1e-2)
+    assert v.norm().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_seed_decides_everything():
+    fits = [find_direction(toy(), seed=seed, **SETTINGS) for seed in (3, 3, 4)]
+    assert torch.equal(fits[0].basis, fits[1].basis) and fits[0].losses == fits[1].losses
+    assert not torch.equal(fits[0].basis, fits[2].basis)
+
+
+def test_global_random_state_is_neither_used_nor_changed():
+    state = torch.random.get_rng_state()
+    find_direction(toy(), seed=0, **SETTINGS)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_pairs_without_a_difference_are_left_out():
+    data, seen = toy(8), set()
+    data.source[[2, 5]] = data.base[[2, 5]]
+
+    def watch(cached, activation, rows):
+        seen.update(rows.tolist())
+        return squared_error(cached, activation, rows)
+
+    fit = find_direction(data, loss=watch, epochs=3)
+    assert seen == {0, 1, 3, 4, 6, 7} and fit.settings["pairs"] == 6
+
+
+def test_training_stops_when_nothing_improves():
+    constant = lambda cached, activation, rows: 0 * activation.sum() + 1  # noqa: E731
+    constant.__name__ = "constant"
+    assert len(find_direction(toy(), loss=constant, epochs=100, patience=4).losses) == 5
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: find_direction(toy(), 0, loss=squared_error), "rank must lie between 1 and 3"),
+        (lambda: find_direction(toy(), 4, loss=squared_error), "rank must lie between 1 and 3"),
+        (
+            lambda: find_direction(SimpleNamespace(base=toy().base, source=toy().base)),
+            "identical in every pair",
+        ),
+        (
+            lambda: find_direction(toy(), loss=lambda *args: torch.tensor(torch.nan)),
+            "loss became nan",
+        ),
+        (lambda: find_direction(toy(), 2, loss=squared_error, epochs=1).direction, "rank 2"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.fixture(scope="module")
+def cached(tiny_model):
+    model = tiny_model("llama")
+    return cache_pairs(model, random_pairs(model, n=24, length=6), Site(1, "mlp_hidden"))
+
+
+def oracle_loss(cached, basis):
+    """Cross-entropy under TransformerLens's own interchange, in full forward passes."""
+    logits = run_with_intervention(
+        cached.model,
+        cached.site.hook_name,
+        SubspaceInterchange(basis),
+        torch.stack(cached.pairs.base_tokens),
+        cached.source,
+        lambda tokens: cached.model(tokens)[:, -1],
+        positions=cached.pairs.position,
+    )
+    return torch.nn.functional.cross_entropy(logits, cached.pairs.counterfactual)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_the_loss_is_that_of_transformer_lens(cached, rank):
+    generator = torch.Generator().manual_seed(rank)
+    basis = orthonormal(torch.randn(cached.base.shape[1], rank, generator=generator))
+    ours = cross_entropy(cached, patch_subspace(cached.base, cached.source, basis), torch.arange(24))
+    assert ours.item() == pytest.approx(oracle_loss(cached, basis).item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_search_does_as_well_as_transformer_lens(cached, rank):
+    fit = find_direction(cached, rank, epochs=60, batch_size=8, lr=0.03, patience=None)
+    tokens = torch.stack(cached.pairs.base_tokens), torch.stack(cached.pairs.source_tokens)
+    theirs = fit_das(
+        cached.model,
+        cached.site.hook_name,
+        *tokens,
+        cached.pairs.counterfactual,
+        lambda tokens: cached.model(tokens)[:, -1],
+        rank=rank,
+        base_positions=cached.pairs.position,
+        source_positions=cached.pairs.source_position,
+        epochs=60,
+        batch_size=8,
+        lr=0.03,
+    )
+    start = oracle_loss(cached, orthonormal(torch.randn(cached.base.shape[1], rank)))
+    ours, oracle = oracle_loss(cached, fit.basis), oracle_loss(cached, theirs.basis)
+    assert ours < oracle + 0.1 * (start - oracle)
+    assert oracle < start
+
+
+def test_full_rank_is_the_full_patch(cached):
+    small = SimpleNamespace(base=cached.base[:, :4], source=cached.source[:, :4])
+    losses = []
+
+    def distance(cached, activation, rows):
+        losses.append((activation - cached.source[rows]).abs().max())
+        return losses[-1]
+
+    find_direction(small, 4, loss=distance, epochs=1)
+    assert max(losses) < 1e-5
+
+
+def test_two_answer_loss_agrees_with_the_full_logits(cached):
+    rows = torch.tensor([4, 1, 4])
+    new = cached.source[rows]
+    logits = cached.patched_logits(new, rows)
+    pairs = cached.pairs
+    expected = logits.gather(1, pairs.answer[rows, None]) - logits.gather(
+        1, pairs.counterfactual[rows, None]
+    )
+    assert answer_logit_difference(cached, new, rows).item() == pytest.approx(
+        expected.mean().item(), abs=1e-4
+    )
+
+
+def test_search_can_start_from_a_given_basis(cached):
+    init = torch.eye(cached.base.shape[1])[:, :1]
+    fit = find_direction(cached, init=init, epochs=1, lr=1e-6)
+    assert cosine(fit.direction, init[:, 0]).abs().item() > 0.999

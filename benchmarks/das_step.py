@@ -11,10 +11,10 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 
 import torch
 import torch.nn.functional as F
-import transformer_lens
 from transformer_lens.tools.analysis import SubspaceInterchange, fit_das, intervened_logits
 from transformer_lens.tools.analysis.interchange import collect_activations, run_with_intervention
 
@@ -135,7 +135,7 @@ def main() -> None:
         f"# Direction search on {model_name()}, {arguments.pairs} pairs of "
         f"{len(pairs.base_tokens[0])} tokens, {site}\n\n"
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, transformer_lens "
-        f"{transformer_lens.__version__}, {platform.machine()}, {arguments.rounds} rounds in turn\n"
+        f"{version('transformer_lens')}, {platform.machine()}, {arguments.rounds} rounds in turn\n"
     )
     start = time.perf_counter()
     cached = cache_pairs(model, pairs, site)

@@ -67,7 +67,7 @@ def check_patch_direction(patch_direction: Callable[[Tensor, Tensor, Tensor], Te
 
 
 def check_predicted_output(predicted_output: Callable[[Tensor], Tensor]) -> None:
-    """Exercise 2 of lesson 01: angle in radians `[n]` -> output of the patched toy network `[n]`."""
+    """Exercise 2 of lesson 01: angle in radians `[n]` -> output of the patched network `[n]`."""
     a = torch.linspace(0, math.pi / 2, 7)
     mistakes = {
         "you forgot the output of the base before the patch, 1": 4 * torch.sin(2 * a),
@@ -159,7 +159,7 @@ def check_fldd(fldd: Callable[[Tensor, Tensor], Tensor]) -> None:
 
 
 def check_name_preference(name_preference: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-    """Exercise 3 of lesson 02: `(pattern [pairs heads keys], io [pairs], subject [pairs]) -> [heads]`."""
+    """Exercise 3 of lesson 02: `(pattern [pairs heads keys], io, subject [pairs]) -> [heads]`."""
     pattern = torch.rand(4, 3, 7, generator=torch.Generator().manual_seed(0)).softmax(-1)
     io, subject = torch.tensor([2, 4, 1, 2]), torch.tensor([4, 2, 3, 5])
     rows = torch.arange(4)

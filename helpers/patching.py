@@ -237,9 +237,7 @@ def cache_sites(
     source_acts = _source_activations(model, sources, sites, groups, index, batch_size)
     base_acts = {s: _gather([g.activations[s] for g in groups], group_of, row_of) for s in sites}
     return [
-        CachedPairs(
-            model, pairs, s, base_acts[s], source_acts[s], tuple(groups), group_of, row_of
-        )
+        CachedPairs(model, pairs, s, base_acts[s], source_acts[s], tuple(groups), group_of, row_of)
         for s in sites
     ]
 
@@ -266,7 +264,9 @@ def _at_position(
         position = position if site.position is None else site.position
         resolved = position + len(row) if position < 0 else position
         if not 0 <= resolved < len(row):
-            raise ValueError(f"position {position} is out of range in a prompt of {len(row)} tokens")
+            raise ValueError(
+                f"position {position} is out of range in a prompt of {len(row)} tokens"
+            )
         prompts.append((tuple(row.tolist()), resolved))
     return prompts
 

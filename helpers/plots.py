@@ -41,9 +41,7 @@ def new(
     width: float = 6.4, height: float = 3.8, *, rows: int = 1, columns: int = 1, **kwargs
 ) -> tuple[Figure, Axes]:
     """A figure of `width` by `height` inches, laid out so that nothing is cut off."""
-    return plt.subplots(
-        rows, columns, figsize=(width, height), layout="constrained", **kwargs
-    )
+    return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **kwargs)
 
 
 def arrow(ax: Axes, start: Sequence[float], end: Sequence[float], color: str) -> None:
@@ -83,14 +81,14 @@ def matrix(
 
 
 def heads(ax: Axes, values, *, first_layer: int) -> None:
-    """One cell per head, `[layers heads]`, coloured around zero; the strongest cells are numbered."""
+    """One cell per head, `[layers heads]`, coloured around zero; numbers in the strongest cells."""
     values = np.asarray(values)
     limit = np.abs(values).max()
     text = np.char.replace(np.char.mod("%.2f", values), "0.", ".")
     text = np.where(np.abs(values) > 0.25 * limit, text, "")
     sns.heatmap(
         values, annot=text, fmt="", annot_kws={"size": 7}, cmap="PuOr_r",
-        norm=CenteredNorm(halfrange=limit), yticklabels=range(first_layer, first_layer + len(values)),
+        norm=CenteredNorm(halfrange=limit), yticklabels=first_layer + np.arange(len(values)),
         cbar_kws={"shrink": 0.8}, ax=ax, linewidths=0.5, linecolor="white",
     )  # fmt: skip
     ax.set_xlabel("head")
@@ -98,7 +96,13 @@ def heads(ax: Axes, values, *, first_layer: int) -> None:
 
 
 def over_layers(
-    ax: Axes, estimates: Sequence[Estimate], *, label: str, color: str, marker: str, scale: float = 100
+    ax: Axes,
+    estimates: Sequence[Estimate],
+    *,
+    label: str,
+    color: str,
+    marker: str,
+    scale: float = 100,
 ) -> None:
     """One estimate per layer with its 95 % interval, in percent unless `scale` says otherwise."""
     value, low, high = scale * np.array(estimates).T

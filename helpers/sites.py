@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass
 
 from transformer_lens import TransformerBridge
 
-# TransformerLens hook where each kind is read. `mlp_hidden` is the input of the down projection: for a gated
-# MLP that is act(gate) * up, not the output of the activation function.
+# TransformerLens hook where each kind is read. `mlp_hidden` is the input of the down projection:
+# for a gated MLP that is act(gate) * up, not the output of the activation function.
 HOOKS = {
     "resid_pre": "hook_resid_pre",
     "resid_mid": "hook_resid_mid",

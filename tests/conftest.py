@@ -35,6 +35,9 @@ SIZE = {"hidden_size": 48, "num_attention_heads": 4, "max_position_embeddings": 
 # Far larger than in training, so that one patched activation visibly moves the logits.
 INITIALIZER_RANGE = 0.3
 
+# Threads cost such small models far more than they bring, above all beside another busy process.
+torch.set_num_threads(1)
+
 # TransformerLens reads the tokenizer folder again while it wraps a model, so the folders stay.
 _folder = tempfile.TemporaryDirectory(prefix="tiny-tokenizers-")
 

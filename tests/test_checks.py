@@ -51,7 +51,11 @@ WRONG = [
     (checks.check_patch_direction, in_place, "in place"),
     (checks.check_patch_direction, lambda b, s, v: None, "returns nothing"),
     (checks.check_patch_direction, lambda b, s, v: b + ((s - b) @ v)[:, None] * v, "any length"),
-    (checks.check_patch_direction, lambda b, s, v: b + ((s - b) @ v)[:, None] * v / v.norm(), "once"),
+    (
+        checks.check_patch_direction,
+        lambda b, s, v: b + ((s - b) @ v)[:, None] * v / v.norm(),
+        "once",
+    ),
     (
         checks.check_patch_direction,
         lambda b, s, v: b + (s @ v)[:, None] * v / (v @ v),
@@ -74,13 +78,20 @@ WRONG = [
     (checks.check_predicted_output, lambda a: 1 + 8 * a.sin(), "4 cos a"),
     (checks.check_predicted_output, lambda a: half_pi(a.deg2rad()), "radians"),
     (checks.check_predicted_output, lambda a: 1 + 4 * torch.cos(2 * a), "cosine"),
-    (checks.check_split, lambda v, w: (v - w * (v @ w) / (w @ w), w * (v @ w) / (w @ w)), "swapped"),
+    (
+        checks.check_split,
+        lambda v, w: (v - w * (v @ w) / (w @ w), w * (v @ w) / (w @ w)),
+        "swapped",
+    ),
     (checks.check_split, lambda v, w: (w / w.norm() * (v @ w).sign(), v), "rescaled"),
     (checks.check_split, lambda v, w: ((v @ w) * w, v), r"\|w_out\|²"),
     (checks.check_split, lambda v, w: ((v @ w) * w / w.norm(), v), "not by"),
     (
         checks.check_split,
-        lambda v, w: (w * (v @ w) / (w @ w), torch.nn.functional.normalize(v - w * (v @ w) / (w @ w), dim=0)),
+        lambda v, w: (
+            w * (v @ w) / (w @ w),
+            torch.nn.functional.normalize(v - w * (v @ w) / (w @ w), dim=0),
+        ),
         "null part is rescaled",
     ),
     (checks.check_split, lambda v, w: v, "a pair"),
@@ -89,7 +100,11 @@ WRONG = [
     (checks.check_my_illusion, torch.tensor([0.5**0.5, 0.5**0.5, 0.0]), "45° overshoots"),
     (checks.check_my_illusion, torch.tensor([1.0, 0.0, 0.0]), "1.00, not 5"),
     (checks.check_my_illusion, torch.tensor([1.0, 0.0]), "three numbers"),
-    (checks.check_make_pair, lambda i, s: (T.format(i, s, s), T.format(i, s, i), i, s), "comes again"),
+    (
+        checks.check_make_pair,
+        lambda i, s: (T.format(i, s, s), T.format(i, s, i), i, s),
+        "comes again",
+    ),
     (checks.check_make_pair, lambda i, s: (T.format(i, s, s), T.format(s, i, i), i, s), "roles"),
     (checks.check_make_pair, lambda i, s: (T.format(i, s, s), T.format(i, s, s), i, s), "equals"),
     (checks.check_make_pair, lambda i, s: (T.format(s, i, s), T.format(i, s, s), i, s), "ABB base"),

@@ -113,7 +113,9 @@ def oracle_loss(cached, basis):
 def test_the_loss_is_that_of_transformer_lens(cached, rank):
     generator = torch.Generator().manual_seed(rank)
     basis = orthonormal(torch.randn(cached.base.shape[1], rank, generator=generator))
-    ours = cross_entropy(cached, patch_subspace(cached.base, cached.source, basis), torch.arange(24))
+    ours = cross_entropy(
+        cached, patch_subspace(cached.base, cached.source, basis), torch.arange(24)
+    )
     assert ours.item() == pytest.approx(oracle_loss(cached, basis).item(), abs=1e-4)
 
 

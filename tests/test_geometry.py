@@ -28,7 +28,11 @@ def normal(*shape: int, seed: int) -> torch.Tensor:
 @given(seed=seeds, d=st.integers(1, 12), rank=st.integers(1, 12))
 def test_patch_is_an_orthogonal_projection_of_the_difference(seed, d, rank):
     rank = min(rank, d)
-    base, source, basis = normal(7, d, seed=seed), normal(7, d, seed=seed + 1), normal(d, rank, seed=seed + 2)
+    base, source, basis = (
+        normal(7, d, seed=seed),
+        normal(7, d, seed=seed + 1),
+        normal(d, rank, seed=seed + 2),
+    )
     patched = patch_subspace(base, source, basis)
     # inside the subspace the source, outside it the base: this determines the patch
     assert torch.allclose(patched @ basis, source @ basis, atol=1e-8)
@@ -41,7 +45,11 @@ def test_patch_is_an_orthogonal_projection_of_the_difference(seed, d, rank):
 
 @given(seed=seeds, scale=st.floats(1e-3, 1e3))
 def test_patch_does_not_depend_on_the_length_or_basis_of_the_subspace(seed, scale):
-    base, source, basis = normal(4, 6, seed=seed), normal(4, 6, seed=seed + 1), normal(6, 3, seed=seed + 2)
+    base, source, basis = (
+        normal(4, 6, seed=seed),
+        normal(4, 6, seed=seed + 1),
+        normal(6, 3, seed=seed + 2),
+    )
     mixed = basis @ normal(3, 3, seed=seed + 3)
     assert torch.allclose(
         patch_subspace(base, source, mixed), patch_subspace(base, source, basis), atol=1e-6
@@ -92,7 +100,11 @@ def test_rank_is_counted_after_centring():
 
 @given(seed=seeds)
 def test_reading_the_parts_adds_up_to_the_patch(seed):
-    base, source, W_out = normal(5, 9, seed=seed), normal(5, 9, seed=seed + 1), normal(9, 4, seed=seed + 2)
+    base, source, W_out = (
+        normal(5, 9, seed=seed),
+        normal(5, 9, seed=seed + 1),
+        normal(9, 4, seed=seed + 2),
+    )
     v = unit(normal(9, seed=seed + 3))
     row, null = row_null_split(v, W_out)
     by_row = read_write_patch(base, source, row, v) - base

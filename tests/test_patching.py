@@ -56,7 +56,9 @@ def brute_force(model, pairs: Pairs, site: Site, activation: torch.Tensor) -> to
 def full_forward(model, tokens, site: Site, position: int, new: torch.Tensor) -> torch.Tensor:
     def write(act, hook):
         act = act.clone()
-        act[(slice(None), position) if site.head is None else (slice(None), position, site.head)] = new
+        act[
+            (slice(None), position) if site.head is None else (slice(None), position, site.head)
+        ] = new
         return act
 
     hooks = [(site.hook_name, write)]
@@ -145,7 +147,9 @@ def test_selected_tokens_are_columns_of_the_full_logits(any_model):
     new = perturbed(cached)
     full = cached.patched_logits(new)
     tokens = torch.randint(0, any_model.cfg.d_vocab, (6, 4))
-    assert torch.allclose(cached.patched_logits(new, tokens=tokens), full.gather(1, tokens), atol=1e-4)
+    assert torch.allclose(
+        cached.patched_logits(new, tokens=tokens), full.gather(1, tokens), atol=1e-4
+    )
     expected = full.gather(1, pairs.answer[:, None]) - full.gather(1, pairs.counterfactual[:, None])
     assert torch.allclose(cached.logit_difference(new), expected[:, 0], atol=1e-4)
 
@@ -164,7 +168,9 @@ def test_gradient_equals_that_of_brute_force(any_model):
 def test_prompts_that_are_base_and_source_are_run_once(tiny_model):
     model = tiny_model("llama")
     pairs = random_pairs(model, n=4)
-    swapped = Pairs(**(vars(pairs) | dict(base_tokens=pairs.source_tokens, source_tokens=pairs.base_tokens)))
+    swapped = Pairs(
+        **(vars(pairs) | dict(base_tokens=pairs.source_tokens, source_tokens=pairs.base_tokens))
+    )
     both = cache_pairs(model, join(pairs, swapped, pairs), Site(1, "resid_post"))
     assert len(both.groups[0].tokens) == 8  # 12 pairs of 8 different prompts
     assert torch.equal(both.base[:4], both.source[4:8])
@@ -206,16 +212,14 @@ def test_recorded_activations_are_those_of_the_patched_run(any_model, from_start
     names = ["blocks.2.attn.hook_pattern", "blocks.2.attn.hook_q", "blocks.2.hook_resid_post"]
     found = cached.record(new, names)
     for i, tokens in enumerate(pairs.base_tokens):
-        seen = {}
 
         def write(act, hook, i=i):
             act = act.clone()
             act[:, 5] = new[i]
             return act
 
-        hooks = [(cached.site.hook_name, write)]
-        hooks += [(name, lambda a, hook, name=name: seen.update({name: a})) for name in names]
-        any_model.run_with_hooks(tokens[None], fwd_hooks=hooks)
+        with any_model.hooks(fwd_hooks=[(cached.site.hook_name, write)]):
+            _, seen = any_model.run_with_cache(tokens[None], names_filter=names)
         pattern = found[names[0]][i]
         assert torch.allclose(pattern[:, : len(tokens)], seen[names[0]][0, :, 5], atol=1e-4)
         assert not pattern[:, len(tokens) :].any()
@@ -248,7 +252,9 @@ def test_clamped_sites_equal_hooks_on_a_full_run(any_model):
 
 
 def test_bad_clamps_are_named(tiny_model):
-    cached = cache_pairs(tiny_model("llama"), random_pairs(tiny_model("llama")), Site(1, "mlp_hidden"))
+    cached = cache_pairs(
+        tiny_model("llama"), random_pairs(tiny_model("llama")), Site(1, "mlp_hidden")
+    )
     with pytest.raises(ValueError, match="choose a site above"):
         cached.patched_logits(cached.base, clamp={Site(1, "attn_out"): torch.zeros(5, 48)})
     with pytest.raises(ValueError, match="4 clamped activations"):
@@ -318,9 +324,9 @@ def test_architectures_that_cannot_be_resumed_fall_back(tiny_model, monkeypatch)
     new = perturbed(cached)
     expected = brute_force(model, pairs, cached.site, new)
     assert (cached.patched_logits(new) - expected).abs().max() < 1e-4
-    assert (cached.logit_difference(new) - (
-        expected.gather(1, pairs.answer[:, None]) - expected.gather(1, pairs.counterfactual[:, None])
-    )[:, 0]).abs().max() < 1e-4  # fmt: skip
+    difference = expected.gather(1, pairs.answer[:, None])
+    difference = (difference - expected.gather(1, pairs.counterfactual[:, None]))[:, 0]
+    assert (cached.logit_difference(new) - difference).abs().max() < 1e-4
 
 
 def test_the_self_check_notices_a_wrong_resume(tiny_model):

@@ -1,0 +1,70 @@
+# The lessons from one command: `make run` on a fresh clone sets everything up first.
+# Needs Python 3.10 or newer, with its venv module, and a network for the first set-up.
+
+# The interpreter that builds .venv: PYTHON=..., else the first of these that is new enough.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python3.10; do \
+	$$p -c "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))" 2>/dev/null \
+	&& echo $$p && break; done)
+
+PY := .venv/bin/python
+READY := .venv/.ready
+
+RUN = $(PY) -m helpers.run$(if $(MODEL), --model "$(MODEL)")$(if $(LESSON), --lesson $(LESSON))$(if $(DEVICE), --device "$(DEVICE)")
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lab execute lint clean
+
+help:
+	@echo "make run                 run every lesson; results go to results/<model>/"
+	@echo "make run LESSON=03       run one lesson, or several: LESSON=\"02 03\""
+	@echo "make run MODEL=gpt2      run on another model: a name, a hub id or a folder"
+	@echo "make run DEVICE=cpu      choose the device: cpu, cuda, mps"
+	@echo "make lab                 open the lessons in JupyterLab"
+	@echo "make test                test the helpers and every lesson on the packaged model"
+	@echo "make execute             run the lessons and save their outputs in notebooks/"
+	@echo "make lint                check the code's style"
+	@echo "make clean               remove .venv, results/ and caches"
+	@echo "PYTHON=python3.12 with the first of these chooses the interpreter."
+
+run: $(READY)
+	@$(RUN)
+
+execute: $(READY)
+	@$(RUN) --inplace
+
+lab: $(READY)
+	@$(if $(MODEL),SUBSPACE_ILLUSION_MODEL="$(MODEL)") $(if $(DEVICE),SUBSPACE_ILLUSION_DEVICE="$(DEVICE)") \
+	$(PY) -m jupyterlab --notebook-dir=notebooks
+
+# What the lessons record while they are tested goes to a folder that is thrown away.
+test: $(READY)
+	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && \
+	env -u SUBSPACE_ILLUSION_MODEL SUBSPACE_ILLUSION_RESULTS="$$results" \
+	SUBSPACE_ILLUSION_STATIC=1 TQDM_DISABLE=1 \
+	$(PY) -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=900
+
+lint: $(READY)
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check --line-length 88 notebooks/*.ipynb
+
+clean:
+	rm -rf .venv results .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Written last, so that an interrupted set-up is done again.
+$(READY): requirements-tested.txt pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "No Python 3.10 or newer with its venv module was found." >&2; \
+		echo "Install one (Debian, Ubuntu: apt install python3 python3-venv) or name it:" >&2; \
+		echo "    make run PYTHON=/path/to/python3" >&2; exit 1; fi
+	@"$(PYTHON)" -c "import sys; sys.exit(sys.version_info < (3, 10))" || { \
+		echo "$(PYTHON) cannot be used: Python 3.10 or newer is needed. Name one: PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c "import venv, ensurepip" 2>/dev/null || { \
+		echo "$(PYTHON) has no venv module (Debian, Ubuntu: apt install python3-venv)." >&2; exit 1; }
+	@echo "Setting up .venv with $(PYTHON) (once, a few minutes) ..."
+	@"$(PYTHON)" -m venv .venv
+	@echo "  installing the tested packages ..."
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-tested.txt -e ".[lab,test,dev]"
+	@touch $@
+	@echo "  ready"

@@ -1,0 +1,283 @@
+"""Claims, measurements and verdicts: what the paper says, what we found, and whether they agree.
+
+A lesson measures a claim and calls `record`. The verdict follows from the claim's rule, which
+`data/claims.json` fixed before anything was measured; nobody types a verdict.
+"""
+
+import difflib
+import functools
+import importlib.metadata
+import json
+import math
+import operator
+import os
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock
+
+ROOT = Path(__file__).resolve().parent.parent
+UNTESTABLE = "not testable here"
+UNMEASURED = "not measured"
+VERDICTS = ("replicated", "partly", "not", UNTESTABLE, UNMEASURED)
+
+Claim = Mapping[str, Any]  # an entry of data/claims.json
+Rule = Mapping[str, Any]  # its "rule": the conditions for "replicated" and for "partly"
+Interval = tuple[float, float]
+
+COMPARE = {
+    "<=": operator.le,
+    "<": operator.lt,
+    ">=": operator.ge,
+    ">": operator.gt,
+    "==": operator.eq,
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `record` returns: the verdict on one claim, and the measurement behind it."""
+
+    claim: str
+    verdict: str
+    value: float | None = None
+    interval: Interval | None = None
+
+
+@functools.cache
+def claims() -> dict[str, Claim]:
+    """Every claim of `data/claims.json` by its id, in order."""
+    text = (ROOT / "data" / "claims.json").read_text(encoding="utf-8")
+    return {claim["id"]: claim for claim in json.loads(text)["claims"]}
+
+
+def find_claim(claim: str) -> Claim:
+    """The entry of one claim; an unknown id is an error that lists similar ones."""
+    if claim not in claims():
+        near = difflib.get_close_matches(str(claim).upper(), claims(), cutoff=0)
+        raise ValueError(f"There is no claim {claim!r}. Did you mean one of {', '.join(near)}?")
+    return claims()[claim]
+
+
+def _evaluate(term: float | str | list, numbers: Mapping[str, float]) -> float:
+    """The number a term stands for: itself, a name, a name in bars, or [factor, name]."""
+    if isinstance(term, str):
+        return abs(numbers[term.strip("|")]) if term.startswith("|") else numbers[term]
+    if isinstance(term, list):
+        factor, name = term
+        return factor * _evaluate(name, numbers)
+    return term
+
+
+def judge(rule: Rule, numbers: Mapping[str, float]) -> str:
+    """The verdict of a rule on the numbers it names: "replicated", "partly" or "not"."""
+
+    def holds(condition: Sequence) -> bool:
+        left, compare, right = condition
+        return COMPARE[compare](_evaluate(left, numbers), _evaluate(right, numbers))
+
+    for verdict in ("replicated", "partly"):
+        if rule[verdict] and all(map(holds, rule[verdict])):
+            return verdict
+    return "not"
+
+
+def rule_names(rule: Rule) -> set[str]:
+    """Every name that the conditions of a rule use."""
+    conditions = [*rule["replicated"], *rule["partly"]]
+    terms = [term for left, _, right in conditions for term in (left, right)]
+    names = [term[1] if isinstance(term, list) else term for term in terms]
+    return {name.strip("|") for name in names if isinstance(name, str)}
+
+
+def results_folder(model: str | None = None) -> Path:
+    """Where a model's results go: below `$SUBSPACE_ILLUSION_RESULTS`, else in `results/`."""
+    from helpers.models import model_slug  # here, so that reading the claims needs no torch
+
+    base = os.environ.get("SUBSPACE_ILLUSION_RESULTS") or ROOT / "results"
+    return Path(base).expanduser() / model_slug(model)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file in one step, so that nobody ever reads half of it."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def _update_json(path: Path, key: str, entry: Mapping[str, Any]) -> None:
+    """Set one entry of a JSON file; lessons that run at the same time wait for each other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        content = _read_json(path) | {key: entry}
+        text = json.dumps(content, indent=2, allow_nan=False, default=lambda x: x.tolist())
+        _write(path, text + "\n")
+
+
+def _finite(name: str, number: Any) -> float:
+    if not math.isfinite(number):
+        raise ValueError(f"{name} is {number}: only finite numbers can be recorded.")
+    return float(number)
+
+
+def _interval(ends: Sequence[float]) -> Interval:
+    low, high = (_finite("an end of the interval", end) for end in ends)
+    if low > high:
+        raise ValueError(f"The interval is reversed: pass interval=({high:g}, {low:g}).")
+    return low, high
+
+
+def _require(spec: Claim, numbers: Mapping[str, Any]) -> None:
+    """Raise an error that says what to pass if the claim's rule names a number not given."""
+    missing = sorted(rule_names(spec["rule"]) - numbers.keys())
+    if {"low", "high"} & set(missing):
+        raise ValueError(f"The rule of {spec['id']} needs interval=(low, high).")
+    if missing:
+        wanted = "; ".join(f"{name!r}: {spec['detail'][name]}" for name in missing)
+        raise ValueError(f"The rule of {spec['id']} needs more numbers in detail: {wanted}.")
+
+
+def record(
+    claim: str,
+    value: float,
+    interval: Sequence[float] | None = None,
+    *,
+    detail: Mapping[str, Any] | None = None,
+    lesson: str | None = None,
+    note: str | None = None,
+    model: str | None = None,
+) -> Verdict:
+    """Store a measurement in `results/<model>/claims.json`, print it and return its verdict.
+
+    Args:
+        claim: The claim's id, such as "C4".
+        value: The measured number, as the claim's `quantity` describes it.
+        interval: The two ends of its 95 % interval.
+        detail: Further numbers; those that the claim's rule names are needed.
+        lesson: The lesson that measured it, if not the one planned for it.
+        note: Anything a reader of the report should know.
+        model: The model's name, if not the current one.
+    """
+    spec, value, ends = find_claim(claim), _finite("value", value), None
+    numbers = {**(detail or {}), "value": value}
+    if interval is not None:
+        numbers["low"], numbers["high"] = ends = _interval(interval)
+    _require(spec, numbers)
+    verdict = judge(spec["rule"], {k: _finite(k, numbers[k]) for k in rule_names(spec["rule"])})
+    measured = {"value": value, "interval": ends, "detail": detail or {}}
+    return _store(Verdict(claim, verdict, value, ends), measured, lesson, note, model)
+
+
+def record_untestable(
+    claim: str, reason: str, *, lesson: str | None = None, model: str | None = None
+) -> Verdict:
+    """Store that a claim cannot be tested on this model, and why."""
+    find_claim(claim)
+    return _store(Verdict(claim, UNTESTABLE), {}, lesson, reason, model)
+
+
+def _store(
+    result: Verdict, measured: Mapping, lesson: str | None, note: str | None, model: str | None
+) -> Verdict:
+    spec = find_claim(result.claim)
+    entry = {"verdict": result.verdict, **measured, "lesson": lesson or spec["lesson"]}
+    entry |= {"note": note} if note else {}
+    _update_json(results_folder(model) / "claims.json", result.claim, entry)
+    paper = f" ({_paper(spec)})" if spec["paper"]["value"] is not None else ""
+    print(f"{spec['id']} · {spec['title']}: {_ours(spec, entry)}{paper} -> {result.verdict}")
+    return result
+
+
+def _show(number: float, unit: str) -> str:
+    """A number with as many digits as a reader can use: 95.1 for percentages, 0.753 for others."""
+    if unit == "%" and abs(number) >= 0.05:
+        return f"{number:.1f}"
+    return f"{number:.3g}"
+
+
+def _paper(spec: Claim) -> str:
+    paper = spec["paper"]
+    if paper["value"] is None:
+        return "no number"
+    return f"{paper['source']} {_show(paper['value'], paper['unit'])} {paper['unit']}".strip()
+
+
+def _ours(spec: Claim, entry: Mapping[str, Any]) -> str:
+    if "value" not in entry:
+        return entry.get("note", "")
+    unit = spec["paper"]["unit"]
+    value = f"{_show(entry['value'], unit)} {unit}".strip()
+    ends = ", ".join(_show(end, unit) for end in entry["interval"] or ())
+    return f"{value} [{ends}]" if ends else value
+
+
+def summary_table(model: str | None = None) -> pd.DataFrame:
+    """One row per claim: what it says, the paper's number, ours, the verdict and the lesson."""
+    recorded = _read_json(results_folder(model) / "claims.json")
+    rows = []
+    for spec in claims().values():
+        entry = recorded.get(spec["id"], {"verdict": UNMEASURED, "lesson": spec["lesson"]})
+        rows.append(
+            {
+                "claim": spec["id"],
+                "what": spec["title"],
+                "paper": _paper(spec).removeprefix("paper "),
+                "ours": _ours(spec, entry),
+                "verdict": entry["verdict"],
+                "lesson": entry["lesson"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def summary_markdown(model: str | None = None) -> str:
+    """The summary as Markdown: the count of each verdict, the table, the versions used."""
+    table = summary_table(model)
+    counts = Counter(table["verdict"])
+    rows = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
+    packages = ("torch", "transformer_lens", "transformers")
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
+    return "\n".join(
+        [
+            f"# Replication on {results_folder(model).name}\n",
+            " · ".join(f"{verdict}: {counts[verdict]}" for verdict in VERDICTS) + "\n",
+            *(f"| {' | '.join(row)} |" for row in rows),
+            f"\nPython {platform.python_version()}, {', '.join(versions)}.\n",
+        ]
+    )
+
+
+def write_summary(model: str | None = None) -> Path:
+    """Write `results/<model>/summary.md` and return its path."""
+    path = results_folder(model) / "summary.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, summary_markdown(model))
+    return path
+
+
+def save_site(
+    name: str, site: Mapping[str, Any], evidence: Mapping[str, Any], model: str | None = None
+) -> None:
+    """Store a patching site (layer, heads, ...) and the evidence it was derived from."""
+    _update_json(results_folder(model) / "sites.json", name, {"site": site, "evidence": evidence})
+
+
+def load_site(name: str, model: str | None = None) -> dict[str, Any]:
+    """The site saved under this name: from our own results, else the one shipped in `data/`."""
+    results = results_folder(model)
+    for path in (results / "sites.json", ROOT / "data" / "sites" / f"{results.name}.json"):
+        if name in (sites := _read_json(path)):
+            return sites[name]["site"]
+    model = model or os.environ.get("SUBSPACE_ILLUSION_MODEL") or results.name
+    raise FileNotFoundError(
+        f"No site {name!r} for {model}: run lesson 02 first: make run LESSON=02 MODEL={model}"
+    )

@@ -1,0 +1,76 @@
+"""What lessons share: the opening line, expectations and figures."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from helpers import notebook, plots
+from helpers.metrics import Estimate
+
+
+@pytest.fixture(autouse=True)
+def default_model(monkeypatch):
+    monkeypatch.delenv("SUBSPACE_ILLUSION_MODEL", raising=False)
+    yield
+    plt.close("all")
+
+
+def test_start_prints_versions_and_seeds(capsys):
+    notebook.start(seed=3)
+    first = torch.rand(1)
+    notebook.start(seed=3)
+    assert torch.equal(torch.rand(1), first)
+    assert "model smollm2-135m" in capsys.readouterr().out
+
+
+def test_expect_passes_within_the_tolerance(capsys):
+    notebook.expect("a number", 0.97, 0.98, tolerance=0.02)
+    assert capsys.readouterr().out == "PASS  a number: 0.98 ± 0.02\n"
+
+
+def test_expect_fails_outside_the_tolerance():
+    with pytest.raises(AssertionError, match="a number: 0.9, but the text says 0.98"):
+        notebook.expect("a number", 0.9, 0.98, tolerance=0.02)
+
+
+def test_expect_only_reports_on_another_model(monkeypatch, capsys):
+    monkeypatch.setenv("SUBSPACE_ILLUSION_MODEL", "gpt2")
+    notebook.expect("a number", 0.1, 0.98, tolerance=0.02)
+    assert "0.1 (the text says 0.98, for smollm2-135m)" in capsys.readouterr().out
+
+
+def test_output_levels_are_labelled_where_they_meet_the_edge():
+    _, ax = plots.new()
+    plots.output_levels(ax, lambda x, y: 2 * y + 1, (0, 4), (-1, 3), levels=[1, 5])
+    heights = {label.get_text().strip(): label.get_position()[1] for label in ax.texts}
+    assert heights == {"output 1": pytest.approx(0), "output 5": pytest.approx(2)}
+
+
+def test_over_layers_draws_percent_with_a_band():
+    _, ax = plots.new()
+    estimates = [Estimate(0.1, 0.0, 0.2), Estimate(0.5, 0.4, 0.6)]
+    plots.over_layers(ax, estimates, label="x", color="k", marker="o")
+    assert ax.lines[0].get_ydata().tolist() == [10, 50]
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (0, 60)
+
+
+def test_heads_names_the_layers():
+    _, ax = plots.new()
+    plots.heads(ax, torch.tensor([[0.0, 1.0], [0.1, -0.9]]), first_layer=22)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["22", "23"]
+    assert [label.get_text() for label in ax.texts] == ["", "1.00", "", "-.90"]
+
+
+def test_explore_is_silent_when_lessons_are_run_by_a_program(monkeypatch):
+    monkeypatch.setenv("SUBSPACE_ILLUSION_STATIC", "1")
+    calls = []
+    plots.explore(lambda angle=1: calls.append(angle), angle=(0, 9, 1))
+    assert calls == []
+    monkeypatch.delenv("SUBSPACE_ILLUSION_STATIC")
+    plots.explore(lambda angle=1: calls.append(angle), angle=(0, 9, 1))
+    assert calls == [1]

@@ -1,0 +1,230 @@
+"""Running lessons, on a folder of tiny notebooks that need no model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from helpers import report, run
+
+PNG = (  # one pixel
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
+    "gg=="
+)
+SHOW = f"from IPython.display import Image, display; import base64; p = base64.b64decode('{PNG}')"
+
+GOOD = {
+    "text": "print('model', __import__('os').environ['SUBSPACE_ILLUSION_MODEL'])",
+    "value": "6 * 7",
+    "one-figure": f"{SHOW}; display(Image(p))",
+    "two-figures": "display(Image(p)); display(Image(p))",
+    "not-run": "",
+    "unsolved": "raise NotImplementedError",
+    "python": "import sys, pathlib; print(sys.executable, pathlib.Path.cwd().name)",
+}
+BAD = {
+    "fine": "print('before')",
+    "broken": "# divide\nx = 1 / 0",
+    "never": "print('after')",
+}
+
+
+def write_lesson(path, sources):
+    cells = [new_code_cell(source, id=name) for name, source in sources.items()]
+    for cell in cells:
+        cell.metadata = {"execution": {"iopub.status.busy": "2026-01-01T00:00:00Z"}}
+        cell.execution_count = 99
+        if cell.id == "unsolved":
+            cell.metadata["tags"] = ["raises-exception"]
+    notebook = new_notebook(cells=[new_markdown_cell("# A lesson", id="title"), *cells])
+    notebook.metadata = {"widgets": {"state": {}}, "language_info": {"name": "x", "version": "2"}}
+    nbformat.write(notebook, path)
+
+
+def code_cells(path):
+    return {c.id: c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"}
+
+
+@pytest.fixture
+def lessons(tmp_path, monkeypatch):
+    """A notebooks folder with two good lessons around a bad one; no model is loaded."""
+    folder = tmp_path / "notebooks of a student"
+    folder.mkdir()
+    write_lesson(folder / "01_first.ipynb", GOOD)
+    write_lesson(folder / "02_bad.ipynb", BAD)
+    write_lesson(folder / "03_last.ipynb", {"text": "print('still here')"})
+    write_lesson(folder / "notes.ipynb", BAD)
+    monkeypatch.setattr(run, "NOTEBOOKS", folder)
+    monkeypatch.setattr(run, "PREPARE", "print('model ready')")
+    monkeypatch.setenv("SUBSPACE_ILLUSION_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("SUBSPACE_ILLUSION_MODEL", "gpt2")
+    monkeypatch.setenv("PYTHONPATH", str(report.ROOT))
+    return folder
+
+
+@pytest.fixture
+def results(lessons):
+    return report.results_folder()
+
+
+def test_happy_path(lessons, results, capfd):
+    claim = {"claim": "from helpers.report import record; _ = record('C3', -2.5)"}
+    write_lesson(lessons / "03_last.ipynb", claim)
+    before = (lessons / "01_first.ipynb").read_bytes()
+    assert run.main(["--lesson", "1", "03"]) == 0
+    shown = capfd.readouterr().out
+    assert shown.index("model ready") < shown.index("01_first")
+    assert "7/7 cells" in shown and "1/1 cells" in shown and "02_bad" not in shown
+    assert "peak 0.0 GB" not in shown.splitlines()[1]
+    assert f"Results are in {results}" in shown
+    assert "-2.5 %" in shown and "replicated" in shown and "not measured" not in shown
+    cells = code_cells(results / "notebooks" / "01_first.ipynb")
+    assert cells["text"].outputs[0].text == "model gpt2\n"
+    assert cells["python"].outputs[0].text == f"{sys.executable} {lessons.name}\n"
+    assert "not: 0 · not testable here: 0" in (results / "summary.md").read_text()
+    assert (lessons / "01_first.ipynb").read_bytes() == before
+
+
+def test_model_is_passed_on(lessons):
+    assert run.main(["--lesson", "01", "--model", "some/model-7b"]) == 0
+    cells = code_cells(report.results_folder("some/model-7b") / "notebooks" / "01_first.ipynb")
+    assert cells["text"].outputs[0].text == "model some/model-7b\n"
+
+
+def test_a_model_folder_is_made_absolute(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SUBSPACE_ILLUSION_MODEL", "gpt2")
+    run.choose("SUBSPACE_ILLUSION_MODEL", "mine")
+    assert os.environ["SUBSPACE_ILLUSION_MODEL"] == str(tmp_path / "mine")
+    run.choose("SUBSPACE_ILLUSION_MODEL", None)
+    assert os.environ["SUBSPACE_ILLUSION_MODEL"] == str(tmp_path / "mine")
+
+
+def test_figures_of_this_run_only(lessons, results):
+    figures = results / "figures"
+    figures.mkdir(parents=True)
+    (figures / "01_gone.png").touch()
+    (figures / "04_other.png").touch()
+    run.main(["--lesson", "01"])
+    names = sorted(path.name for path in figures.iterdir())
+    assert names == [
+        "01_one-figure.png",
+        "01_two-figures_1.png",
+        "01_two-figures_2.png",
+        "04_other.png",
+    ]
+    assert (figures / "01_one-figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_failing_lesson_does_not_stop_the_others(lessons, results, capfd):
+    before = (lessons / "02_bad.ipynb").read_bytes()
+    assert run.main(["--inplace"]) == 1
+    shown = capfd.readouterr().out
+    assert "    # divide\n" in shown and "ZeroDivisionError: division by zero" in shown
+    assert "\x1b" not in shown and len(shown.splitlines()) < 30
+    assert "1/3 cells" in shown and "Failed: 02_bad" in shown
+    cells = code_cells(results / "notebooks" / "02_bad.ipynb")
+    assert cells["fine"].outputs[0].text == "before\n"
+    assert cells["never"].execution_count is None
+    assert (results / "notebooks" / "03_last.ipynb").exists()
+    assert (lessons / "02_bad.ipynb").read_bytes() == before, "a broken run must not be saved"
+
+
+def test_a_dying_kernel_is_a_failure(lessons, capfd):
+    write_lesson(lessons / "02_bad.ipynb", {"dies": "import os; os._exit(1)"})
+    assert run.main(["--lesson", "02"]) == 1
+    assert "Kernel died" in capfd.readouterr().out
+
+
+def test_inplace_is_clean(lessons):
+    path = lessons / "01_first.ipynb"
+    assert run.main(["--lesson", "01", "--inplace"]) == 0
+    notebook = nbformat.read(path, as_version=4)
+    assert notebook.metadata == run.METADATA
+    cells = code_cells(path)
+    counts = [cell.execution_count for cell in cells.values() if cell.source]
+    assert counts == list(range(1, len(counts) + 1)) and cells["not-run"].execution_count is None
+    assert cells["value"].outputs[0].execution_count == 2
+    assert cells["value"].outputs[0].data["text/plain"] == "42"
+    assert cells["unsolved"].outputs[0].ename == "NotImplementedError"
+    assert not any("execution" in cell.metadata for cell in cells.values())
+    once = path.read_bytes()
+    run.main(["--lesson", "01", "--inplace"])
+    assert path.read_bytes() == once
+
+
+def test_widget_views_go_and_their_text_stays():
+    data = {run.WIDGET: {"model_id": "a3f"}, "text/plain": "IntSlider(value=3)"}
+    output = nbformat.v4.new_output("display_data", data=data)
+    cell = new_code_cell("slider", outputs=[output], execution_count=7)
+    notebook = new_notebook(cells=[cell])
+    run.clean(notebook)
+    assert notebook.cells[0].outputs[0].data == {"text/plain": "IntSlider(value=3)"}
+
+
+def test_unknown_lesson(lessons, results, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run.main(["--lesson", "17"])
+    assert stop.value.code == 2
+    assert "no lesson 17; there are: 01_first, 02_bad, 03_last" in capsys.readouterr().err
+    assert not results.exists()
+
+
+def test_a_model_that_cannot_be_had(lessons, results, monkeypatch):
+    monkeypatch.setattr(run, "PREPARE", "raise SystemExit('no such model')")
+    assert run.main([]) == 1
+    assert not results.exists()
+
+
+def test_the_user_may_have_another_python3_kernel(lessons, results, tmp_path, monkeypatch):
+    spec = tmp_path / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    wrong = {"argv": ["/no/such/python", "{connection_file}"], "display_name": "x", "language": "x"}
+    (spec / "kernel.json").write_text(json.dumps(wrong))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    assert run.main(["--lesson", "03"]) == 0
+
+
+def test_interrupt_keeps_what_was_done(lessons, results, tmp_path):
+    sleep = "import pathlib, time; pathlib.Path('../asleep').touch(); time.sleep(600)"
+    write_lesson(lessons / "02_bad.ipynb", {"pid": "import os; print(os.getpid())", "slow": sleep})
+    program = f"""
+        import pathlib, sys
+        from helpers import run
+        run.NOTEBOOKS, run.PREPARE = pathlib.Path({str(lessons)!r}), ""
+        sys.exit(run.main(["--lesson", "02", "03"]))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "asleep").exists() and process.poll() is None:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        shown = process.stdout.read()
+    assert process.returncode == 130
+    assert "1/2 cells" in shown and "Interrupted" in shown and "03_last" not in shown
+    kernel = int(code_cells(results / "notebooks" / "02_bad.ipynb")["pid"].outputs[0].text)
+    with pytest.raises(ProcessLookupError):
+        os.kill(kernel, 0)
+
+
+@pytest.mark.skipif(not (report.ROOT / "Makefile").exists(), reason="only in a checkout")
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["MODEL=gpt2"], '-m helpers.run --model "gpt2"'),
+        (["LESSON=03 04", "DEVICE=cpu"], '-m helpers.run --lesson 03 04 --device "cpu"'),
+        ([], "-m helpers.run\n"),
+    ],
+)
+def test_make_passes_the_choice_on(arguments, expected):
+    command = ["make", "-n", "run", *arguments]
+    shown = subprocess.run(command, cwd=report.ROOT, capture_output=True, text=True, check=True)
+    assert expected in shown.stdout

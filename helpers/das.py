@@ -62,7 +62,7 @@ def find_direction(
     patience: int | None = 5,
     seed: int = 0,
     init: Float[Tensor, "d rank"] | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Fit:
     """The rank-`rank` subspace whose interchange minimises `loss` (section 2; Geiger et al. 2024).
 
@@ -77,6 +77,7 @@ def find_direction(
         loss: Called with `(cached, activation, rows)`, returns the number to minimise.
         patience: Stop after this many epochs without an improvement of 0.1 %; None: never.
         init: Start from this basis instead of a random one.
+        progress: Show a bar of the epochs (the environment variable TQDM_DISABLE=1 hides it, too).
 
     Raises:
         ValueError: rank out of range, no pair with a difference, or a loss that became NaN.

@@ -3,24 +3,36 @@
 import importlib.metadata
 
 import torch
+from packaging.version import Version
 
 import helpers
 from helpers import plots
 from helpers.models import PACKAGED, model_name
 
-PACKAGES = ("torch", "transformer_lens", "transformers")
+# The oldest versions the lessons work with; older ones fail later, and less clearly.
+OLDEST = {"torch": "2.6", "transformer_lens": "4.3", "transformers": "5.9"}
 
 
 def start(seed: int = 0) -> None:
-    """Seed torch's global generator, set the figure style and print what this lesson runs on.
+    """Check versions, seed torch, set the figure style and print what this lesson runs on.
 
     The helpers take explicit seeds and never read the global generator: it is seeded for the code
     you add.
+
+    Raises:
+        RuntimeError: a package is too old.
     """
+    versions = {package: importlib.metadata.version(package) for package in OLDEST}
+    for package, found in versions.items():
+        if Version(found) < Version(OLDEST[package]):
+            raise RuntimeError(
+                f"{package} {found} is too old, the lessons need {OLDEST[package]} or newer: run "
+                f"`pip install -U {package}` and restart the kernel"
+            )
     torch.manual_seed(seed)
     plots.use_style()
-    versions = [f"{package} {importlib.metadata.version(package)}" for package in PACKAGES]
-    print(" · ".join([f"helpers {helpers.__version__}", *versions, f"model {model_name()}"]))
+    shown = [f"{package} {found}" for package, found in versions.items()]
+    print(" · ".join([f"helpers {helpers.__version__}", *shown, f"model {model_name()}"]))
 
 
 def expect(name: str, value: float, expected: float, *, tolerance: float) -> None:

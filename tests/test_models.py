@@ -200,7 +200,7 @@ def test_quiet_gives_back_what_it_silenced(capfd, caplog):
         raise KeyError
     assert before == (tqdm.auto.tqdm.__init__, warnings.filters)
     logging.warning("heard")
-    list(tqdm.auto.tqdm(range(2)))
+    list(tqdm.auto.tqdm(range(2), disable=False))  # whatever TQDM_DISABLE says
     assert "2/2" in capfd.readouterr().err and caplog.messages == ["heard"]
 
 

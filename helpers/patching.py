@@ -101,7 +101,11 @@ class CachedPairs:
 
     @torch.no_grad()
     def record(
-        self, activation: Float[Tensor, "pairs d"], names: Sequence[str]
+        self,
+        activation: Float[Tensor, "pairs d"],
+        names: Sequence[str],
+        *,
+        clamp: Clamp | None = None,
     ) -> dict[str, Float[Tensor, "pairs ..."]]:
         """What TransformerLens hooks see at the patched token while `activation` is written.
 
@@ -109,19 +113,21 @@ class CachedPairs:
 
         Args:
             names: Hooks above the site, such as `blocks.9.attn.hook_pattern`.
+            clamp: Activations to hold fixed at sites above this one, as in `patched_logits`.
 
         Raises:
             ValueError: an activation of the wrong shape or with NaN, or a hook below the site.
             KeyError: no such hook.
         """
-        rows = self._rows(None)
-        self._check(activation, rows, {})
+        rows, clamp = self._rows(None), dict(clamp or {})
+        self._check(activation, rows, clamp)
         longest = max(group.tokens.shape[1] for group in self.groups)
         pieces: dict[str, list[Tensor]] = {name: [] for name in names}
         for group, part in self._parts(rows):
             seen = dict.fromkeys(names)
+            held = {site: value[part] for site, value in clamp.items()}
             where = self.site, activation[part], self.row_of[part]
-            group.rerun(*where, columns=rows[:1], record=seen)
+            group.rerun(*where, columns=rows[:1], clamp=held, record=seen)
             for name in names:
                 if seen[name] is None:
                     raise ValueError(f"{name} is not recomputed: choose hooks above {self.site}")

@@ -251,6 +251,22 @@ def test_clamped_sites_equal_hooks_on_a_full_run(any_model):
     assert (cached.patched_logits(new[rows], rows, clamp=part) - expected[rows]).abs().max() < 1e-4
 
 
+def test_freezing_what_lies_between_leaves_the_direct_path(any_model):
+    """With every sublayer above the site held at its clean output, only the site's change is left."""
+    long, short = random_pairs(any_model, n=2), random_pairs(any_model, n=2, length=6, seed=4)
+    cached = cache_pairs(any_model, join(long, short), Site(0, "resid_post", position=5))
+    sublayers = {
+        Site(layer, kind): f"blocks.{layer}.hook_{kind}"
+        for layer in range(1, any_model.cfg.n_layers)
+        for kind in ("attn_out", "mlp_out")
+    }
+    clean = cached.record(cached.base, [*sublayers.values(), "blocks.2.hook_resid_pre"])
+    frozen = {site: clean[name] for site, name in sublayers.items()}
+    name = "blocks.2.hook_resid_pre"
+    found = cached.record(cached.source, [name], clamp=frozen)[name]
+    assert torch.allclose(found, clean[name] + cached.source - cached.base, atol=1e-3)
+
+
 def test_bad_clamps_are_named(tiny_model):
     cached = cache_pairs(
         tiny_model("llama"), random_pairs(tiny_model("llama")), Site(1, "mlp_hidden")

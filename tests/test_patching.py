@@ -252,7 +252,7 @@ def test_clamped_sites_equal_hooks_on_a_full_run(any_model):
 
 
 def test_freezing_what_lies_between_leaves_the_direct_path(any_model):
-    """With every sublayer above the site held at its clean output, only the site's change is left."""
+    """With every sublayer above held at its clean output, only the change at the site is left."""
     long, short = random_pairs(any_model, n=2), random_pairs(any_model, n=2, length=6, seed=4)
     cached = cache_pairs(any_model, join(long, short), Site(0, "resid_post", position=5))
     sublayers = {

@@ -21,6 +21,7 @@ def _require(condition: bool, message: str) -> None:
 
 def _close(found: object, expected: Tensor, atol: float = 1e-5) -> bool:
     """Equal up to rounding, with anything that is not a tensor of that shape counted as unequal."""
+    _require(found is not None, "your function returns nothing: end it with `return`")
     if not isinstance(found, Tensor):
         found = torch.as_tensor(found)
     if found.shape != expected.shape:
@@ -149,7 +150,7 @@ def check_fldd(fldd: Callable[[Tensor, Tensor], Tensor]) -> None:
         "a mean of ratios: average over pairs first, divide then": (1 - patched / clean).mean(),
         "one value per pair: average over pairs first": 1 - patched / clean,
         "that is the share that is left: subtract it from 1": ratio,
-        "clean and patched are swapped in the ratio": 1 / ratio,
+        "clean and patched are swapped in the ratio": 1 - 1 / ratio,
         "that is in percent: return a fraction": 100 * (1 - ratio),
         "the sign is turned round: a decrease is positive": ratio - 1,
         "that is in nats: divide by the clean mean": clean.mean() - patched.mean(),

@@ -51,6 +51,7 @@ class Fit:
         return self.basis[:, 0]
 
 
+@torch.enable_grad()
 def find_direction(
     cached: CachedPairs,
     rank: int = 1,
@@ -80,12 +81,13 @@ def find_direction(
         progress: Show a bar of the epochs (the environment variable TQDM_DISABLE=1 hides it, too).
 
     Raises:
-        ValueError: rank out of range, no pair with a difference, or a loss that became NaN.
+        ValueError: rank, patience or `init` that does not fit, no pair with a difference, or a loss
+            that became NaN.
     """
     base, source = cached.base, cached.source
-    if not 1 <= rank <= base.shape[1]:
-        raise ValueError(f"rank must lie between 1 and {base.shape[1]}, got {rank}")
-    usable = (base != source).any(-1).nonzero()[:, 0]
+    _check_arguments(base.shape[1], rank, patience, init)
+    # Bases and sources are run along different paths: identical ones differ by rounding.
+    usable = ((base - source).norm(dim=-1) > 1e-4 * base.norm(dim=-1)).nonzero()[:, 0]
     if len(usable) == 0:
         raise ValueError("base and source are identical in every pair: there is nothing to learn")
     generator = torch.Generator().manual_seed(seed)
@@ -111,10 +113,19 @@ def find_direction(
         if _stalled(losses, patience):
             break
     settings = dict(
-        rank=rank, loss=loss.__name__, epochs=epochs, batch_size=batch_size, lr=lr,
-        patience=patience, seed=seed, pairs=len(usable),
+        rank=rank, loss=getattr(loss, "__name__", repr(loss)), epochs=epochs, lr=lr, seed=seed,
+        batch_size=batch_size, patience=patience, pairs=len(usable), init=init,
     )  # fmt: skip
     return Fit(orthonormal(weight.detach()), losses, settings)
+
+
+def _check_arguments(d: int, rank: int, patience: int | None, init: Tensor | None) -> None:
+    if not 1 <= rank <= d:
+        raise ValueError(f"rank must lie between 1 and {d}, got {rank}")
+    if patience is not None and patience < 1:
+        raise ValueError(f"patience must be at least 1 epoch, or None for never, got {patience}")
+    if init is not None and tuple(init.shape) not in {(d, rank), (d,) if rank == 1 else ()}:
+        raise ValueError(f"init must have shape ({d}, {rank}), got {tuple(init.shape)}")
 
 
 def _free(weight: Float[Tensor, "d rank"]) -> Float[Tensor, "d *rank"]:

@@ -55,9 +55,9 @@ def orthonormal(basis: Float[Tensor, "d k"]) -> Float[Tensor, "d k"]:
         raise ValueError(f"a basis of {k} directions does not fit in a space of {d} dimensions")
     if not torch.isfinite(basis).all():
         raise ValueError("the basis holds NaN or infinity: check the training that produced it")
-    q, r = torch.linalg.qr(basis)
-    diagonal = r.diagonal().abs()
-    if diagonal.min() <= 1e-6 * diagonal.max():
+    norms = basis.norm(dim=0)
+    q, r = torch.linalg.qr(basis / norms.clamp_min(torch.finfo(basis.dtype).tiny))
+    if r.diagonal().abs().min() <= max(d, k) * torch.finfo(basis.dtype).eps:
         raise ValueError(
             f"the {k} columns of the basis are linearly dependent: drop the redundant ones"
         )
@@ -80,6 +80,7 @@ def patch_subspace(
     """
     _require_same_shape(base, source)
     _require_dimension("basis", basis.shape[0], base.shape[-1])
+    basis = basis.to(base)
     if basis.ndim == 1:
         v = unit(basis)
         return base + ((source - base) @ v)[..., None] * v
@@ -105,6 +106,7 @@ def read_write_patch(
     _require_same_shape(base, source)
     _require_dimension("read", read.shape[-1], base.shape[-1])
     _require_dimension("write", write.shape[-1], base.shape[-1])
+    read, write = read.to(base), write.to(base)
     return base + ((source - base) @ read)[..., None] * write
 
 

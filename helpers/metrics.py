@@ -22,7 +22,7 @@ class Estimate(NamedTuple):
 
 
 def _without_minus_zero(text: str) -> str:
-    return text if any(digit in text for digit in "123456789") else text.removeprefix("-")
+    return text.removeprefix("-") if set(text) <= set("-0.%") else text
 
 
 def bootstrap(

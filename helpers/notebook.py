@@ -46,6 +46,6 @@ def expect(name: str, value: float, expected: float, *, tolerance: float) -> Non
     if model_name() != PACKAGED:
         print(f"{name}: {value:.3g} (the text says {expected:g}, for {PACKAGED})")
         return
-    if abs(value - expected) > tolerance:
+    if not abs(value - expected) <= tolerance:  # so that NaN fails, too
         raise AssertionError(f"{name}: {value:.4g}, but the text says {expected:g} ± {tolerance:g}")
     print(f"PASS  {name}: {expected:g} ± {tolerance:g}")

@@ -70,7 +70,8 @@ class CachedPairs:
     ) -> Float[Tensor, "rows k"]:
         """Next-token logits of the base prompts with `activation` written at the site.
 
-        Equal to a full forward pass with a hook, and differentiable in `activation`.
+        Equal to a full forward pass with a hook, and differentiable in `activation`. Hooks of your
+        own see only the tokens that are rerun; set them before `cache_pairs` and keep them.
 
         Args:
             activation: The new activations, one per row.
@@ -120,6 +121,9 @@ class CachedPairs:
             KeyError: no such hook.
         """
         rows, clamp = self._rows(None), dict(clamp or {})
+        names = list(dict.fromkeys(names))
+        if last_only := [name for name in names if "unembed" in name]:
+            raise ValueError(f"{last_only} see the last token only: use patched_logits for logits")
         self._check(activation, rows, clamp)
         longest = max(group.tokens.shape[1] for group in self.groups)
         pieces: dict[str, list[Tensor]] = {name: [] for name in names}
@@ -168,7 +172,7 @@ class CachedPairs:
 
     @cached_property
     def clean_logit_difference(self) -> Float[Tensor, "pairs"]:
-        """Answer minus counterfactual logit of the unpatched base prompts."""
+        """Answer minus counterfactual logit of the unpatched base prompts; computed once."""
         with torch.no_grad():
             return self.logit_difference(self.base)
 
@@ -208,8 +212,13 @@ class CachedPairs:
             site.check(self.model)
             if site.layer <= self.site.layer or site.kind == "resid_mid":
                 raise ValueError(f"{site} cannot be clamped: choose a site above {self.site}")
-            if len(value) != len(rows):
-                raise ValueError(f"{len(value)} clamped activations of {site} for {len(rows)} rows")
+            if site.position not in (None, self.site.position):
+                raise ValueError(f"{site} cannot be clamped at another token than the patched one")
+            if value.ndim != 2 or len(value) != len(rows) or not torch.isfinite(value).all():
+                raise ValueError(
+                    f"clamping {site} needs finite activations [rows d] for {len(rows)} rows, got "
+                    f"shape {tuple(value.shape)}"
+                )
 
 
 def cache_pairs(
@@ -299,21 +308,20 @@ def _group_prompts(
         tokens, position = _tokens(model, group), group[0][1]
         return Suffix(model, tokens, position, sites, batch_size=batch_size, from_start=from_start)
 
-    first = run(shapes[0], from_start=False)
-    from_start = not first.is_exact()
+    groups = [run(group, from_start=False) for group in shapes]
+    from_start = not all(group.is_exact() for group in groups)
     if from_start:
         warnings.warn(
             "this architecture cannot be resumed in mid-prompt: whole prompts are recomputed, "
             "which is exact but slower",
             stacklevel=4,
         )
-        first = run(shapes[0], from_start=True)
-        if not first.is_exact():
+        groups = [run(group, from_start=True) for group in shapes]
+        if not all(group.is_exact() for group in groups):
             raise ValueError(
                 "writing the activations of these sites back does not reproduce the model: this "
                 "architecture computes them in a way the engine does not know"
             )
-    groups = [first, *(run(group, from_start) for group in shapes[1:])]
     index = {
         prompt: (number, row)
         for number, group in enumerate(shapes)

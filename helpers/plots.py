@@ -1,6 +1,7 @@
 """One look for all figures: the same colour always means the same thing."""
 
 import os
+import re
 from collections.abc import Callable, Sequence
 
 import matplotlib.pyplot as plt
@@ -84,8 +85,8 @@ def heads(ax: Axes, values, *, first_layer: int) -> None:
     """One cell per head, `[layers heads]`, coloured around zero; numbers in the strongest cells."""
     values = np.asarray(values)
     limit = np.abs(values).max()
-    text = np.char.replace(np.char.mod("%.2f", values), "0.", ".")
-    text = np.where(np.abs(values) > 0.25 * limit, text, "")
+    short = np.vectorize(lambda value: re.sub(r"^(-?)0\.", r"\1.", f"{value:.2f}"))
+    text = np.where(np.abs(values) > 0.25 * limit, short(values), "")
     sns.heatmap(
         values, annot=text, fmt="", annot_kws={"size": 7}, cmap="PuOr_r",
         norm=CenteredNorm(halfrange=limit), yticklabels=first_layer + np.arange(len(values)),

@@ -56,10 +56,12 @@ class Site:
             raise ValueError(f"layer {self.layer} is out of range: the model has {n_layers}")
         if self.head is not None and not 0 <= self.head < n_heads:
             raise ValueError(f"head {self.head} is out of range: the model has {n_heads} per layer")
-        if self.hook_name not in model.hook_dict:
+        needed = [self.hook_name]
+        if self.kind == "resid_mid":  # written by way of the attention output
+            needed.append(f"blocks.{self.layer}.hook_attn_out")
+        if missing := [name for name in needed if name not in model.hook_dict]:
             raise ValueError(
-                f"this architecture has no {self.kind}: TransformerLens offers no hook "
-                f"{self.hook_name}"
+                f"this architecture has no {self.kind}: TransformerLens offers no hook {missing[0]}"
             )
 
     def as_dict(self) -> dict:

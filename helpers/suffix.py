@@ -69,11 +69,10 @@ class Suffix:
             _forget_below(cache, entries[0])
         index = self.position - self.start
         for key, name in names.items():
-            stacked = torch.cat([record[name] for record in records])
             if isinstance(key, Site):
-                self.activations[key] = at_site(stacked, key, index)
+                self.activations[key] = torch.cat([at_site(r[name], key, index) for r in records])
             else:
-                self.residuals[key] = stacked
+                self.residuals[key] = torch.cat([r[name] for r in records])
         return _concatenate(caches, entries[0])
 
     def rerun(
@@ -94,7 +93,7 @@ class Suffix:
         entry = _entry(self.model, site)
         residual = self.residuals[entry][rows]
         writes = {site: activation, **(clamp or {})}
-        hooks = [self._write(place, value, residual) for place, value in writes.items()]
+        hooks = [self._write(place, value, residual, entry) for place, value in writes.items()]
         hooks += _reads(record if record is not None else {})  # hooks run in this order
         with self._hooked(hooks), only_columns(self.model, columns):
             if self.from_start:
@@ -122,7 +121,7 @@ class Suffix:
                 handle.hook.remove()
                 point.fwd_hooks.remove(handle)
 
-    def _write(self, site: Site, activation: Tensor, residual: Tensor) -> Hook:
+    def _write(self, site: Site, activation: Tensor, residual: Tensor, entry: int) -> Hook:
         """The hook that puts the activation in place of the site's vector."""
         index, name = self.position - self.start, site.hook_name
         if site.kind == "resid_mid":
@@ -130,10 +129,12 @@ class Suffix:
             # change what the MLP reads but not the residual stream that passes it by.
             name = f"blocks.{site.layer}.hook_attn_out"
             activation = activation - residual[:, index]
-        elif _entry(self.model, site) > site.layer:
+        elif site.layer < entry and not self.from_start:
             name = f"blocks.{site.layer + 1}.hook_resid_pre"
 
         def write(old: Tensor, hook: object) -> Tensor:
+            if activation.shape[-1] != old.shape[-1]:
+                raise ValueError(f"{site} has {old.shape[-1]} dimensions, not {len(activation[0])}")
             new = old.clone()
             new[(slice(None), index) if site.head is None else (slice(None), index, site.head)] = (
                 activation
@@ -148,9 +149,10 @@ class Suffix:
         """A recorded activation at the patched token; patterns padded to `longest` tokens."""
         index = self.position - self.start
         if not name.endswith(("hook_pattern", "hook_attn_scores")):
-            return activation[:, index]
+            return activation.select(self.hook_points[name].pos_dim or 1, index)
         row = activation[..., index, :]
-        return torch.nn.functional.pad(row, (0, longest - row.shape[-1]))
+        before = self.tokens.shape[1] - row.shape[-1]  # keys that slid out of the window
+        return torch.nn.functional.pad(row, (before, longest - before - row.shape[-1]))
 
     @torch.no_grad()
     def is_exact(self) -> bool:

@@ -35,6 +35,8 @@ def test_expect_passes_within_the_tolerance(capsys):
 def test_expect_fails_outside_the_tolerance():
     with pytest.raises(AssertionError, match="a number: 0.9, but the text says 0.98"):
         notebook.expect("a number", 0.9, 0.98, tolerance=0.02)
+    with pytest.raises(AssertionError, match="nan"):
+        notebook.expect("a number", float("nan"), 0.98, tolerance=0.02)
 
 
 def test_expect_only_reports_on_another_model(monkeypatch, capsys):
@@ -61,9 +63,9 @@ def test_over_layers_draws_percent_with_a_band():
 
 def test_heads_names_the_layers():
     _, ax = plots.new()
-    plots.heads(ax, torch.tensor([[0.0, 1.0], [0.1, -0.9]]), first_layer=22)
+    plots.heads(ax, torch.tensor([[0.0, 10.25], [0.1, -9.0]]), first_layer=22)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["22", "23"]
-    assert [label.get_text() for label in ax.texts] == ["", "1.00", "", "-.90"]
+    assert [label.get_text() for label in ax.texts] == ["", "10.25", "", "-9.00"]
 
 
 def test_explore_is_silent_when_lessons_are_run_by_a_program(monkeypatch):

@@ -199,6 +199,43 @@ def test_the_patched_site_itself_can_be_recorded_but_nothing_below(tiny_model):
         cached.record(new, ["blocks.1.no_such_hook"])
 
 
+def test_writing_resid_post_is_seen_at_resid_post(tiny_model):
+    model = tiny_model("llama")
+    cached = cache_pairs(model, random_pairs(model), Site(0, "mlp_hidden"))
+    name, held = "blocks.1.hook_resid_post", torch.randn(5, 48)
+    found = cached.record(cached.base, [name, name], clamp={Site(1, "resid_post"): held})
+    assert torch.equal(found[name], held)
+    with pytest.raises(ValueError, match="last token only"):
+        cached.record(cached.base, ["unembed.hook_in"])
+
+
+def test_every_group_of_prompts_is_checked(tiny_model, monkeypatch):
+    model = tiny_model("llama")
+    monkeypatch.setattr(
+        "helpers.suffix.Suffix.is_exact",
+        lambda self: self.from_start or self.tokens.shape[1] == 9,  # the second group is wrong
+    )
+    pairs = join(random_pairs(model, n=2), random_pairs(model, n=2, length=6, seed=4))
+    with pytest.warns(UserWarning, match="slower"):
+        cached = cache_pairs(model, pairs, Site(1, "mlp_hidden"))
+    assert all(group.from_start for group in cached.groups)
+
+
+def test_many_rows_run_in_parts(tiny_model, monkeypatch):
+    monkeypatch.setattr("helpers.patching.ROWS_PER_FORWARD", 2)
+    model = tiny_model("llama")
+    pairs = join(random_pairs(model, n=3), random_pairs(model, n=3, length=6, seed=4))
+    cached = cache_pairs(model, pairs, Site(0, "mlp_hidden"))
+    new, held = perturbed(cached), torch.randn(6, 48)
+    rows = torch.tensor([5, 0, 3, 1, 4, 2, 0])
+    clamp = {Site(1, "mlp_out"): held[rows]}
+    together = cached.patched_logits(new[rows], rows, clamp=clamp)
+    for i, row in enumerate(rows):
+        alone = {Site(1, "mlp_out"): held[row][None]}
+        expected = cached.patched_logits(new[row][None], row[None], clamp=alone)
+        assert torch.allclose(together[i], expected[0], atol=1e-4)
+
+
 @pytest.mark.parametrize("from_start", [False, True])
 def test_recorded_activations_are_those_of_the_patched_run(any_model, from_start, monkeypatch):
     if from_start:
@@ -209,7 +246,8 @@ def test_recorded_activations_are_those_of_the_patched_run(any_model, from_start
         warnings.simplefilter("ignore")
         cached = cache_pairs(any_model, pairs, Site(1, "mlp_hidden", position=5))
     new = perturbed(cached)
-    names = ["blocks.2.attn.hook_pattern", "blocks.2.attn.hook_q", "blocks.2.hook_resid_post"]
+    last = any_model.cfg.n_layers - 1  # attends in a window, in one of the architectures
+    names = [f"blocks.{last}.attn.hook_pattern", "blocks.2.attn.hook_q", "blocks.2.hook_resid_post"]
     found = cached.record(new, names)
     for i, tokens in enumerate(pairs.base_tokens):
 
@@ -273,7 +311,14 @@ def test_bad_clamps_are_named(tiny_model):
     )
     with pytest.raises(ValueError, match="choose a site above"):
         cached.patched_logits(cached.base, clamp={Site(1, "attn_out"): torch.zeros(5, 48)})
-    with pytest.raises(ValueError, match="4 clamped activations"):
+    with pytest.raises(ValueError, match="finite activations"):
+        cached.patched_logits(cached.base, clamp={Site(2, "attn_out"): torch.zeros(5, 48) / 0})
+    with pytest.raises(ValueError, match="48 dimensions, not 1"):
+        cached.patched_logits(cached.base, clamp={Site(2, "attn_out"): torch.zeros(5, 1)})
+    with pytest.raises(ValueError, match="another token"):
+        there = Site(2, "attn_out", position=0)
+        cached.patched_logits(cached.base, clamp={there: torch.zeros(5, 48)})
+    with pytest.raises(ValueError, match="shape"):
         cached.patched_logits(cached.base, clamp={Site(2, "attn_out"): torch.zeros(4, 48)})
 
 

@@ -1,0 +1,81 @@
+"""Ordinary text, to see what activations are like when nobody is running an experiment."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from helpers.pairs import Tokenizes, encode
+
+FOLDER = Path(__file__).resolve().parent.parent / "data" / "text"
+
+
+def texts() -> list[str]:
+    """Names of the texts that come with the project: a reference work and a novel."""
+    return sorted(path.stem for path in FOLDER.glob("*.txt"))
+
+
+def paragraphs(name: str) -> list[str]:
+    """The paragraphs of one text.
+
+    Raises:
+        ValueError: There is no text of this name.
+    """
+    if name not in texts():
+        raise ValueError(f"no text {name!r}: choose from {texts()}")
+    return (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+
+
+def passages(
+    model: Tokenizes,
+    n: int,
+    *,
+    length: int = 64,
+    names: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Int[Tensor, "n length"]:
+    """Passages of running text, an equal number from each text, as tokens of equal length.
+
+    Each begins as a prompt does: with BOS if the model's tokenizer puts one. The rest are `length`
+    (less the BOS) consecutive tokens of the text; passages do not overlap.
+
+    Args:
+        model: The model, or only its tokenizer.
+        n: How many passages.
+        length: Tokens of each.
+        names: Which texts; all of them by default.
+        seed: Which passages, and their order.
+
+    Raises:
+        ValueError: An unknown text, `length` too short for one token of text, or more passages
+            than the texts hold.
+    """
+    names = texts() if names is None else list(names)
+    generator = torch.Generator().manual_seed(seed)
+    start = _bos(model)
+    if length <= len(start):
+        raise ValueError(f"a passage of {length} tokens has no room for text")
+    chosen = []
+    for place, name in enumerate(names):
+        wanted = len(range(place, n, len(names)))
+        tokens = encode(model, "\n".join(paragraphs(name)))[len(start) :]
+        pieces = tokens.unfold(0, length - len(start), length - len(start))
+        if not 1 <= n or wanted > len(pieces):
+            raise ValueError(
+                f"{name} gives 1 to {len(pieces)} passages of {length} tokens, not {wanted}"
+            )
+        order = torch.randperm(len(pieces), generator=generator)[:wanted]
+        chosen.append(pieces[order])
+    mixed = torch.cat(chosen)[torch.randperm(n, generator=generator)]
+    return torch.cat([start.expand(n, -1), mixed], dim=1)
+
+
+def _bos(model: Tokenizes) -> Int[Tensor, "k"]:
+    """What the tokenizer puts before every text: one token, or none."""
+    with_text, other = encode(model, "A"), encode(model, "B")
+    if len(with_text) == len(other):
+        shared = (with_text == other).long().cumprod(0).bool()
+        return with_text[shared]
+    return with_text[:0]

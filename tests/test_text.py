@@ -1,0 +1,53 @@
+"""Passages of ordinary text."""
+
+import pytest
+import torch
+
+from helpers import text
+from helpers.pairs import encode
+
+
+def test_passages_are_pieces_of_the_texts(smollm):
+    tokens = text.passages(smollm, 7, length=32, seed=3)
+    assert tokens.shape == (7, 32)
+    assert (tokens[:, 0] == smollm.tokenizer.bos_token_id).all()
+    wholes = [" ".join(text.paragraphs(name)) for name in text.texts()]
+    found = [
+        [" ".join(smollm.tokenizer.decode(row[2:-1]).split()) in whole for whole in wholes]
+        for row in tokens
+    ]
+    assert all(any(row) for row in found)
+    counts = torch.tensor(found).sum(0)
+    assert sorted(counts.tolist()) == [3, 4]
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_begins_as_a_prompt_does(tiny_model, bos):
+    model = tiny_model("llama", bos=bos)
+    for reader in (model, model.tokenizer):
+        *start, _ = encode(reader, "Mary").tolist()
+        tokens = text.passages(reader, 2, length=8)
+        assert tokens.shape == (2, 8)
+        assert tokens[:, : len(start)].tolist() == [start, start]
+    assert bool(start) is bos  # the tokenizer's own habit
+
+
+def test_no_passage_twice_and_the_seed_decides(smollm):
+    first = text.passages(smollm, 200, length=16, names=["austen"], seed=1)
+    assert len(first.unique(dim=0)) == 200
+    assert torch.equal(first, text.passages(smollm, 200, length=16, names=["austen"], seed=1))
+    assert not torch.equal(first, text.passages(smollm, 200, length=16, names=["austen"], seed=2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 0}, "not 0"),
+        ({"n": 10**6}, "1 to"),
+        ({"n": 2, "length": 1}, "no room"),
+        ({"n": 2, "names": ["bible"]}, "choose from"),
+    ],
+)
+def test_bad_requests_say_what_to_do(smollm, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        text.passages(smollm, **arguments)

@@ -180,3 +180,211 @@ def check_name_preference(name_preference: Callable[[Tensor, Tensor, Tensor], Te
     }
     _name_mistake(name_preference(pattern, io, subject), right, mistakes, "name_preference")
     _passed("name_preference: each pair read at its own positions")
+
+
+def check_row_null(split: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
+    """Exercise 1 of lesson 03: `(direction [d_mlp], W_out [d_mlp d_model]) -> (row, null)`."""
+    generator = torch.Generator().manual_seed(2)
+    direction = torch.randn(7, generator=generator)
+    W_out = torch.randn(7, 3, generator=generator)
+    found = split(direction, W_out)
+    _require(isinstance(found, tuple) and len(found) == 2, "split returns a pair: (row, null)")
+    q, _ = torch.linalg.qr(W_out)
+    row = direction @ q @ q.T
+    null = direction - row
+    mistakes = {
+        "row and null are swapped": null,
+        "the row part is rescaled to length 1: leave it as it is": row / row.norm(),
+        "W_out is not orthonormal: take a basis of its columns first": direction @ W_out @ W_out.T,
+        "that is what the MLP writes, [d_model]: go back to the hidden space": direction @ W_out,
+        "those are coordinates in the basis: multiply by q.T to get a vector": direction @ q,
+        "`full_matrices=True` (or `mode='complete'`) adds the null space to the basis: with it "
+        "nothing is invisible": direction,
+    }
+    _name_mistake(found[0], row, mistakes, "row part")
+    rescaled = {"the null part is rescaled to length 1: leave it as it is": null / null.norm()}
+    _name_mistake(found[1], null, rescaled, "null part")
+    _passed("split: the parts add up, and W_out does not see the null part")
+
+
+def check_read_write(read_write: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> None:
+    """Exercise 2 of lesson 03: `(base, source [pairs d], read, write [d]) -> [pairs d]`."""
+    generator = torch.Generator().manual_seed(3)
+    base, source = torch.randn(2, 5, 4, generator=generator)
+    read, write = torch.randn(2, 4, generator=generator)
+    before = [x.clone() for x in (base, source, read, write)]
+    found = read_write(base, source, read, write)
+    unchanged = all(map(torch.equal, (base, source, read, write), before))
+    _require(unchanged, "read_write changes one of its inputs in place: make a new tensor")
+    sensed = (source - base) @ read
+    mistakes = {
+        "read and write are swapped": base + ((source - base) @ write)[:, None] * read,
+        "you normalised `read`: here the lengths matter": base
+        + (sensed / read.norm())[:, None] * write,
+        "you normalised `write`: here the lengths matter": base
+        + sensed[:, None] * write / write.norm(),
+        "you normalised both: here the lengths matter": base
+        + (sensed / read.norm())[:, None] * write / write.norm(),
+        "base and source are swapped in the difference": base - sensed[:, None] * write,
+        "you sense the source alone: take the base's part away": base
+        + (source @ read)[:, None] * write,
+        "you return only the change: add it to the base": sensed[:, None] * write,
+        "you wrote along `read`: write along `write`": base + sensed[:, None] * read,
+    }
+    _name_mistake(found, base + sensed[:, None] * write, mistakes, "read_write")
+    _passed("read_write: senses along one vector, acts along the other, inputs untouched")
+
+
+def check_share_lost(share_lost: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    """Exercise 3 of lesson 03: `(clean, patched, clamped) [pairs]`, in nats -> fraction."""
+    clean = torch.tensor([4.0, 2.0, 3.0])
+    patched, clamped = torch.tensor([1.0, 1.5, 2.0]), torch.tensor([3.5, 2.25, 2.5])
+    lost = (clamped.mean() - patched.mean()) / (clean.mean() - patched.mean())
+    ratios = (clamped - patched) / (clean - patched)
+    mistakes = {
+        "a mean of ratios: average over pairs first, divide then": ratios.mean(),
+        "one value per pair: average over pairs first": ratios,
+        "that is the share that is left: subtract it from 1": 1 - lost,
+        "compare effects, not logit differences: take the clean value away first": 1
+        - patched.mean() / clamped.mean(),
+        "divide by the effect of the patch (clean minus patched), not by the clean value": (
+            clamped.mean() - patched.mean()
+        )
+        / clean.mean(),
+        "that is in percent: return a fraction": 100 * lost,
+        "the sign is turned round": -lost,
+        "that is in nats: divide by the effect of the patch": clamped.mean() - patched.mean(),
+    }
+    _name_mistake(share_lost(clean, patched, clamped), lost, mistakes, "share_lost")
+    _passed("share_lost: a ratio of effects, and of means")
+
+
+def check_build_illusion(build_illusion: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    """Exercise 4 of lesson 03: `(difference [d_mlp], W_out, reader [d_model]) -> unit [d_mlp]`."""
+    generator = torch.Generator().manual_seed(4)
+    difference = 3 * torch.randn(7, generator=generator)
+    W_out = torch.randn(7, 3, generator=generator)
+    reader = torch.randn(3, generator=generator)
+    q, _ = torch.linalg.qr(W_out)
+    visible = difference @ q @ q.T
+    sensor, actuator = difference - visible, reader @ torch.linalg.pinv(W_out)
+
+    def mixed(one: Tensor, other: Tensor) -> Tensor:
+        total = one / one.norm() + other / other.norm()
+        return total / total.norm()
+
+    right, unequal = mixed(sensor, actuator), sensor + actuator
+    mistakes = {
+        "the parts are mixed in their own units: scale each to length 1 first": unequal
+        / unequal.norm(),
+        "the sum is not a unit vector: scale it to length 1 (or divide by √2)": right * 2**0.5,
+        "the sensor is the whole difference: keep only its null part": mixed(difference, actuator),
+        "you kept the part of the difference that W_out *does* read": mixed(visible, actuator),
+        "that actuator writes a lot along the reader, but not only: use the pseudo-inverse": mixed(
+            sensor, W_out @ reader
+        ),
+        "the sign of the actuator is turned round: this patch would help the model": mixed(
+            sensor, -actuator
+        ),
+        "that is the sensor alone: nothing downstream sees it": sensor / sensor.norm(),
+        "that is the actuator alone: it senses nothing": actuator / actuator.norm(),
+    }
+    found = build_illusion(difference, W_out, reader)
+    _name_mistake(found, right, mistakes, "build_illusion")
+    _passed("build_illusion: half a sensor nobody sees, half an actuator nobody moves")
+
+
+def check_mean_difference(mean_difference: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Exercise 1 of lesson 04: `(activation [pairs d], is_abb [pairs]) -> unit [d]`."""
+    activation = torch.randn(6, 4, generator=torch.Generator().manual_seed(5))
+    is_abb = torch.tensor([True, False, True, True, False, True])  # unequal: 4 and 2
+    difference = activation[is_abb].mean(0) - activation[~is_abb].mean(0)
+    right = difference / difference.norm()
+    sums = activation[is_abb].sum(0) - activation[~is_abb].sum(0)
+    centred = activation[is_abb].mean(0) - activation.mean(0)
+    mistakes = {
+        "that points from ABB to BAB: turn the sign round": -right,
+        "scale the difference to length 1": difference,
+        "sums instead of means: the larger class would win": sums / sums.norm(),
+        "sums instead of means, and not of length 1": sums,
+        "subtract the mean of BAB, not the mean of all": centred,
+    }
+    _name_mistake(mean_difference(activation, is_abb), right, mistakes, "mean_difference")
+    _passed("mean_difference: a unit vector from BAB to ABB")
+
+
+def check_first_minus_second(
+    first_minus_second: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> None:
+    """Exercise 2 of lesson 04: `(scores [pairs keys], io, subject [pairs]) -> [pairs]`."""
+    scores = torch.randn(4, 7, generator=torch.Generator().manual_seed(6))
+    io, subject = torch.tensor([2, 5, 1, 4]), torch.tensor([4, 3, 6, 2])
+    rows = torch.arange(4)
+    first, second = torch.minimum(io, subject), torch.maximum(io, subject)
+    right = scores[rows, first] - scores[rows, second]
+    by_role = scores[rows, io] - scores[rows, subject]
+    mistakes = {
+        "by role (IO minus S): the gradients of ABB and BAB would cancel. Use the place": by_role,
+        "by role (S minus IO): the gradients of ABB and BAB would cancel. Use the place": -by_role,
+        "the sign is turned round: first minus second": -right,
+        "keep one value per pair": right.mean(),
+        "that is the first name alone: subtract the second": scores[rows, first],
+        "every pair has its own positions; you used those of the first pair for all": scores[
+            :, first[0]
+        ]
+        - scores[:, second[0]],
+    }
+    _name_mistake(first_minus_second(scores, io, subject), right, mistakes, "first_minus_second")
+    _passed("first_minus_second: by place, so that both orders agree")
+
+
+def check_seen_by(seen_by: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    """Exercise 3 of lesson 04: `(direction [d_model], W_Q [heads d_model d_head], gain) -> [d]`."""
+    generator = torch.Generator().manual_seed(7)
+    direction, W_Q = torch.randn(9, generator=generator), torch.randn(2, 9, 2, generator=generator)
+    gain = 0.5 + torch.rand(9, generator=generator)
+
+    def project(columns: Tensor) -> Tensor:
+        q, _ = torch.linalg.qr(columns)
+        return direction @ q @ q.T
+
+    stacked = torch.cat(list(W_Q), dim=1)
+    right = project(gain[:, None] * stacked)
+    mistakes = {
+        "the gain of the norm is missing: multiply the rows of W_Q by it": project(stacked),
+        "divide by the gain? The head reads x * gain, so its rows are multiplied": project(
+            stacked / gain[:, None]
+        ),
+        "that is what the heads do NOT see": direction - right,
+        "only the first head: stack the columns of all": project(gain[:, None] * W_Q[0]),
+        "the columns are not orthonormal: take a basis of them first": direction
+        @ (gain[:, None] * stacked)
+        @ (gain[:, None] * stacked).T,
+        "those are queries, not a part of the direction: project back": direction
+        @ (gain[:, None] * stacked),
+    }
+    _name_mistake(seen_by(direction, W_Q, gain), right, mistakes, "seen_by")
+    _passed("seen_by: the part of the direction that can change these heads' queries")
+
+
+def check_through_one_head(
+    through_one_head: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+) -> None:
+    """Exercise 4 of lesson 04: `(stream [pairs d], z_base, z_source, W_O) -> [pairs d]`."""
+    generator = torch.Generator().manual_seed(8)
+    stream = torch.randn(3, 5, generator=generator)
+    z_base, z_source = torch.randn(2, 3, 2, generator=generator)
+    W_O = torch.randn(2, 5, generator=generator)
+    before = [x.clone() for x in (stream, z_base, z_source, W_O)]
+    found = through_one_head(stream, z_base, z_source, W_O)
+    unchanged = all(map(torch.equal, (stream, z_base, z_source, W_O), before))
+    _require(unchanged, "through_one_head changes one of its inputs in place: make a new tensor")
+    right = stream + (z_source - z_base) @ W_O
+    mistakes = {
+        "the head's base output is still in the stream: take it away": stream + z_source @ W_O,
+        "base and source are swapped": stream + (z_base - z_source) @ W_O,
+        "that is the change only: add it to the stream": (z_source - z_base) @ W_O,
+        "that is the head's output, without the rest of the stream": z_source @ W_O,
+    }
+    _name_mistake(found, right, mistakes, "through_one_head")
+    _passed("through_one_head: one term of the sum exchanged, the rest as it was")

@@ -10,6 +10,7 @@ Environment variables:
 import contextlib
 import difflib
 import functools
+import io
 import logging
 import os
 import re
@@ -24,6 +25,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor
 from transformer_lens import TransformerBridge
+from transformer_lens.tools.analysis import random_init_bridge
 
 from helpers.packaged import ModelError, packaged_folder
 
@@ -64,6 +66,22 @@ def load_model(
         print(f"{source}: downloading from the Hugging Face hub, once", flush=True)
     with _quiet(bars=downloads):
         model = process_weights(_boot(source, device))
+    return model.eval().requires_grad_(False)
+
+
+def load_untrained(
+    name: str | None = None, device: str | torch.device | None = None, *, seed: int = 0
+) -> TransformerBridge:
+    """The same architecture and tokenizer with random weights: what training has not touched.
+
+    Arguments and errors as for `load_model`; `seed` chooses the weights.
+    """
+    name, device = model_name(name), _pick_device(device)
+    with _quiet(), contextlib.redirect_stdout(io.StringIO()):
+        source = _find_source(name)
+        with _explained(source):
+            model = random_init_bridge(source, seed=seed, device=device)
+        process_weights(model)
     return model.eval().requires_grad_(False)
 
 
@@ -129,8 +147,15 @@ def _is_download(source: str) -> bool:
 
 def _boot(source: str, device: torch.device) -> TransformerBridge:
     """The raw model in `source`, a folder or a hub id."""
-    try:
+    with _explained(source):
         return TransformerBridge.boot_transformers(source, device=device, dtype=torch.float32)
+
+
+@contextlib.contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """Turns the errors of loading into one that says what to do."""
+    try:
+        yield
     except (OSError, ValueError, SafetensorError) as error:
         reason = f"The model {source!r} cannot be loaded: {_summary(error)}."
         if os.path.isdir(source):

@@ -1,6 +1,8 @@
 """What every lesson does first and last."""
 
 import importlib.metadata
+import os
+from dataclasses import dataclass
 
 import torch
 from packaging.version import Version
@@ -11,6 +13,40 @@ from helpers.models import PACKAGED, model_name
 
 # The oldest versions the lessons work with; older ones fail later, and less clearly.
 OLDEST = {"torch": "2.6", "transformer_lens": "4.3", "transformers": "5.9"}
+
+
+SIZES_VARIABLE = "SUBSPACE_ILLUSION_SIZES"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much data and training a lesson on IOI uses.
+
+    Attributes:
+        train, test: Pairs.
+        epochs, batch_size: Of `find_direction`.
+    """
+
+    train: int
+    test: int
+    epochs: int
+    batch_size: int
+
+
+# "paper": the sizes of section 4. Of its 200 training pairs only 100 change anything; ours all do.
+SIZES = {"quick": Sizes(200, 400, 15, 50), "paper": Sizes(200, 2000, 30, 20)}
+
+
+def sizes(name: str | None = None) -> Sizes:
+    """The sizes of this name, or of the environment variable SUBSPACE_ILLUSION_SIZES, or "quick".
+
+    Raises:
+        ValueError: There are no sizes of this name.
+    """
+    name = (name or os.environ.get(SIZES_VARIABLE, "")).strip().lower() or "quick"
+    if name not in SIZES:
+        raise ValueError(f"{SIZES_VARIABLE} must be one of {list(SIZES)}, not {name!r}")
+    return SIZES[name]
 
 
 def start(seed: int = 0) -> None:

@@ -100,7 +100,6 @@ class CachedPairs:
             pieces.append(logits if where is None else logits.gather(-1, where))
         return self._in_order(pieces, rows)
 
-    @torch.no_grad()
     def record(
         self,
         activation: Float[Tensor, "pairs d"],
@@ -110,7 +109,8 @@ class CachedPairs:
     ) -> dict[str, Float[Tensor, "pairs ..."]]:
         """What TransformerLens hooks see at the patched token while `activation` is written.
 
-        Attention patterns have one column per token of the longest prompt, filled with zeros.
+        Differentiable in `activation`. Attention patterns and scores have one column per token of
+        the longest prompt, filled with zeros.
 
         Args:
             names: Hooks above the site, such as `blocks.9.attn.hook_pattern`.

@@ -112,6 +112,16 @@ def over_layers(
     ax.fill_between(layers, low, high, color=color, alpha=0.2, lw=0)
 
 
+def estimate(
+    ax: Axes, name: str, value: Estimate, *, color: str, marker: str, scale: float = 100
+) -> None:
+    """One estimate with its 95 % interval in the row `name`, in percent unless `scale` differs."""
+    x, low, high = (scale * number for number in value)
+    ax.errorbar(
+        x, [name], xerr=[[x - low], [high - x]], color=color, marker=marker, ms=7, capsize=3, ls=""
+    )
+
+
 def explore(draw: Callable, **ranges: tuple[float, float, float]) -> None:
     """Sliders for `draw` in a live notebook, nothing when lessons are run by a program.
 

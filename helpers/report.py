@@ -272,11 +272,20 @@ def save_site(
 
 
 def load_site(name: str, model: str | None = None) -> dict[str, Any]:
-    """The site saved under this name: from our own results, else the one shipped in `data/`."""
+    """The site saved under this name.
+
+    A published site (the paper's, for GPT-2) comes first, then the one our own results derived,
+    then the one shipped in `data/`.
+    """
     results = results_folder(model)
-    for path in (results / "sites.json", ROOT / "data" / "sites" / f"{results.name}.json"):
-        if name in (sites := _read_json(path)):
-            return sites[name]["site"]
+    derived, shipped = (
+        _read_json(path).get(name)
+        for path in (results / "sites.json", ROOT / "data" / "sites" / f"{results.name}.json")
+    )
+    if shipped and shipped.get("published"):
+        return shipped["site"]
+    if found := derived or shipped:
+        return found["site"]
     model = model or os.environ.get("SUBSPACE_ILLUSION_MODEL") or results.name
     raise FileNotFoundError(
         f"No site {name!r} for {model}: run lesson 02 first: make run LESSON=02 MODEL={model}"

@@ -196,7 +196,7 @@ def _reads(record: dict[str, Tensor]) -> list[Hook]:
 
     def keep(name: str) -> Callable:
         def hook(activation: Tensor, hook: object) -> None:
-            record[name] = activation.detach()
+            record[name] = activation
 
         return hook
 

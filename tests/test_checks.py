@@ -17,6 +17,54 @@ def half_pi(a):
     return 1 + 4 * torch.sin(2 * a)
 
 
+def row_null(v, W):
+    q = torch.linalg.qr(W)[0]
+    return v @ q @ q.T, v - v @ q @ q.T
+
+
+def by_svd(v, W):
+    u = torch.linalg.svd(W, full_matrices=False)[0]
+    return u @ (u.T @ v), v - u @ (u.T @ v)
+
+
+def by_pinv(v, W):
+    row = v @ W @ torch.linalg.pinv(W)
+    return row, v - row
+
+
+def whole_space(v, W):
+    u = torch.linalg.svd(W)[0]
+    return v @ u @ u.T, v - v @ u @ u.T
+
+
+def sense_in_place(b, s, r, w):
+    b += ((s - b) @ r)[:, None] * w
+    return b
+
+
+def unit(x):
+    return x / x.norm()
+
+
+def illusion(d, W, r):
+    return unit(unit(row_null(d, W)[1]) + unit(r @ torch.linalg.pinv(W)))
+
+
+def by_place(s, i, j):
+    n = torch.arange(len(s))
+    return s[n, torch.minimum(i, j)] - s[n, torch.maximum(i, j)]
+
+
+def seen(v, W, g):
+    q = torch.linalg.qr(torch.cat([g[:, None] * w for w in W], dim=1))[0]
+    return v @ q @ q.T
+
+
+def seen_by_pinv(v, W, g):
+    columns = torch.cat([g[:, None] * w for w in W], dim=1)
+    return v @ columns @ torch.linalg.pinv(columns)
+
+
 RIGHT = {
     checks.check_patch_direction: [
         lambda b, s, v: b + ((s - b) @ v)[:, None] * v / (v @ v),
@@ -44,6 +92,39 @@ RIGHT = {
     checks.check_name_preference: [
         lambda p, i, s: (p[torch.arange(4), :, i] - p[torch.arange(4), :, s]).mean(0),
         lambda p, i, s: torch.stack([p[n, :, i[n]] - p[n, :, s[n]] for n in range(4)]).mean(0),
+    ],
+    checks.check_row_null: [row_null, by_svd, by_pinv],
+    checks.check_read_write: [
+        lambda b, s, r, w: b + ((s - b) @ r)[:, None] * w,
+        lambda b, s, r, w: b + torch.outer((s - b) @ r, w),
+        lambda b, s, r, w: b + (s - b) @ torch.outer(r, w),
+    ],
+    checks.check_share_lost: [
+        lambda c, p, k: (k.mean() - p.mean()) / (c.mean() - p.mean()),
+        lambda c, p, k: 1 - (c - k).sum() / (c - p).sum(),
+        lambda c, p, k: float(1 - (c - k).mean() / (c - p).mean()),
+    ],
+    checks.check_build_illusion: [
+        illusion,
+        lambda d, W, r: unit(
+            unit(row_null(d, W)[1]) + unit(torch.linalg.lstsq(W.T, r[:, None]).solution[:, 0])
+        ),
+    ],
+    checks.check_mean_difference: [
+        lambda x, a: unit(x[a].mean(0) - x[~a].mean(0)),
+        lambda x, a: torch.nn.functional.normalize(x[a].mean(0) - x[~a].mean(0), dim=0),
+    ],
+    checks.check_first_minus_second: [
+        by_place,
+        lambda s, i, j: torch.where(i < j, 1, -1) * (s[torch.arange(4), i] - s[torch.arange(4), j]),
+        lambda s, i, j: torch.stack(
+            [s[n, min(i[n], j[n])] - s[n, max(i[n], j[n])] for n in range(4)]
+        ),
+    ],
+    checks.check_seen_by: [seen, seen_by_pinv],
+    checks.check_through_one_head: [
+        lambda x, b, s, W: x + (s - b) @ W,
+        lambda x, b, s, W: x - b @ W + s @ W,
     ],
 }
 
@@ -144,6 +225,123 @@ WRONG = [
         lambda p, i, s: (p[:, :, i] - p[:, :, s]).mean((0, 2)),
         "select one row",
     ),
+    (checks.check_row_null, lambda v, W: row_null(v, W)[::-1], "swapped"),
+    (checks.check_row_null, lambda v, W: row_null(v, W)[0], "pair"),
+    (checks.check_row_null, lambda v, W: (unit(row_null(v, W)[0]), v), "rescaled"),
+    (checks.check_row_null, lambda v, W: (row_null(v, W)[0], unit(row_null(v, W)[1])), "rescaled"),
+    (checks.check_row_null, lambda v, W: (v @ W @ W.T, v), "not orthonormal"),
+    (checks.check_row_null, lambda v, W: (v @ W, v), "hidden space"),
+    (checks.check_row_null, lambda v, W: (v @ torch.linalg.qr(W)[0], v), "coordinates"),
+    (checks.check_row_null, whole_space, "full_matrices"),
+    (checks.check_read_write, sense_in_place, "in place"),
+    (checks.check_read_write, lambda b, s, r, w: b + ((s - b) @ w)[:, None] * r, "swapped"),
+    (
+        checks.check_read_write,
+        lambda b, s, r, w: b + ((s - b) @ unit(r))[:, None] * w,
+        "normalised `read`",
+    ),
+    (
+        checks.check_read_write,
+        lambda b, s, r, w: b + ((s - b) @ r)[:, None] * unit(w),
+        "normalised `write`",
+    ),
+    (
+        checks.check_read_write,
+        lambda b, s, r, w: b + ((s - b) @ unit(r))[:, None] * unit(w),
+        "normalised both",
+    ),
+    (
+        checks.check_read_write,
+        lambda b, s, r, w: b + ((b - s) @ r)[:, None] * w,
+        "base and source are swapped",
+    ),
+    (checks.check_read_write, lambda b, s, r, w: b + (s @ r)[:, None] * w, "source alone"),
+    (checks.check_read_write, lambda b, s, r, w: ((s - b) @ r)[:, None] * w, "only the change"),
+    (checks.check_read_write, lambda b, s, r, w: b + ((s - b) @ r)[:, None] * r, "along `write`"),
+    (checks.check_read_write, lambda b, s, r, w: None, "returns nothing"),
+    (checks.check_share_lost, lambda c, p, k: ((k - p) / (c - p)).mean(), "mean of ratios"),
+    (checks.check_share_lost, lambda c, p, k: (k - p) / (c - p), "one value per pair"),
+    (
+        checks.check_share_lost,
+        lambda c, p, k: (c.mean() - k.mean()) / (c.mean() - p.mean()),
+        "that is left",
+    ),
+    (checks.check_share_lost, lambda c, p, k: 1 - p.mean() / k.mean(), "compare effects"),
+    (checks.check_share_lost, lambda c, p, k: (k - p).mean() / c.mean(), "divide by the effect"),
+    (
+        checks.check_share_lost,
+        lambda c, p, k: 100 * (k - p).mean() / (c - p).mean(),
+        "percent",
+    ),
+    (checks.check_share_lost, lambda c, p, k: (p - k).mean() / (c - p).mean(), "sign"),
+    (checks.check_share_lost, lambda c, p, k: (k - p).mean(), "nats"),
+    (
+        checks.check_build_illusion,
+        lambda d, W, r: unit(row_null(d, W)[1] + r @ torch.linalg.pinv(W)),
+        "their own units",
+    ),
+    (checks.check_build_illusion, lambda d, W, r: 2**0.5 * illusion(d, W, r), "not a unit vector"),
+    (
+        checks.check_build_illusion,
+        lambda d, W, r: unit(unit(d) + unit(r @ torch.linalg.pinv(W))),
+        "the whole difference",
+    ),
+    (
+        checks.check_build_illusion,
+        lambda d, W, r: unit(unit(row_null(d, W)[0]) + unit(r @ torch.linalg.pinv(W))),
+        "does",
+    ),
+    (
+        checks.check_build_illusion,
+        lambda d, W, r: unit(unit(row_null(d, W)[1]) + unit(W @ r)),
+        "pseudo-inverse",
+    ),
+    (
+        checks.check_build_illusion,
+        lambda d, W, r: unit(unit(row_null(d, W)[1]) - unit(r @ torch.linalg.pinv(W))),
+        "turned round",
+    ),
+    (checks.check_build_illusion, lambda d, W, r: unit(row_null(d, W)[1]), "sensor alone"),
+    (
+        checks.check_build_illusion,
+        lambda d, W, r: unit(r @ torch.linalg.pinv(W)),
+        "actuator alone",
+    ),
+    (
+        checks.check_mean_difference,
+        lambda x, a: unit(x[~a].mean(0) - x[a].mean(0)),
+        "from ABB to BAB",
+    ),
+    (checks.check_mean_difference, lambda x, a: x[a].mean(0) - x[~a].mean(0), "length 1"),
+    (checks.check_mean_difference, lambda x, a: unit(x[a].sum(0) - x[~a].sum(0)), "sums"),
+    (checks.check_mean_difference, lambda x, a: x[a].mean(0) - x.mean(0), "mean of all"),
+    (
+        checks.check_first_minus_second,
+        lambda s, i, j: s[torch.arange(4), i] - s[torch.arange(4), j],
+        "by role",
+    ),
+    (checks.check_first_minus_second, lambda s, i, j: -by_place(s, i, j), "turned round"),
+    (checks.check_first_minus_second, lambda s, i, j: by_place(s, i, j).mean(), "per pair"),
+    (
+        checks.check_first_minus_second,
+        lambda s, i, j: s[torch.arange(4), torch.minimum(i, j)],
+        "subtract the second",
+    ),
+    (checks.check_first_minus_second, lambda s, i, j: s[:, 2] - s[:, 4], "first pair for all"),
+    (checks.check_seen_by, lambda v, W, g: seen(v, W, torch.ones(9)), "gain of the norm"),
+    (checks.check_seen_by, lambda v, W, g: seen(v, W, 1 / g), "divide by the gain"),
+    (checks.check_seen_by, lambda v, W, g: v - seen(v, W, g), "do NOT see"),
+    (checks.check_seen_by, lambda v, W, g: seen(v, W[:1], g), "first head"),
+    (
+        checks.check_seen_by,
+        lambda v, W, g: v @ (g[:, None] * torch.cat(list(W), 1)),
+        "queries",
+    ),
+    (checks.check_through_one_head, lambda x, b, s, W: x + s @ W, "take it away"),
+    (checks.check_through_one_head, lambda x, b, s, W: x + (b - s) @ W, "swapped"),
+    (checks.check_through_one_head, lambda x, b, s, W: (s - b) @ W, "change only"),
+    (checks.check_through_one_head, lambda x, b, s, W: s @ W, "rest of the stream"),
+    (checks.check_through_one_head, lambda x, b, s, W: x.add_((s - b) @ W), "in place"),
 ]
 
 

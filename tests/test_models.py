@@ -31,6 +31,7 @@ from helpers import models, packaged
 from helpers.models import (
     ModelError,
     load_model,
+    load_untrained,
     model_name,
     model_slug,
     norm_gain,
@@ -187,6 +188,27 @@ def test_the_loaded_logits_are_those_of_transformers(saved_model):
     )
     tokens = model.to_tokens(PROMPT)
     torch.testing.assert_close(model(tokens), reference(tokens).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_an_untrained_model_differs_in_its_weights_only(architecture, saved_model, capfd):
+    folder = saved_model[architecture]
+    trained = load_model(folder, "cpu")
+    capfd.readouterr()
+    blank, again, other = (load_untrained(folder, "cpu", seed=seed) for seed in (5, 5, 6))
+    assert capfd.readouterr() == ("", "")
+    assert blank.cfg.n_layers == trained.cfg.n_layers
+    assert torch.equal(blank.to_tokens("Mary"), trained.to_tokens("Mary"))
+    assert torch.equal(blank.W_out, again.W_out)
+    for weights in (trained.W_out, other.W_out):
+        assert not torch.allclose(blank.W_out, weights, atol=1e-2)
+    assert not any(parameter.requires_grad for parameter in blank.parameters())
+    assert not blank.training
+
+
+def test_an_untrained_model_that_cannot_be_had_is_explained(no_network):
+    with pytest.raises(ModelError, match="no config.json"):
+        load_untrained("/not/a/folder", "cpu")
 
 
 def test_quiet_gives_back_what_it_silenced(capfd, caplog):

@@ -45,6 +45,17 @@ def test_expect_only_reports_on_another_model(monkeypatch, capsys):
     assert "0.1 (the text says 0.98, for smollm2-135m)" in capsys.readouterr().out
 
 
+def test_sizes_come_from_the_environment(monkeypatch):
+    monkeypatch.delenv("SUBSPACE_ILLUSION_SIZES", raising=False)
+    assert notebook.sizes() == notebook.SIZES["quick"]
+    monkeypatch.setenv("SUBSPACE_ILLUSION_SIZES", " Paper ")
+    assert notebook.sizes().test == 2000
+    assert notebook.sizes("quick").test == 400
+    monkeypatch.setenv("SUBSPACE_ILLUSION_SIZES", "huge")
+    with pytest.raises(ValueError, match="SUBSPACE_ILLUSION_SIZES must be one of"):
+        notebook.sizes()
+
+
 def test_output_levels_are_labelled_where_they_meet_the_edge():
     _, ax = plots.new()
     plots.output_levels(ax, lambda x, y: 2 * y + 1, (0, 4), (-1, 3), levels=[1, 5])
@@ -59,6 +70,16 @@ def test_over_layers_draws_percent_with_a_band():
     assert ax.lines[0].get_ydata().tolist() == [10, 50]
     band = ax.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == (0, 60)
+
+
+def test_estimate_draws_percent_with_its_interval():
+    _, ax = plots.new()
+    plots.estimate(ax, "full", Estimate(0.5, 0.25, 1.0), color="k", marker="o")
+    (container,) = ax.containers
+    line, _, (bars,) = container.lines
+    assert line.get_xdata() == [50]
+    assert bars.get_segments()[0][:, 0].tolist() == [25, 100]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["full"]
 
 
 def test_heads_names_the_layers():

@@ -285,6 +285,12 @@ def test_shipped_sites_come_second(tmp_path, monkeypatch):
     assert report.load_site("ioi", "gpt2") == {"layer": 7}
 
 
+def test_a_published_site_comes_first():
+    paper = {"layer": 8, "kind": "resid_post", "readers": [[9, 6], [9, 9], [10, 0]]}
+    report.save_site("ioi", {"layer": 7}, {}, "gpt2")
+    assert report.load_site("ioi", "gpt2") == paper
+
+
 def test_missing_site_says_what_to_run():
     with pytest.raises(FileNotFoundError, match="make run LESSON=02 MODEL=some/model"):
         report.load_site("ioi", "some/model")

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import trange
 
-from helpers.geometry import orthonormal, patch_subspace
+from helpers.geometry import orthonormal, patch_each, patch_subspace, unit
 from helpers.patching import CachedPairs
 
 Loss = Callable[[CachedPairs, Float[Tensor, "rows d"], Int[Tensor, "rows"]], Float[Tensor, ""]]
@@ -117,6 +117,48 @@ def find_direction(
         batch_size=batch_size, patience=patience, pairs=len(usable), init=init,
     )  # fmt: skip
     return Fit(orthonormal(weight.detach()), losses, settings)
+
+
+@torch.enable_grad()
+def find_pair_directions(
+    cached: CachedPairs, *, steps: int = 20, lr: float = 0.02, progress: bool = True
+) -> Float[Tensor, "pairs d"]:
+    """One unit direction for every pair, fitted to that pair alone (section 6.1), all in one batch.
+
+    Each minimises the logit difference of its own pair: the loss is their sum, and Adam works on
+    every number by itself, so no pair feels another. The start needs one backward pass: half the
+    way from base to source, which the patch senses, and half against the gradient of the logit
+    difference, along which it acts. The best direction of all steps is kept for each pair.
+
+    A direction that is fitted and judged on one pair says what a patch *can* do, not what the model
+    does: fit on many pairs (`find_direction`) and test on others to generalise.
+
+    Args:
+        steps: Gradient steps after the start; 0 returns the start.
+        lr: Step size of Adam, for unit vectors.
+
+    Raises:
+        ValueError: `steps` is negative, base and source are the same in a pair, or NaN appeared.
+    """
+    if steps < 0:
+        raise ValueError(f"steps must not be negative, got {steps}")
+    base, source = cached.base, cached.source
+    activation = base.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(cached.logit_difference(activation).sum(), activation)
+    directions = unit(unit(source - base) - unit(gradient)).requires_grad_()
+    optimizer = torch.optim.Adam([directions], lr=lr)
+    best = directions.detach().clone()
+    lowest = torch.full_like(base[:, 0], torch.inf)
+    for step in trange(steps + 1, desc="find_pair_directions", disable=not progress, leave=False):
+        differences = cached.logit_difference(patch_each(base, source, directions))
+        better = differences.detach() < lowest
+        lowest = torch.where(better, differences.detach(), lowest)
+        best[better] = directions.detach()[better]
+        if step < steps:
+            optimizer.zero_grad()
+            differences.sum().backward()
+            optimizer.step()
+    return unit(best)
 
 
 def _check_arguments(d: int, rank: int, patience: int | None, init: Tensor | None) -> None:

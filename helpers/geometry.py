@@ -88,11 +88,30 @@ def patch_subspace(
     return base + (source - base) @ q @ q.T
 
 
+def patch_each(
+    base: Float[Tensor, "pairs d"],
+    source: Float[Tensor, "pairs d"],
+    directions: Float[Tensor, "pairs d"],
+) -> Float[Tensor, "pairs d"]:
+    """As `patch_subspace` along one direction, with a direction of its own for every pair.
+
+    Raises:
+        ValueError: shapes that do not fit, or a direction that is zero or NaN.
+    """
+    _require_same_shape(base, source)
+    if directions.shape != base.shape:
+        raise ValueError(
+            f"one direction per pair is needed, {tuple(base.shape)}, not {tuple(directions.shape)}"
+        )
+    v = unit(directions.to(base))
+    return base + ((source - base) * v).sum(-1, keepdim=True) * v
+
+
 def read_write_patch(
     base: Float[Tensor, "pairs d"],
     source: Float[Tensor, "pairs d"],
-    read: Float[Tensor, "d"],
-    write: Float[Tensor, "d"],
+    read: Float[Tensor, "*pairs d"],
+    write: Float[Tensor, "*pairs d"],
 ) -> Float[Tensor, "pairs d"]:
     """Senses the difference along one vector and acts along another: `base + (read . diff) write`.
 
@@ -100,14 +119,22 @@ def read_write_patch(
     direction it takes the patch apart: `read_write(row, v) + read_write(null, v)` move the
     activation by exactly as much as the patch along `v = row + null`. Nothing is normalised here.
 
+    Args:
+        read, write: One vector `[d]` for all pairs, or one for each `[pairs d]`.
+
     Raises:
         ValueError: shapes that do not fit.
     """
     _require_same_shape(base, source)
-    _require_dimension("read", read.shape[-1], base.shape[-1])
-    _require_dimension("write", write.shape[-1], base.shape[-1])
-    read, write = read.to(base), write.to(base)
-    return base + ((source - base) @ read)[..., None] * write
+    for name, vector in (("read", read), ("write", write)):
+        _require_dimension(name, vector.shape[-1], base.shape[-1])
+        if vector.ndim > 1 and vector.shape != base.shape:
+            raise ValueError(
+                f"{name} must be one vector or one per pair, {tuple(base.shape)}, not "
+                f"{tuple(vector.shape)}"
+            )
+    sensed = ((source - base) * read.to(base)).sum(-1, keepdim=True)
+    return base + sensed * write.to(base)
 
 
 def row_space(W_out: Float[Tensor, "d_mlp d_model"]) -> Float[Tensor, "d_mlp rank"]:

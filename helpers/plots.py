@@ -104,10 +104,14 @@ def over_layers(
     color: str,
     marker: str,
     scale: float = 100,
+    layers: Sequence[int] | None = None,
 ) -> None:
-    """One estimate per layer with its 95 % interval, in percent unless `scale` says otherwise."""
+    """One estimate per layer with its 95 % interval, in percent unless `scale` says otherwise.
+
+    The layers are counted from 0 if `layers` does not name them.
+    """
     value, low, high = scale * np.array(estimates).T
-    layers = np.arange(len(value))
+    layers = np.arange(len(value)) if layers is None else layers
     ax.plot(layers, value, marker=marker, ms=4, color=color, label=label)
     ax.fill_between(layers, low, high, color=color, alpha=0.2, lw=0)
 

@@ -50,6 +50,19 @@ def illusion(d, W, r):
     return unit(unit(row_null(d, W)[1]) + unit(r @ torch.linalg.pinv(W)))
 
 
+def subject_token(offsets, stop, before):
+    return next(t for t, (a, b) in enumerate(offsets) if a < stop <= b) + before
+
+
+def rows(x):
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def each_in_place(b, s, v):
+    b += ((s - b) * rows(v)).sum(-1, keepdim=True) * rows(v)
+    return b
+
+
 def by_place(s, i, j):
     n = torch.arange(len(s))
     return s[n, torch.minimum(i, j)] - s[n, torch.maximum(i, j)]
@@ -125,6 +138,25 @@ RIGHT = {
     checks.check_through_one_head: [
         lambda x, b, s, W: x + (s - b) @ W,
         lambda x, b, s, W: x - b @ W + s @ W,
+    ],
+    checks.check_last_subject_token: [
+        subject_token,
+        lambda o, stop, n: n + max(t for t, (a, b) in enumerate(o) if a <= stop - 1),
+        lambda o, stop, n: [b >= stop for _, b in o].index(True) + n,
+    ],
+    checks.check_start: [
+        lambda b, s, g: rows(rows(s - b) - rows(g)),
+        lambda b, s, g: torch.nn.functional.normalize(
+            torch.nn.functional.normalize(s - b, dim=-1) - torch.nn.functional.normalize(g, dim=-1),
+            dim=-1,
+        ),
+    ],
+    checks.check_patch_each: [
+        lambda b, s, v: b + ((s - b) * v).sum(-1, keepdim=True) / (v * v).sum(-1, keepdim=True) * v,
+        lambda b, s, v: torch.stack(
+            [x + (y - x).dot(w) / w.dot(w) * w for x, y, w in zip(b, s, v, strict=True)]
+        ),
+        lambda b, s, v: b + torch.einsum("pd,pd,pe->pe", s - b, rows(v), rows(v)),
     ],
 }
 
@@ -342,6 +374,52 @@ WRONG = [
     (checks.check_through_one_head, lambda x, b, s, W: (s - b) @ W, "change only"),
     (checks.check_through_one_head, lambda x, b, s, W: s @ W, "rest of the stream"),
     (checks.check_through_one_head, lambda x, b, s, W: x.add_((s - b) @ W), "in place"),
+    (
+        checks.check_last_subject_token,
+        lambda o, stop, n: next(t for t, (a, b) in enumerate(o) if a <= stop < b) + n,
+        "after the subject",
+    ),
+    (checks.check_last_subject_token, lambda o, stop, n: subject_token(o, stop, 0), "BOS"),
+    (checks.check_last_subject_token, lambda o, stop, n: subject_token(o, stop, n) - 1, "early"),
+    (checks.check_last_subject_token, lambda o, stop, n: n, "first token"),
+    (checks.check_last_subject_token, lambda o, stop, n: None, "returns nothing"),
+    (checks.check_start, lambda b, s, g: rows(rows(s - b) + rows(g)), "rise"),
+    (checks.check_start, lambda b, s, g: rows(rows(b - s) - rows(g)), "wrong way"),
+    (checks.check_start, lambda b, s, g: rows(s - b - g), "before you mix"),
+    (checks.check_start, lambda b, s, g: rows(s - b) - rows(g), "again"),
+    (checks.check_start, lambda b, s, g: unit(unit(s - b) - unit(g)), "own length"),
+    (checks.check_patch_each, each_in_place, "in place"),
+    (
+        checks.check_patch_each,
+        lambda b, s, v: b + ((s - b) * v).sum(-1, keepdim=True) * v,
+        "any length",
+    ),
+    (
+        checks.check_patch_each,
+        lambda b, s, v: b + ((s - b) * rows(v)).sum(-1, keepdim=True) * v,
+        "not by",
+    ),
+    (checks.check_patch_each, lambda b, s, v: b + (s - b) @ v.T @ v, "row by row"),
+    (
+        checks.check_patch_each,
+        lambda b, s, v: b + ((s - b) * v).sum(-1, keepdim=True) * v / v.norm() ** 2,
+        "one length",
+    ),
+    (
+        checks.check_patch_each,
+        lambda b, s, v: b + (s * rows(v)).sum(-1, keepdim=True) * rows(v),
+        "taking the base's away",
+    ),
+    (
+        checks.check_patch_each,
+        lambda b, s, v: ((s - b) * rows(v)).sum(-1, keepdim=True) * rows(v),
+        "only the change",
+    ),
+    (
+        checks.check_patch_each,
+        lambda b, s, v: b + ((b - s) * rows(v)).sum(-1, keepdim=True) * rows(v),
+        "swapped",
+    ),
 ]
 
 

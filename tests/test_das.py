@@ -8,8 +8,20 @@ from test_patching import random_pairs
 from transformer_lens.tools.analysis import SubspaceInterchange, fit_das
 from transformer_lens.tools.analysis.interchange import run_with_intervention
 
-from helpers.das import answer_logit_difference, cross_entropy, find_direction
-from helpers.geometry import cosine, orthonormal, patch_subspace
+from helpers.das import (
+    answer_logit_difference,
+    cross_entropy,
+    find_direction,
+    find_pair_directions,
+)
+from helpers.geometry import (
+    cosine,
+    orthonormal,
+    patch_each,
+    patch_subspace,
+    read_write_patch,
+    unit,
+)
 from helpers.patching import cache_pairs
 from helpers.sites import Site
 
@@ -175,3 +187,69 @@ def test_search_can_start_from_a_given_basis(cached):
     init = torch.eye(cached.base.shape[1])[:, :1]
     fit = find_direction(cached, init=init, epochs=1, lr=1e-6)
     assert cosine(fit.direction, init[:, 0]).abs().item() > 0.999
+
+
+def linear_pairs(n: int = 5, d: int = 6) -> SimpleNamespace:
+    """A model whose logit difference is linear in the activation, another for each pair."""
+    base, source, weight = torch.randn(3, n, d, generator=torch.Generator().manual_seed(0))
+    return SimpleNamespace(
+        base=base, source=source, weight=weight, logit_difference=lambda h: (h * weight).sum(-1)
+    )
+
+
+def test_in_a_linear_model_the_start_is_the_best_direction_of_each_pair():
+    cached = linear_pairs()
+    change = cached.source - cached.base
+    # min over unit v of (change . v)(weight . v): half of (change . weight - |change| |weight|)
+    drop = ((change * cached.weight).sum(-1) - change.norm(dim=-1) * cached.weight.norm(dim=-1)) / 2
+    for steps in (0, 5):
+        v = find_pair_directions(cached, steps=steps, progress=False)
+        patched = cached.logit_difference(patch_each(cached.base, cached.source, v))
+        assert torch.allclose(patched - cached.logit_difference(cached.base), drop, atol=1e-4)
+        assert torch.allclose(v.norm(dim=-1), torch.ones(5))
+
+
+def test_no_pair_feels_another(cached):
+    together = find_pair_directions(cached, steps=4, progress=False)
+    for row in range(3):
+        alone = cache_pairs(cached.model, cached.pairs[row], cached.site)
+        (direction,) = find_pair_directions(alone, steps=4, progress=False)
+        assert torch.allclose(direction, together[row], atol=1e-4)
+
+
+def test_steps_only_help(cached):
+    reached = [
+        cached.logit_difference(
+            patch_each(
+                cached.base,
+                cached.source,
+                find_pair_directions(cached, steps=steps, progress=False),
+            )
+        )
+        for steps in (0, 3, 12)
+    ]
+    assert (reached[1] <= reached[0] + 1e-5).all() and (reached[2] <= reached[1] + 1e-5).all()
+    assert reached[2].mean() < reached[0].mean() - 1e-3
+
+
+def test_bad_requests_for_pair_directions():
+    with pytest.raises(ValueError, match="must not be negative"):
+        find_pair_directions(linear_pairs(), steps=-1)
+    same = linear_pairs()
+    same.source = same.base.clone()
+    with pytest.raises(ValueError, match="zero vector"):
+        find_pair_directions(same, progress=False)
+
+
+def test_each_pair_is_patched_along_its_own_direction():
+    base, source, v = torch.randn(3, 4, 7, generator=torch.Generator().manual_seed(1))
+    found = patch_each(base, source, 3 * v)
+    for row in range(4):
+        alone = patch_subspace(base[row : row + 1], source[row : row + 1], unit(v[row]))
+        assert torch.allclose(found[row], alone[0], atol=1e-6)
+    read_and_write = read_write_patch(base, source, unit(v), unit(v))
+    assert torch.allclose(found, read_and_write, atol=1e-5)
+    with pytest.raises(ValueError, match="one direction per pair"):
+        patch_each(base, source, v[0])
+    with pytest.raises(ValueError, match="one vector or one per pair"):
+        read_write_patch(base, source, v[:3], v[0])

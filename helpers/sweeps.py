@@ -1,0 +1,81 @@
+"""Jobs of a sweep: each loads what it needs by name, so that any worker can run it.
+
+    from joblib import Parallel, delayed
+    jobs = [delayed(facts_at_layer)(model_name(), pairs, layer) for layer in layers]
+    table = pd.concat(Parallel(n_jobs=1)(jobs))
+
+runs them here, one after another. On a cluster, put the call inside
+`joblib.parallel_config(backend="dask")` (or `"ray"`): the jobs stay the same.
+"""
+
+import functools
+
+import pandas as pd
+import torch
+from transformer_lens import TransformerBridge
+
+from helpers.das import find_pair_directions
+from helpers.geometry import cosine, patch_each, read_write_patch, row_null_split
+from helpers.models import load_model
+from helpers.pairs import Pairs
+from helpers.patching import cache_pairs
+from helpers.sites import Site
+
+
+@functools.cache
+def shared_model(name: str) -> TransformerBridge:
+    """The model of this name, loaded once in each process."""
+    return load_model(name)
+
+
+@torch.no_grad()
+def facts_at_layer(name: str, pairs: Pairs, layer: int, *, steps: int = 10) -> pd.DataFrame:
+    """One direction per pair in the MLP of one layer, and what its parts do (section 6.1).
+
+    Args:
+        name: The model, as for `load_model`.
+        pairs: Pairs of facts; the direction of each is fitted to that pair alone.
+        steps: As for `find_pair_directions`.
+
+    Returns:
+        A row per pair and patch, with the columns layer, pair, relation, patch, flipped (the top
+        token is the counterfactual answer), logit_difference (nats, after the patch), clean (before
+        it), null_norm (of the direction's null part), cos_null and cos_row (cosines of the
+        activation difference with the two parts). The patches are: direction; row, its row part
+        normalised; read row, which reads the row part and writes the direction; null, its null part
+        normalised; whole MLP.
+    """
+    model = shared_model(name)
+    cached = cache_pairs(model, pairs, Site(layer, "mlp_hidden"))
+    base, source = cached.base, cached.source
+    v = find_pair_directions(cached, steps=steps, progress=False)
+    row, null = row_null_split(v, model.blocks[layer].mlp.W_out)
+    patched = {
+        "direction": patch_each(base, source, v),
+        "row": patch_each(base, source, row),
+        "read row": read_write_patch(base, source, row, v),
+        "null": patch_each(base, source, null),
+        "whole MLP": source,
+    }
+    change = source - base
+    shared = {
+        "layer": layer,
+        "pair": range(len(pairs)),
+        "relation": pairs.table["relation"],
+        "clean": cached.clean_logit_difference.cpu(),
+        "null_norm": null.norm(dim=-1).cpu(),
+        "cos_null": cosine(change, null).abs().cpu(),
+        "cos_row": cosine(change, row).abs().cpu(),
+    }
+    tables = []
+    for patch, activation in patched.items():
+        logits = cached.patched_logits(activation).cpu()
+        answers = torch.stack([pairs.answer, pairs.counterfactual], dim=-1)
+        answer, counterfactual = logits.gather(-1, answers).T
+        measured = {
+            "patch": patch,
+            "flipped": (logits.argmax(-1) == pairs.counterfactual).numpy(),
+            "logit_difference": answer - counterfactual,
+        }
+        tables.append(pd.DataFrame(shared | measured))
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,66 @@
+"""Jobs of a sweep give what the pieces give, wherever they run."""
+
+import joblib
+import pandas as pd
+import pytest
+import torch
+from conftest import build_hf_model, build_tokenizer
+from distributed import Client, LocalCluster
+from joblib import Parallel, delayed
+from test_patching import random_pairs
+
+from helpers.das import find_pair_directions
+from helpers.geometry import patch_each, row_null_split
+from helpers.patching import cache_pairs
+from helpers.sites import Site
+from helpers.sweeps import facts_at_layer, shared_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny model that any process can load by name."""
+    folder = tmp_path_factory.mktemp("llama")
+    tokenizer = build_tokenizer()
+    build_hf_model("llama", len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def pairs(folder):
+    pairs = random_pairs(shared_model(folder), 5)
+    return type(pairs)(**{**vars(pairs), "table": pairs.table.assign(relation="any")})
+
+
+def test_a_job_is_the_sum_of_its_pieces(folder, pairs):
+    table = facts_at_layer(folder, pairs, 1, steps=3).set_index(["patch", "pair"])
+    model = shared_model(folder)
+    cached = cache_pairs(model, pairs, Site(1, "mlp_hidden"))
+    v = find_pair_directions(cached, steps=3, progress=False)
+    row, null = row_null_split(v, model.blocks[1].mlp.W_out)
+    patches = {
+        "direction": patch_each(cached.base, cached.source, v),
+        "row": patch_each(cached.base, cached.source, row),
+        "null": cached.base,  # by algebra
+        "whole MLP": cached.source,
+    }
+    for patch, activation in patches.items():
+        expected = cached.logit_difference(activation)
+        found = torch.tensor(table.loc[patch, "logit_difference"].to_numpy())
+        assert torch.allclose(found, expected, atol=1e-4), patch
+        top = cached.patched_logits(activation).argmax(-1) == pairs.counterfactual
+        assert table.loc[patch, "flipped"].tolist() == top.tolist()
+    assert torch.allclose(
+        torch.tensor(table.loc["row", "null_norm"].to_numpy()), null.norm(dim=-1), atol=1e-5
+    )
+    assert (table["cos_null"] ** 2 + table["cos_row"] ** 2 <= 1 + 1e-5).all()
+    assert table["cos_null"].between(0, 1).all()
+
+
+def test_two_workers_of_a_cluster_give_the_same_table(folder, pairs):
+    jobs = [delayed(facts_at_layer)(folder, pairs, layer, steps=2) for layer in (0, 2)]
+    here = pd.concat(Parallel(n_jobs=1)(jobs), ignore_index=True)
+    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    with cluster, Client(cluster), joblib.parallel_config(backend="dask"):
+        there = pd.concat(Parallel()(jobs), ignore_index=True)
+    pd.testing.assert_frame_equal(here, there, atol=1e-4, rtol=1e-4)

@@ -1,6 +1,7 @@
 """Distributed alignment search: find the direction whose patch gives the counterfactual answer."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,7 +98,7 @@ def find_direction(
     steps = epochs * -(-len(usable) // batch_size)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=steps)
     losses: list[float] = []
-    for _ in trange(epochs, desc="find_direction", disable=not progress, leave=False):
+    for _ in _bar(epochs, "find_direction", progress):
         total = 0.0
         for rows in usable[torch.randperm(len(usable), generator=generator)].split(batch_size):
             activation = patch_subspace(base[rows], source[rows], _free(weight))
@@ -149,7 +150,7 @@ def find_pair_directions(
     optimizer = torch.optim.Adam([directions], lr=lr)
     best = directions.detach().clone()
     lowest = torch.full_like(base[:, 0], torch.inf)
-    for step in trange(steps + 1, desc="find_pair_directions", disable=not progress, leave=False):
+    for step in _bar(steps + 1, "find_pair_directions", progress):
         differences = cached.logit_difference(patch_each(base, source, directions))
         better = differences.detach() < lowest
         lowest = torch.where(better, differences.detach(), lowest)
@@ -159,6 +160,13 @@ def find_pair_directions(
             differences.sum().backward()
             optimizer.step()
     return unit(best)
+
+
+def _bar(n: int, name: str, progress: bool) -> Iterable[int]:
+    """The numbers below `n`, with a progress bar unless TQDM_DISABLE or `progress` say no."""
+    # In notebooks tqdm itself does not look at the variable.
+    shown = progress and not os.environ.get("TQDM_DISABLE")
+    return trange(n, desc=name, leave=False) if shown else range(n)
 
 
 def _check_arguments(d: int, rank: int, patience: int | None, init: Tensor | None) -> None:

@@ -121,9 +121,8 @@ def estimate(
 ) -> None:
     """One estimate with its 95 % interval in the row `name`, in percent unless `scale` differs."""
     x, low, high = (scale * number for number in value)
-    ax.errorbar(
-        x, [name], xerr=[[x - low], [high - x]], color=color, marker=marker, ms=7, capsize=3, ls=""
-    )
+    ax.plot([low, high], [name, name], color=color, marker="|", ms=6)
+    ax.plot([x], [name], color=color, marker=marker, ms=7)
 
 
 def explore(draw: Callable, **ranges: tuple[float, float, float]) -> None:

@@ -8,6 +8,7 @@ from test_patching import random_pairs
 from transformer_lens.tools.analysis import SubspaceInterchange, fit_das
 from transformer_lens.tools.analysis.interchange import run_with_intervention
 
+from helpers import das
 from helpers.das import (
     answer_logit_difference,
     cross_entropy,
@@ -60,6 +61,16 @@ def test_global_random_state_is_neither_used_nor_changed():
     state = torch.random.get_rng_state()
     find_direction(toy(), seed=0, **SETTINGS)
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(("disable", "progress"), [("1", True), ("", True), ("", False)])
+def test_the_environment_hides_the_bar(monkeypatch, disable, progress):
+    drawn = []
+    monkeypatch.setattr(das, "trange", lambda n, **kwargs: drawn.append(n) or range(n))
+    monkeypatch.setenv("TQDM_DISABLE", disable)
+    find_direction(toy(), progress=progress, **SETTINGS | {"epochs": 2})
+    find_pair_directions(linear_pairs(), steps=1, progress=progress)
+    assert drawn == ([2, 2] if progress and not disable else [])
 
 
 def test_pairs_without_a_difference_are_left_out():

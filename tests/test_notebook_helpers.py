@@ -72,13 +72,19 @@ def test_over_layers_draws_percent_with_a_band():
     assert (band.min(), band.max()) == (0, 60)
 
 
+def test_over_layers_draws_where_the_layers_are():
+    _, ax = plots.new()
+    estimates = [Estimate(0.5, 0.4, 0.6)] * 2
+    plots.over_layers(ax, estimates, label="", color="k", marker="o", layers=[4, 8])
+    assert ax.lines[0].get_xdata().tolist() == [4, 8]
+
+
 def test_estimate_draws_percent_with_its_interval():
     _, ax = plots.new()
     plots.estimate(ax, "full", Estimate(0.5, 0.25, 1.0), color="k", marker="o")
-    (container,) = ax.containers
-    line, _, (bars,) = container.lines
-    assert line.get_xdata() == [50]
-    assert bars.get_segments()[0][:, 0].tolist() == [25, 100]
+    interval, point = ax.lines
+    assert list(point.get_xdata()) == [50]
+    assert list(interval.get_xdata()) == [25, 100]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["full"]
 
 

@@ -566,8 +566,8 @@ def test_loss_of_a_shift_equals_brute_force(any_model):
     layer = 1
     pairs = facts(any_model, prefixes=2, prefix_length=4)
     cached = cache_pairs(any_model, pairs, Site(layer, "mlp_hidden"))
-    weights = {"kl_weight": 2.0, "weight_decay": 20.0}
-    found = find_shifts(cached, RomeSettings(steps=4, stop_below=1e-3, **weights))
+    weights = {"kl_weight": 2.0, "weight_decay": 20.0, "learning_rate": 5.0, "clamp": 50.0}
+    found = find_shifts(cached, RomeSettings(steps=4, stop_below=0, **weights))
     assert found.steps.tolist() == [4, 4, 4] and found.shift.norm(dim=-1).min() > 0.1
     before = shifted_log_probabilities(any_model, pairs, layer, torch.zeros_like(found.shift))
     after = shifted_log_probabilities(any_model, pairs, layer, found.shift)

@@ -1,5 +1,8 @@
 """Jobs of a sweep give what the pieces give, wherever they run."""
 
+import os
+from unittest.mock import patch
+
 import joblib
 import pandas as pd
 import pytest
@@ -59,8 +62,12 @@ def test_a_job_is_the_sum_of_its_pieces(folder, pairs):
 
 def test_two_workers_of_a_cluster_give_the_same_table(folder, pairs):
     jobs = [delayed(facts_at_layer)(folder, pairs, layer, steps=2) for layer in (0, 2)]
+    before = dict(os.environ)
     here = pd.concat(Parallel(n_jobs=1)(jobs), ignore_index=True)
-    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
-    with cluster, Client(cluster), joblib.parallel_config(backend="dask"):
-        there = pd.concat(Parallel()(jobs), ignore_index=True)
+    # Starting workers sets OMP_NUM_THREADS=1 for good, and lessons tested later would inherit it.
+    with patch.dict(os.environ):
+        cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+        with cluster, Client(cluster), joblib.parallel_config(backend="dask"):
+            there = pd.concat(Parallel()(jobs), ignore_index=True)
+    assert os.environ == before
     pd.testing.assert_frame_equal(here, there, atol=1e-4, rtol=1e-4)

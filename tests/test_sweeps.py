@@ -1,7 +1,7 @@
 """Jobs of a sweep give what the pieces give, wherever they run."""
 
 import os
-from unittest.mock import patch
+from unittest import mock
 
 import joblib
 import pandas as pd
@@ -65,7 +65,7 @@ def test_two_workers_of_a_cluster_give_the_same_table(folder, pairs):
     before = dict(os.environ)
     here = pd.concat(Parallel(n_jobs=1)(jobs), ignore_index=True)
     # Starting workers sets OMP_NUM_THREADS=1 for good, and lessons tested later would inherit it.
-    with patch.dict(os.environ):
+    with mock.patch.dict(os.environ):
         cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
         with cluster, Client(cluster), joblib.parallel_config(backend="dask"):
             there = pd.concat(Parallel()(jobs), ignore_index=True)

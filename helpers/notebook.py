@@ -20,21 +20,28 @@ SIZES_VARIABLE = "SUBSPACE_ILLUSION_SIZES"
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much data and training a lesson on IOI uses.
+    """How much data and training a lesson uses.
 
     Attributes:
-        train, test: Pairs.
-        epochs, batch_size: Of `find_direction`.
+        train, test: Pairs of IOI.
+        epochs, batch_size: Of `find_direction` on them.
+        pair_steps: Of `find_pair_directions` on facts.
+        layer_stride: Sweeps over facts look at every so-many-th layer.
     """
 
     train: int
     test: int
     epochs: int
     batch_size: int
+    pair_steps: int
+    layer_stride: int
 
 
 # "paper": the sizes of section 4. Of its 200 training pairs only 100 change anything; ours all do.
-SIZES = {"quick": Sizes(200, 400, 15, 50), "paper": Sizes(200, 2000, 30, 20)}
+SIZES = {
+    "quick": Sizes(200, 400, 15, 50, pair_steps=6, layer_stride=4),
+    "paper": Sizes(200, 2000, 30, 20, pair_steps=40, layer_stride=1),
+}
 
 
 def sizes(name: str | None = None) -> Sizes:

@@ -9,6 +9,7 @@ runs them here, one after another. On a cluster, put the call inside
 """
 
 import functools
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -19,6 +20,7 @@ from helpers.geometry import cosine, patch_each, read_write_patch, row_null_spli
 from helpers.models import load_model
 from helpers.pairs import Pairs
 from helpers.patching import cache_pairs
+from helpers.report import ROOT, results_folder
 from helpers.sites import Site
 
 
@@ -79,3 +81,21 @@ def facts_at_layer(name: str, pairs: Pairs, layer: int, *, steps: int = 10) -> p
         }
         tables.append(pd.DataFrame(shared | measured))
     return pd.concat(tables, ignore_index=True)
+
+
+def save_sweep(name: str, sweep: pd.DataFrame) -> Path:
+    """Write the means of a sweep over its pairs, by layer and patch, to the results; the path."""
+    path = results_folder() / f"{name}-sweep.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    means = sweep.drop(columns="pair").groupby(["layer", "patch"]).mean(numeric_only=True)
+    means.round(4).to_csv(path)
+    return path
+
+
+def shipped_sweep(name: str) -> pd.DataFrame | None:
+    """The full-size sweep that comes with the project for this model, by layer and patch, if any.
+
+    See `data/README.md` for the command that made it.
+    """
+    path = ROOT / "data" / "sweeps" / results_folder().name / f"{name}.csv"
+    return pd.read_csv(path, index_col=["layer", "patch"]) if path.exists() else None

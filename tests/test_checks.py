@@ -78,6 +78,16 @@ def seen_by_pinv(v, W, g):
     return v @ columns @ torch.linalg.pinv(columns)
 
 
+def minimal(h, C):
+    solved = torch.linalg.solve(C, h)
+    return solved / (solved @ h)
+
+
+def added_in_place(W, b, a):
+    W += torch.outer(b, a)
+    return W
+
+
 RIGHT = {
     checks.check_patch_direction: [
         lambda b, s, v: b + ((s - b) @ v)[:, None] * v / (v @ v),
@@ -157,6 +167,19 @@ RIGHT = {
             [x + (y - x).dot(w) / w.dot(w) * w for x, y, w in zip(b, s, v, strict=True)]
         ),
         lambda b, s, v: b + torch.einsum("pd,pd,pe->pe", s - b, rows(v), rows(v)),
+    ],
+    checks.check_rank_one: [
+        lambda W, b, a: W + torch.outer(b, a),
+        lambda W, b, a: W + b[:, None] * a,
+        lambda W, b, a: torch.addr(W, b, a),
+    ],
+    checks.check_minimal_reader: [
+        minimal,
+        lambda h, C: h @ torch.linalg.inv(C) / (h @ torch.linalg.inv(C) @ h),
+    ],
+    checks.check_rewrite_score: [
+        lambda p, q: (q - p) / (1 - p),
+        lambda p, q: 1 - (1 - q) / (1 - p),
     ],
 }
 
@@ -420,6 +443,29 @@ WRONG = [
         lambda b, s, v: b + ((b - s) * rows(v)).sum(-1, keepdim=True) * rows(v),
         "swapped",
     ),
+    (checks.check_rank_one, lambda W, b, a: W + torch.outer(a, b), "transposed"),
+    (checks.check_rank_one, lambda W, b, a: torch.outer(b, a), "change only"),
+    (checks.check_rank_one, lambda W, b, a: W + b * a, "elementwise"),
+    (checks.check_rank_one, lambda W, b, a: W + b @ a, "a number"),
+    (checks.check_rank_one, lambda W, b, a: W - torch.outer(b, a), "sign"),
+    (checks.check_rank_one, added_in_place, "in place"),
+    (checks.check_rank_one, lambda W, b, a: None, "returns nothing"),
+    (checks.check_minimal_reader, lambda h, C: C @ h / (h @ C @ h), "not inverted"),
+    (checks.check_minimal_reader, lambda h, C: h / (h @ h), "ignores C"),
+    (checks.check_minimal_reader, lambda h, C: torch.linalg.solve(C, h), "is not 1"),
+    (
+        checks.check_minimal_reader,
+        lambda h, C: minimal(h, C) / minimal(h, C).norm(),
+        "length 1",
+    ),
+    (checks.check_minimal_reader, lambda h, C: torch.linalg.solve(C, h) / (h @ h), "not by"),
+    (checks.check_minimal_reader, lambda h, C: minimal(h, C @ C), "twice"),
+    (checks.check_rewrite_score, lambda p, q: q - p, "the gain"),
+    (checks.check_rewrite_score, lambda p, q: (q - p) / p, "not by original"),
+    (checks.check_rewrite_score, lambda p, q: (q - p) / (1 - q), "not by 1 - edited"),
+    (checks.check_rewrite_score, lambda p, q: (p - q) / (1 - p), "swapped"),
+    (checks.check_rewrite_score, lambda p, q: ((q - p) / (1 - p)).mean(), "one value per fact"),
+    (checks.check_rewrite_score, lambda p, q: ((q - p) / (1 - p)).clamp(min=0), "harm"),
 ]
 
 

@@ -16,7 +16,7 @@ from helpers.das import find_pair_directions
 from helpers.geometry import patch_each, row_null_split
 from helpers.patching import cache_pairs
 from helpers.sites import Site
-from helpers.sweeps import facts_at_layer, shared_model
+from helpers.sweeps import facts_at_layer, save_sweep, shared_model, shipped_sweep
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +71,25 @@ def test_two_workers_of_a_cluster_give_the_same_table(folder, pairs):
             there = pd.concat(Parallel()(jobs), ignore_index=True)
     assert os.environ == before
     pd.testing.assert_frame_equal(here, there, atol=1e-4, rtol=1e-4)
+
+
+def test_a_saved_sweep_comes_back_as_its_means(monkeypatch, tmp_path):
+    monkeypatch.setenv("SUBSPACE_ILLUSION_MODEL", "some/model")
+    monkeypatch.setenv("SUBSPACE_ILLUSION_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr("helpers.sweeps.ROOT", tmp_path)
+    assert shipped_sweep("facts") is None
+    sweep = pd.DataFrame(
+        {
+            "layer": [0, 0, 4, 4],
+            "pair": [0, 1, 0, 1],
+            "relation": "any",
+            "patch": "row",
+            "flipped": [True, False, True, True],
+        }
+    )
+    saved = save_sweep("facts", sweep)
+    folder = tmp_path / "data" / "sweeps" / saved.parent.name
+    folder.mkdir(parents=True)
+    saved.rename(folder / "facts.csv")
+    back = shipped_sweep("facts")
+    assert back["flipped"].to_dict() == {(0, "row"): 0.5, (4, "row"): 1.0}

@@ -1,0 +1,62 @@
+"""Checks of the exercises: each names the likely mistake.
+
+A check raises AssertionError with the likely mistake in its message, or prints one line.
+"""
+
+from helpers.checks.lesson_01 import (
+    check_my_illusion,
+    check_patch_direction,
+    check_predicted_output,
+    check_split,
+)
+from helpers.checks.lesson_02 import (
+    check_fldd,
+    check_make_pair,
+    check_name_preference,
+)
+from helpers.checks.lesson_03 import (
+    check_build_illusion,
+    check_read_write,
+    check_row_null,
+    check_share_lost,
+)
+from helpers.checks.lesson_04 import (
+    check_first_minus_second,
+    check_mean_difference,
+    check_seen_by,
+    check_through_one_head,
+)
+from helpers.checks.lesson_05 import (
+    check_last_subject_token,
+    check_patch_each,
+    check_start,
+)
+from helpers.checks.lesson_06 import (
+    check_minimal_reader,
+    check_rank_one,
+    check_rewrite_score,
+)
+
+__all__ = [
+    "check_build_illusion",
+    "check_first_minus_second",
+    "check_fldd",
+    "check_last_subject_token",
+    "check_make_pair",
+    "check_mean_difference",
+    "check_minimal_reader",
+    "check_my_illusion",
+    "check_name_preference",
+    "check_patch_direction",
+    "check_patch_each",
+    "check_predicted_output",
+    "check_rank_one",
+    "check_read_write",
+    "check_rewrite_score",
+    "check_row_null",
+    "check_seen_by",
+    "check_share_lost",
+    "check_split",
+    "check_start",
+    "check_through_one_head",
+]

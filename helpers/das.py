@@ -139,13 +139,18 @@ def find_pair_directions(
         lr: Step size of Adam, for unit vectors.
 
     Raises:
-        ValueError: `steps` is negative, base and source are the same in a pair, or NaN appeared.
+        ValueError: `steps` is negative, base and source are the same in a pair, NaN appeared, or
+            the answer does not depend on the site (the last layer, before the last token).
     """
     if steps < 0:
         raise ValueError(f"steps must not be negative, got {steps}")
     base, source = cached.base, cached.source
     activation = base.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(cached.logit_difference(activation).sum(), activation)
+    if not gradient.any(dim=-1).all():
+        raise ValueError(
+            f"the answer of a pair does not depend on {cached.site}: nothing reads this token later"
+        )
     directions = unit(unit(source - base) - unit(gradient)).requires_grad_()
     optimizer = torch.optim.Adam([directions], lr=lr)
     best = directions.detach().clone()

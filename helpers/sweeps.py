@@ -17,6 +17,7 @@ from transformer_lens import TransformerBridge
 
 from helpers.das import find_pair_directions
 from helpers.geometry import cosine, patch_each, read_write_patch, row_null_split
+from helpers.metrics import logit_difference
 from helpers.models import load_model
 from helpers.pairs import Pairs
 from helpers.patching import cache_pairs
@@ -69,18 +70,15 @@ def facts_at_layer(name: str, pairs: Pairs, layer: int, *, steps: int = 10) -> p
         "cos_null": cosine(change, null).abs().cpu(),
         "cos_row": cosine(change, row).abs().cpu(),
     }
-    tables = []
-    for patch, activation in patched.items():
-        logits = cached.patched_logits(activation).cpu()
-        answers = torch.stack([pairs.answer, pairs.counterfactual], dim=-1)
-        answer, counterfactual = logits.gather(-1, answers).T
-        measured = {
-            "patch": patch,
-            "flipped": (logits.argmax(-1) == pairs.counterfactual).numpy(),
-            "logit_difference": answer - counterfactual,
-        }
-        tables.append(pd.DataFrame(shared | measured))
-    return pd.concat(tables, ignore_index=True)
+    rows = torch.arange(len(pairs)).repeat(len(patched))
+    logits = cached.patched_logits(torch.cat(list(patched.values())), rows).cpu()
+    answer, counterfactual = pairs.answer[rows], pairs.counterfactual[rows]
+    measured = pd.concat([pd.DataFrame(shared)] * len(patched), ignore_index=True)
+    return measured.assign(
+        patch=[patch for patch in patched for _ in range(len(pairs))],
+        flipped=(logits.argmax(-1) == counterfactual).numpy(),
+        logit_difference=logit_difference(logits, answer, counterfactual).numpy(),
+    )
 
 
 def save_sweep(name: str, sweep: pd.DataFrame) -> Path:

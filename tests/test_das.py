@@ -250,6 +250,10 @@ def test_bad_requests_for_pair_directions():
     same.source = same.base.clone()
     with pytest.raises(ValueError, match="zero vector"):
         find_pair_directions(same, progress=False)
+    unread = linear_pairs()
+    unread.site, unread.logit_difference = "the site", lambda h: (h * 0).sum(-1)
+    with pytest.raises(ValueError, match="does not depend on the site"):
+        find_pair_directions(unread, progress=False)
 
 
 def test_each_pair_is_patched_along_its_own_direction():

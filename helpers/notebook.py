@@ -26,7 +26,7 @@ class Sizes:
         train, test: Pairs of IOI.
         epochs, batch_size: Of `find_direction` on them.
         pair_steps: Of `find_pair_directions` on facts.
-        layer_stride: Sweeps over facts look at every so-many-th layer.
+        layers: Sweeps over facts look at about so many layers, or at all if there are fewer.
     """
 
     train: int
@@ -34,13 +34,13 @@ class Sizes:
     epochs: int
     batch_size: int
     pair_steps: int
-    layer_stride: int
+    layers: int
 
 
 # "paper": the sizes of section 4. Of its 200 training pairs only 100 change anything; ours all do.
 SIZES = {
-    "quick": Sizes(200, 400, 15, 50, pair_steps=5, layer_stride=6),
-    "paper": Sizes(200, 2000, 30, 20, pair_steps=40, layer_stride=1),
+    "quick": Sizes(200, 400, 15, 50, pair_steps=5, layers=5),
+    "paper": Sizes(200, 2000, 30, 20, pair_steps=40, layers=1000),
 }
 
 

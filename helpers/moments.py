@@ -71,6 +71,7 @@ def second_moment(
     for chunk in tokens.split(batch_size):
         with recording(model, {site.hook_name for site in sites}) as seen:
             with only_columns(model, torch.zeros(1, dtype=torch.long)):
+                chunk = chunk.to(model.cfg.device)
                 model(chunk, stop_at_layer=top if top < model.cfg.n_layers else None)
         for site in sites:
             x = seen[site.hook_name][:, skip:].flatten(0, 1)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from transformer_lens import TransformerBridge
 
 from helpers.das import find_pair_directions
@@ -32,13 +34,21 @@ def shared_model(name: str) -> TransformerBridge:
 
 
 @torch.no_grad()
-def facts_at_layer(name: str, pairs: Pairs, layer: int, *, steps: int = 10) -> pd.DataFrame:
+def facts_at_layer(
+    name: str,
+    pairs: Pairs,
+    layer: int,
+    *,
+    steps: int = 10,
+    directions: Float[Tensor, "pairs d_mlp"] | None = None,
+) -> pd.DataFrame:
     """One direction per pair in the MLP of one layer, and what its parts do (section 6.1).
 
     Args:
         name: The model, as for `load_model`.
         pairs: Pairs of facts; the direction of each is fitted to that pair alone.
         steps: As for `find_pair_directions`.
+        directions: If they have been fitted already.
 
     Returns:
         A row per pair and patch, with the columns layer, pair, relation, patch, flipped (the top
@@ -51,7 +61,9 @@ def facts_at_layer(name: str, pairs: Pairs, layer: int, *, steps: int = 10) -> p
     model = shared_model(name)
     cached = cache_pairs(model, pairs, Site(layer, "mlp_hidden"))
     base, source = cached.base, cached.source
-    v = find_pair_directions(cached, steps=steps, progress=False)
+    if directions is None:
+        directions = find_pair_directions(cached, steps=steps, progress=False)
+    v = directions.to(base)
     row, null = row_null_split(v, model.blocks[layer].mlp.W_out)
     patched = {
         "direction": patch_each(base, source, v),

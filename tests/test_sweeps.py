@@ -40,6 +40,8 @@ def test_a_job_is_the_sum_of_its_pieces(folder, pairs):
     model = shared_model(folder)
     cached = cache_pairs(model, pairs, Site(1, "mlp_hidden"))
     v = find_pair_directions(cached, steps=3, progress=False)
+    given = facts_at_layer(folder, pairs, 1, directions=v).set_index(["patch", "pair"])
+    pd.testing.assert_frame_equal(given, table, rtol=1e-4, atol=1e-4)
     row, null = row_null_split(v, model.blocks[1].mlp.W_out)
     patches = {
         "direction": patch_each(cached.base, cached.source, v),

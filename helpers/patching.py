@@ -176,6 +176,13 @@ class CachedPairs:
         with torch.no_grad():
             return self.logit_difference(self.base)
 
+    def later_units(self, activation: Float[Tensor, "pairs d"]) -> dict[Site, Tensor]:
+        """Hidden activations of all MLPs above the site, at the patched token, under a patch."""
+        layers = range(self.site.layer + 1, self.model.cfg.n_layers)
+        sites = [Site(layer, "mlp_hidden", position=self.site.position) for layer in layers]
+        seen = self.record(activation, [site.hook_name for site in sites])
+        return {site: seen[site.hook_name] for site in sites}
+
     @torch.no_grad()
     def measure(
         self, activation: Float[Tensor, "pairs d"], *, clamp: Clamp | None = None

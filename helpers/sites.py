@@ -11,6 +11,7 @@ HOOKS = {
     "resid_mid": "hook_resid_mid",
     "resid_post": "hook_resid_post",
     "attn_out": "hook_attn_out",
+    "mlp_in": "mlp.hook_in",
     "mlp_out": "hook_mlp_out",
     "mlp_hidden": "mlp.hook_post",
     "head_output": "attn.hook_z",
@@ -26,8 +27,9 @@ class Site:
     Attributes:
         layer: Block index, from 0.
         kind: One of `resid_pre`, `resid_mid`, `resid_post` (residual stream before, inside and
-            after the block), `attn_out`, `mlp_out` (what the sublayer adds), `mlp_hidden` (input of
-            the down projection, `[d_mlp]`), `head_output` or `head_query` (one head before the
+            after the block), `attn_out`, `mlp_out` (what the sublayer adds), `mlp_in` (what the MLP
+            reads, behind its norm), `mlp_hidden` (input of the down projection, `[d_mlp]`),
+            `head_output` or `head_query` (one head before the
             output projection, or its query before rotary positions, `[d_head]`).
         head: The head, for the last two only.
         position: Overrides the pairs' own position; negative counts from the end of each prompt.

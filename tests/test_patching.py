@@ -11,7 +11,7 @@ from helpers.pairs import Pairs
 from helpers.patching import cache_pairs, cache_sites
 from helpers.sites import Site
 
-KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_hidden")
+KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_in", "mlp_out", "mlp_hidden")
 
 
 def random_pairs(model, n: int = 5, length: int = 9, position: int = -1, seed: int = 0) -> Pairs:

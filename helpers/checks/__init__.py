@@ -36,17 +36,32 @@ from helpers.checks.lesson_06 import (
     check_rank_one,
     check_rewrite_score,
 )
+from helpers.checks.lesson_07 import (
+    check_inner_products,
+    check_is_illusion,
+    check_smallest_hidden,
+)
+from helpers.checks.lesson_08 import (
+    check_auroc,
+    check_beyond,
+    check_opened,
+)
 
 __all__ = [
+    "check_auroc",
+    "check_beyond",
     "check_build_illusion",
     "check_first_minus_second",
     "check_fldd",
+    "check_inner_products",
+    "check_is_illusion",
     "check_last_subject_token",
     "check_make_pair",
     "check_mean_difference",
     "check_minimal_reader",
     "check_my_illusion",
     "check_name_preference",
+    "check_opened",
     "check_patch_direction",
     "check_patch_each",
     "check_predicted_output",
@@ -56,6 +71,7 @@ __all__ = [
     "check_row_null",
     "check_seen_by",
     "check_share_lost",
+    "check_smallest_hidden",
     "check_split",
     "check_start",
     "check_through_one_head",

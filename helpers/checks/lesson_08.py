@@ -1,0 +1,70 @@
+"""Checks of lesson 08: which test of a subspace can be trusted."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from helpers.checks.compare import name_mistake, passed
+
+
+def check_opened(opened: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Exercise 1 of lesson 08: `(fall [pairs], fall_shut [pairs]) -> []`."""
+    fall, shut = torch.tensor([2.0, 1.0, 4.0, 0.5]), torch.tensor([0.5, 1.0, 1.0, 0.0])
+    right = 1 - shut.mean() / fall.mean()
+    mistakes = {
+        "that is the share that is left: 1 minus it": shut.mean() / fall.mean(),
+        "a mean of ratios: pairs with a small fall would rule. Take the ratio of means": (
+            1 - (shut / fall).mean()
+        ),
+        "that is a difference in nats: divide by the full fall": (fall - shut).mean(),
+        "divide by the full fall, not by the one with the pathway shut": (
+            (fall - shut).mean() / shut.mean()
+        ),
+        "one number for all pairs, please": 1 - shut / fall,
+    }
+    name_mistake(opened(fall, shut), right, mistakes, "opened")
+    passed("opened: the share of the effect that is gone, a ratio of means")
+
+
+def check_beyond(beyond: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Exercise 2 of lesson 08: `(value [pairs], natural [n]) -> [pairs]`."""
+    natural = torch.tensor([-1.0, 0.5, 3.0, 2.0])
+    value = torch.tensor([4.0, 0.0, -3.0, 3.0, 13.0])
+    low, high = natural.min(), natural.max()
+    above, below = (value - high).clamp(min=0), (low - value).clamp(min=0)
+    right = (above + below) / (high - low)
+    mistakes = {
+        "divide by the width of the natural range": above + below,
+        "values below the range are beyond it, too": above / (high - low),
+        "values above the range are beyond it, too": below / (high - low),
+        "inside the range the answer is 0, not negative: clamp": torch.maximum(
+            value - high, low - value
+        )
+        / (high - low),
+        "distance from the mean? Only what lies outside the range counts": (
+            (value - natural.mean()).abs() / (high - low)
+        ),
+        "the width is the range, not the standard deviation": (above + below) / natural.std(),
+    }
+    name_mistake(beyond(value, natural), right, mistakes, "beyond")
+    passed("beyond: zero inside, in widths of the range outside")
+
+
+def check_auroc(auroc: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Exercise 3 of lesson 08: `(opened [k], natural [m]) -> []`."""
+    opened, natural = torch.tensor([0.9, 0.4, 0.4, 0.7]), torch.tensor([0.1, 0.4, 0.8])
+    higher = (opened[:, None] > natural).float()
+    ties = (opened[:, None] == natural).float()
+    right = (higher + ties / 2).mean()
+    mistakes = {
+        "ties count one half, not nothing": higher.mean(),
+        "ties count one half, not one": (higher + ties).mean(),
+        "the wrong way round: an opened pathway should score higher": 1 - right,
+        "a share of all comparisons, not their number": (higher + ties / 2).sum(),
+        "the two means are compared: compare every score with every other": (
+            opened.mean() > natural.mean()
+        ).float(),
+    }
+    name_mistake(auroc(opened, natural), right, mistakes, "auroc")
+    passed("auroc: how often an opened pathway scores higher")

@@ -1,0 +1,734 @@
+"""The instrument: its numbers against brute force, its verdicts against their definition."""
+
+import html.parser
+import json
+import math
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from conftest import build_hf_model, build_tiny_model, build_tokenizer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers import audit_cli, findings
+from helpers.audit import _why_not, audit
+from helpers.audit_cli import DirectionFileError, main, parse_site, read_direction
+from helpers.diagnostics import Score, scores, writing_matrix
+from helpers.findings import (
+    AGAINST,
+    CONSISTENT,
+    DOES_NOT_APPLY,
+    FOR,
+    ILLUSION,
+    NO_EFFECT,
+    OPEN,
+    REPORTED,
+    TESTS,
+    UNDECIDED,
+    Finding,
+    conclude,
+    judge,
+    summarise,
+)
+from helpers.geometry import unit
+from helpers.metrics import Estimate
+from helpers.models import ModelError
+from helpers.pairs import Pairs
+from helpers.patching import cache_pairs
+from helpers.report import ROOT
+from helpers.sites import Site
+
+N, LENGTH = 12, 7
+FILES = ["audit.json", "audit.md", "audit.html", "audit.png"]
+SITE = Site(1, "mlp_hidden")
+NAME = '<b>&"`a|b`"'  # of a model, by somebody who means ill
+
+
+def make_task(model) -> Pairs:
+    """Prompts that differ in the last token, each answered by what the model itself prefers."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randint(3, model.cfg.d_vocab, (N, LENGTH), generator=generator)
+    base[:, 2:], base[:, -1] = base[0, 2:], 10  # alike, so that their answers are
+    source = base.clone()
+    source[:, -1] = 20
+    answer = model(base)[:, -1].argmax(-1)
+    logits = model(source)[:, -1].scatter(1, answer[:, None], -torch.inf)
+    last, table = torch.full((N,), LENGTH - 1), pd.DataFrame(index=range(N))
+    return Pairs(tuple(base), tuple(source), answer, logits.argmax(-1), last, last, table)
+
+
+def mean_change(model, pairs: Pairs, site: Site) -> torch.Tensor:
+    cached = cache_pairs(model, pairs, site)
+    return (cached.source - cached.base).mean(0)
+
+
+def illusion(model, pairs: Pairs, site: Site = SITE) -> tuple[torch.Tensor, torch.Tensor]:
+    """A direction by hand, `n + r`: nobody reads `n`, which inputs move; `r` acts. Returns n, r."""
+    cached, W = cache_pairs(model, pairs, site), model.blocks[site.layer].mlp.W_out
+    moved = mean_change(model, pairs, site)
+    null = moved - moved @ torch.linalg.pinv(W.T) @ W.T  # not by the code under test
+    stream = cache_pairs(model, pairs, Site(site.layer, "resid_post"))
+    activation = stream.base.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(stream.logit_difference(activation).sum(), activation)
+    assert (null @ W).norm() < 1e-3 * cached.base.norm()
+    return unit(null), -0.7 * unit(W @ gradient.mean(0))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return tiny_model("llama", seed=1)
+
+
+@pytest.fixture(scope="module")
+def pairs(model):
+    return make_task(model)
+
+
+@pytest.fixture(scope="module")
+def result(model, pairs):
+    return audit(model, SITE, sum(illusion(model, pairs)), pairs, name=NAME, progress=False)
+
+
+def by_name(result) -> dict[str, Finding]:
+    return {finding.test: finding for finding in result.findings}
+
+
+# The measurements.
+
+
+def hooked_fall(model, pairs: Pairs, activation: torch.Tensor) -> torch.Tensor:
+    """How far the logit difference falls if a plain hook writes the activation at `SITE`."""
+
+    def write(act, hook):
+        act = act.clone()
+        act[:, -1] = activation
+        return act
+
+    tokens, rows = torch.stack(pairs.base_tokens), torch.arange(len(pairs))
+    clean = model(tokens)[:, -1]
+    after = model.run_with_hooks(tokens, fwd_hooks=[(SITE.hook_name, write)])[:, -1]
+    change = clean - after
+    return change[rows, pairs.answer] - change[rows, pairs.counterfactual]
+
+
+def test_the_numbers_are_those_of_full_forward_passes(model, pairs, result):
+    seen = {}
+    for side in ("base", "source"):
+        tokens = torch.stack(getattr(pairs, f"{side}_tokens"))
+        _, cache = model.run_with_cache(tokens, names_filter=SITE.hook_name)
+        seen[side] = cache[SITE.hook_name][:, -1]
+    base, change = seen["base"], seen["source"] - seen["base"]
+    n, r = illusion(model, pairs)
+    v, row = (n + r) / (n + r).norm(), r / r.norm()
+    fall = lambda moved: hooked_fall(model, pairs, base + moved).mean().item()  # noqa: E731
+    effect, whole = fall((change @ v)[:, None] * v), fall(change)
+    without_null = fall((change @ row)[:, None] * row)
+    kept = fall(change - (change @ v)[:, None] * v)
+    triggered = fall((change @ (n / (n + r).norm()))[:, None] * v)
+    tokens, rows = torch.stack(pairs.base_tokens), torch.arange(N)
+    logits = model(tokens)[:, -1]
+    margin = (logits[rows, pairs.answer] - logits[rows, pairs.counterfactual]).mean().item()
+    expected = {
+        "whole does less": (effect - whole) / effect,
+        "lost by the row part": (effect - without_null) / effect,
+        "not necessary": (effect - whole + kept) / effect,
+        "read by the null part": triggered / effect,
+        "null norm": 1 / math.hypot(1, 0.7),
+    }
+    found = by_name(result)
+    assert {name: found[name].value.value for name in expected} == pytest.approx(expected, abs=1e-3)
+    assert result.effect.fldd.value == pytest.approx(effect / margin, abs=1e-3)
+    assert result.whole.fldd.value == pytest.approx(whole / margin, abs=1e-3)
+
+
+def test_an_illusion_by_hand_is_called_one(result):
+    assert result.verdict == ILLUSION
+    assert by_name(result)["lost by the row part"].verdict == AGAINST
+
+
+def test_the_natural_change_is_not_called_an_illusion(model, pairs):
+    site = Site(2, "resid_post")
+    natural = audit(model, site, mean_change(model, pairs, site), pairs, progress=False)
+    assert natural.verdict == CONSISTENT
+
+
+def test_the_length_and_sign_of_the_direction_do_not_matter(model, pairs, result):
+    direction = -30 * sum(illusion(model, pairs)).double()
+    again = audit(model, SITE, direction, pairs, name=NAME, progress=False)
+    for one, other in zip(result.findings, again.findings, strict=True):
+        assert one.verdict == other.verdict
+        assert one.value is None or one.value == pytest.approx(other.value, abs=1e-3)
+
+
+SITES = [
+    lambda last: Site(1, "mlp_hidden"),
+    lambda last: Site(0, "resid_post"),
+    lambda last: Site(1, "head_output", head=1),
+    lambda last: Site(last, "mlp_out"),
+]
+NEED_KERNEL = {"null norm", "read by the null part", "lost by the row part"}
+NEED_LATER_MLP = {"lost in range", "far downstream"}
+
+
+@pytest.mark.parametrize("choose", SITES)
+def test_every_test_says_something_at_every_site(any_model, choose):
+    site, pairs = choose(any_model.cfg.n_layers - 1), make_task(any_model)
+    direction = mean_change(any_model, pairs, site)
+    found = audit(any_model, site, direction, pairs, n_random=2, progress=False)
+    assert [finding.test for finding in found.findings] == [test.name for test in TESTS]
+    assert (found.site, found.n_pairs, len(found.random)) == (site, N, 2)
+    assert found.verdict != ILLUSION, "this is how real inputs move"
+    silent = {f.test for f in found.findings if f.verdict == DOES_NOT_APPLY}
+    shares = {f.test for f in found.findings if "nats" in f.reason}
+    expected = set() if site.kind == "mlp_hidden" else NEED_KERNEL
+    if site.layer == any_model.cfg.n_layers - 1:
+        expected = expected | NEED_LATER_MLP
+    assert silent - shares == expected - shares
+    for test, finding in zip(TESTS, found.findings, strict=True):
+        if finding.value is not None:
+            assert finding.verdict == judge(test, finding.value)
+            assert f"{finding.value}" in finding.reason
+            assert finding.value.low <= finding.value.value <= finding.value.high
+
+
+@pytest.mark.parametrize(
+    ("site", "reason"),
+    [
+        (Site(1, "resid_post"), "in the residual stream as it stands"),
+        (Site(1, "head_output", head=0), "The output matrix of a head loses nothing"),
+        (Site(2, "mlp_out"), "there is no later MLP"),
+    ],
+)
+def test_what_does_not_apply_says_why(model, pairs, site, reason):
+    found = audit(model, site, mean_change(model, pairs, site), pairs, progress=False)
+    assert any(reason in f.reason and f.value is None for f in found.findings)
+
+
+def test_a_patch_that_changes_nothing_has_no_effect(model, pairs):
+    same = Pairs(**(vars(pairs) | {"source_tokens": pairs.base_tokens}))
+    found = audit(model, SITE, torch.ones(96), same, progress=False)
+    assert found.verdict == NO_EFFECT and "no effect to explain" in found.summary
+    assert by_name(found)["whole does less"].verdict == DOES_NOT_APPLY
+    json.loads(found.to_json())
+
+
+def test_the_same_seed_gives_the_same_audit(model, pairs, result):
+    direction = sum(illusion(model, pairs))
+    again = audit(model, SITE, direction, pairs, name=NAME, progress=False)
+    other = audit(model, SITE, direction, pairs, name=NAME, seed=1, progress=False)
+    assert again == result and again.to_json() == result.to_json()
+    assert other.random[:2] == result.random[1:], "random directions have the seeds seed, seed + 1"
+    assert (
+        by_name(other)["whole does less"].value.low != by_name(result)["whole does less"].value.low
+    )
+
+
+def test_nothing_stays_behind():
+    model = build_tiny_model("llama", seed=1)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    pairs, figures = make_task(model), plt.get_fignums()
+    direction = sum(illusion(model, pairs))
+    copy = direction.clone()
+    audit(model, SITE, direction, pairs, progress=False).to_html()
+    points = {id(point): point for point in model.hook_dict.values()}.values()
+    assert not any(point.fwd_hooks or point._forward_hooks for point in points)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert torch.equal(direction, copy) and plt.get_fignums() == figures
+
+
+def test_progress_can_be_hidden(model, pairs, capsys, monkeypatch):
+    direction = torch.ones(96)
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    audit(model, SITE, direction, pairs)
+    assert "audit: " in capsys.readouterr().err
+    audit(model, SITE, direction, pairs, progress=False)
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    audit(model, SITE, direction, pairs)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("site", "direction", "message"),
+    [
+        (SITE, torch.ones(48), "has 48 dimensions, but mlp_hidden.1 has 96: do you mean resid_pre"),
+        (SITE, torch.ones(12), "do you mean head_output.1.0?"),
+        (Site(0, "resid_post"), torch.ones(96), "do you mean mlp_hidden.0?"),
+        (SITE, torch.ones(5), "was it found in another model?"),
+        (SITE, torch.ones(96, 1), r"one vector \[d\], but this has the shape \(96, 1\)"),
+        (SITE, torch.zeros(96), "zero vector"),
+        (SITE, torch.full((96,), torch.nan), "NaN"),
+        (Site(7, "mlp_hidden"), torch.ones(96), "layer 7 is out of range"),
+        (Site(1, "head_query", head=0), torch.ones(12), "choose another site"),
+    ],
+)
+def test_bad_directions_and_sites_are_named(model, pairs, site, direction, message):
+    with pytest.raises(ValueError, match=message):
+        audit(model, site, direction, pairs, progress=False)
+
+
+def test_bad_pairs_are_named(model, pairs):
+    direction = torch.ones(96)
+    with pytest.raises(ValueError, match="7 pairs are too few: .* at least 8, better 50"):
+        audit(model, SITE, direction, pairs[:7], progress=False)
+    with pytest.raises(ValueError, match="n_random must be at least 1"):
+        audit(model, SITE, direction, pairs, n_random=0, progress=False)
+    answers = {"answer": pairs.counterfactual, "counterfactual": pairs.answer}
+    with pytest.raises(ValueError, match="pairs whose answers the model knows"):
+        audit(model, SITE, direction, Pairs(**(vars(pairs) | answers)), progress=False)
+
+
+def test_a_margin_that_may_be_zero_is_no_margin(model, pairs):
+    half = torch.arange(N) < N // 2
+    swapped = {
+        "answer": torch.where(half, pairs.answer, pairs.counterfactual),
+        "counterfactual": torch.where(half, pairs.counterfactual, pairs.answer),
+    }
+    with pytest.raises(ValueError, match="not clearly a margin"):
+        audit(model, SITE, torch.ones(96), Pairs(**(vars(pairs) | swapped)), progress=False)
+
+
+@pytest.mark.parametrize(("effect", "applies"), [((1.0, 1.2), True), ((-2.0, 3.0), False)])
+def test_shares_are_taken_of_clear_effects_only(model, effect, applies):
+    effect = torch.tensor(effect).repeat(10)
+    reason = _why_not(model, SITE, "whole does less", Score(torch.ones(20), effect))
+    assert reason == ("" if applies else "The effect is 0.50 nats with a standard error of 0.57: "
+        "too little to take a share of.")  # fmt: skip
+
+
+def test_models_without_a_kernel_say_so(model, pairs, monkeypatch):
+    small = torch.randn(40, 48)
+    monkeypatch.setattr("helpers.audit.writing_matrix", lambda model, site: small)
+    assert (
+        _why_not(model, SITE, "null norm", None) == "The output matrix of this MLP loses nothing."
+    )
+
+
+# The verdicts.
+
+numbers = st.floats(-3, 3)
+estimates = (
+    st.tuples(numbers, numbers, numbers).map(sorted).map(lambda x: Estimate(x[1], x[0], x[2]))
+)
+ORDER = {FOR: 0, OPEN: 1, AGAINST: 2}
+judged = st.sampled_from([test for test in TESTS if test.against is not None])
+
+
+@given(judged, estimates, st.floats(0, 3), st.floats(0, 3), st.floats(0, 3))
+def test_a_larger_value_never_speaks_less_against(test, value, more, low, high):
+    larger = Estimate(value.value + more, value.low + low, value.high + high)
+    assert ORDER[judge(test, larger)] >= ORDER[judge(test, value)]
+
+
+@given(st.sampled_from(TESTS), estimates)
+def test_verdicts_follow_from_the_thresholds(test, value):
+    verdict = judge(test, value)
+    finding = findings.measured(test, value)
+    assert (finding.verdict, finding.value, finding.limits) == (verdict, value, test.limits)
+    if test.against is None:
+        assert verdict == REPORTED
+        return
+    floor = test.against / 2 if test.acquits is None else test.acquits
+    assert (verdict == AGAINST) == (value.value >= test.against and value.low > floor)
+    clear = test.acquits is not None and value.value <= test.acquits and value.high < test.against
+    assert (verdict == FOR) == clear
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "value", "verdict"),
+    [
+        ((0.75, 0.5), (0.75, 0.51, 1.0), AGAINST),
+        ((0.75, 0.5), (0.74, 0.51, 1.0), OPEN),
+        ((0.75, 0.5), (0.9, 0.5, 1.0), OPEN),
+        ((0.75, 0.5), (0.5, 0.1, 0.74), FOR),
+        ((0.75, 0.5), (0.5, 0.1, 0.75), OPEN),
+        ((0.75, 0.5), (0.51, 0.1, 0.7), OPEN),
+        ((0.1, None), (0.1, 0.06, 0.3), AGAINST),
+        ((0.1, None), (0.1, 0.05, 0.3), OPEN),
+        ((0.1, None), (0.0, 0.0, 0.0), OPEN),
+        ((None, None), (9.0, 9.0, 9.0), REPORTED),
+    ],
+)
+def test_verdicts_by_hand(thresholds, value, verdict):
+    assert judge(findings.Test("", "", *thresholds, ""), Estimate(*value)) == verdict
+
+
+def test_the_tests_are_those_of_the_engine(model, pairs):
+    cached = cache_pairs(model, pairs, SITE)
+    known = scores(cached, torch.ones(96), writing_matrix(model, SITE))
+    assert sorted(test.name for test in TESTS) == sorted(known)
+
+
+def a_finding(test: str, verdict: str) -> Finding:
+    return Finding(test, "", Estimate(0.9, 0.8, 1.0), verdict, "", "")
+
+
+WHOLE, OTHER, THIRD = "whole does less", "beyond range", "lost in range"
+CLEAR, RANDOM = Estimate(0.5, 0.4, 0.6), Estimate(0.0, -0.1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "conclusion"),
+    [
+        ({WHOLE: AGAINST}, ILLUSION),
+        ({WHOLE: AGAINST, OTHER: OPEN, THIRD: FOR}, ILLUSION),
+        ({WHOLE: FOR, OTHER: AGAINST, THIRD: AGAINST}, ILLUSION),
+        ({WHOLE: OPEN, OTHER: AGAINST, THIRD: AGAINST}, ILLUSION),
+        ({WHOLE: FOR, OTHER: OPEN, THIRD: DOES_NOT_APPLY}, CONSISTENT),
+        ({WHOLE: FOR, OTHER: AGAINST}, UNDECIDED),
+        ({WHOLE: OPEN, OTHER: AGAINST}, UNDECIDED),
+        ({WHOLE: OPEN, OTHER: FOR, THIRD: FOR}, UNDECIDED),
+        ({WHOLE: DOES_NOT_APPLY}, UNDECIDED),
+    ],
+)
+def test_what_the_findings_come_to(verdicts, conclusion):
+    found = [a_finding(test, verdict) for test, verdict in verdicts.items()]
+    assert conclude(CLEAR, [RANDOM, RANDOM], found) == conclusion
+    assert conclude(CLEAR, [RANDOM, CLEAR], found) == NO_EFFECT
+    assert conclude(Estimate(0.2, 0.1, 0.3), [RANDOM], found) == NO_EFFECT
+    summary = summarise(CLEAR, [RANDOM], found)
+    assert summary.lower().startswith(f"{conclusion}: the patch along the direction removes 50.0%")
+    for test, verdict in verdicts.items():
+        if verdict == AGAINST:
+            assert f"'{test}' (0.90 [0.80, 1.00])" in summary
+    assert summary.endswith(findings.NOT_SHOWN[conclusion])
+
+
+def test_an_effect_that_helps_the_model_is_no_effect():
+    harm = Estimate(-0.5, -0.6, -0.4)
+    assert conclude(harm, [RANDOM], [a_finding(WHOLE, AGAINST)]) == NO_EFFECT
+
+
+# The reports.
+
+
+class Page(html.parser.HTMLParser):
+    """Collects the text of a page and fails where a tag is not closed in order."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_json_is_the_dictionary(result):
+    assert json.loads(result.to_json()) == result.to_dict()
+    assert result.to_dict()["verdict"] == result.verdict
+    assert Site(**result.to_dict()["site"]) == SITE
+    assert set(result.versions) >= {"python", "torch", "transformer_lens", "transformers"}
+
+
+def test_the_page_is_one_well_formed_file_without_foreign_markup(result):
+    text = result.to_html()
+    page = Page(text)
+    assert NAME not in text and f"of {NAME}" in page.text
+    assert not {"b", "script", "link"} & {tag for tag, _ in page.tags}
+    assert result.summary in page.text
+    for finding in result.findings:
+        assert finding.reason in page.text and finding.limits in page.text
+    (image,) = (attributes for tag, attributes in page.tags if tag == "img")
+    assert image["src"].startswith("data:image/png;base64,iVBOR") and len(image["alt"]) > 20
+    assert ("html", {"lang": "en"}) in page.tags
+
+
+def test_markup_in_a_cell_is_text(result):
+    row = replace(result.findings[0], reason=NAME, limits=NAME)
+    page = Page(replace(result, findings=(row,)).to_html())
+    assert page.text.count(NAME) == 4 and "b" not in {tag for tag, _ in page.tags}
+
+
+def test_the_markdown_has_a_row_for_each_test(result):
+    text = result.to_markdown()
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + len(TESTS) and {row.count("|") for row in rows} == {6}
+    assert result.summary in text and "interchange accuracy" in text
+    assert str(ROOT) not in text and str(ROOT) not in result.to_json()
+
+
+def test_a_folder_names_the_model_by_its_last_part(model, pairs):
+    found = audit(model, SITE, torch.ones(96), pairs, name="/home/me/models/tiny/", progress=False)
+    assert found.model == "tiny" and "/home" not in found.to_html() + found.to_json()
+    assert audit(model, SITE, torch.ones(96), pairs, progress=False).model == "tiny-llama"
+
+
+def test_the_figure_shows_every_judged_test(result):
+    with plt.rc_context({"axes.titlesize": 3.0}):
+        figure = result.figure()
+        assert plt.rcParams["axes.titlesize"] == 3.0, "the caller's style stays"
+    plt.close(figure)
+    assert figure.get_suptitle() == "The direction at mlp_hidden.1: likely an illusion"
+    left, right = ([label.get_text() for label in ax.get_yticklabels()] for ax in figure.axes)
+    assert left[:2] == ["this direction", "whole component"] and len(left) == 5
+    shown = {f.test: f for f in result.findings if f.verdict in (AGAINST, FOR, OPEN)}
+    assert right == [f"{n}\n{f.verdict}: {f.value.value:.2f}" for n, f in shown.items()]
+
+
+def test_saving_writes_whole_files_again_and_again(result, tmp_path):
+    for _ in range(2):
+        paths = result.save(tmp_path / "new" / "folder")
+        assert [path.name for path in paths] == FILES
+        assert sorted(os.listdir(tmp_path / "new" / "folder")) == sorted(FILES)
+    assert json.loads(paths[0].read_text(encoding="utf-8")) == result.to_dict()
+    assert paths[1].read_text(encoding="utf-8") == result.to_markdown()
+    assert paths[2].read_text(encoding="utf-8") == result.to_html()
+    assert paths[3].read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_is_left_of_a_file_that_could_not_be_written(result, tmp_path):
+    (tmp_path / "audit.json").mkdir()
+    with pytest.raises(OSError):
+        result.save(tmp_path)
+    assert os.listdir(tmp_path) == ["audit.json"]
+
+
+# The command line.
+
+
+@pytest.mark.parametrize(
+    "site", [Site(21, "mlp_hidden"), Site(0, "resid_post"), Site(23, "head_output", head=1)]
+)
+def test_sites_are_read_as_they_are_written(site):
+    assert parse_site(f" {site} ") == site
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mlp.3", "unknown kind of site 'mlp' in 'mlp.3': choose one of"),
+        ("", "unknown kind"),
+        ("mlp_hidden", "must have the form mlp_hidden.LAYER"),
+        ("mlp_hidden.x", "must have the form"),
+        ("mlp_hidden.-1", "must have the form"),
+        ("mlp_hidden.1.2", "must have the form mlp_hidden.LAYER"),
+        ("head_output.1", "must have the form head_output.LAYER.HEAD"),
+    ],
+)
+def test_bad_sites_are_explained(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_site(text)
+
+
+VECTOR = torch.tensor([1.0, -2.0, 3.0])
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (1, 3)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.bfloat16])
+def test_directions_come_back_from_all_formats(tmp_path, shape, dtype):
+    vector = VECTOR.to(dtype).reshape(shape)
+    torch.save(torch.nn.Parameter(vector), tmp_path / "v.pt")
+    torch.save({"direction": vector, "other": 1}, tmp_path / "named.PT")
+    safetensors.torch.save_file({"any": vector}, tmp_path / "v.safetensors")
+    named = {"direction": vector, "other": torch.ones(2)}
+    safetensors.torch.save_file(named, tmp_path / "named.safetensors")
+    names = ["v.pt", "named.PT", "v.safetensors", "named.safetensors"]
+    if dtype != torch.bfloat16:  # which numpy lacks
+        np.save(tmp_path / "v.npy", vector.numpy().astype(vector.numpy().dtype.newbyteorder(">")))
+        names.append("v.npy")
+    for name in names:
+        found = read_direction(str(tmp_path / name))
+        assert torch.equal(found, VECTOR) and found.dtype == torch.float32, name
+
+
+class Malicious:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_reading_a_direction_runs_no_code(tmp_path):
+    for name in ("v.npy", "v.pt"):
+        (tmp_path / name).write_bytes(pickle.dumps(Malicious(tmp_path / "owned"), 2))
+        with pytest.raises(DirectionFileError, match="is damaged, or holds more than numbers"):
+            read_direction(tmp_path / name)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("v.npy", np.ones((3, 2)), r"has the shape \(3, 2\): a direction has the shape \[d\]"),
+        ("v.npy", np.ones(()), r"has the shape \(\)"),
+        ("v.npy", np.ones(0), r"has the shape \(0,\)"),
+        ("v.npy", np.ones((1, 1, 3)), "has the shape"),
+        ("v.npy", np.arange(3), "holds int64, not floating-point numbers"),
+        ("v.npy", np.array([1.0, np.nan]), "holds NaN or infinity"),
+        ("v.npy", np.array([1.0, 1e300]), "holds NaN or infinity"),
+        ("v.npy", b"", "is damaged"),
+        ("v.pt", b"hello", "is damaged"),
+        ("v.safetensors", b"hello", "is damaged"),
+        ("v.pt", [1.0, 2.0], "holds list, not floating-point numbers"),
+        ("v.pt", {"a": VECTOR, "b": VECTOR}, r"holds \['a', 'b'\]: call the tensor"),
+        ("v.pt", {}, r"holds \[\]"),
+        ("v.pt", torch.ones(3, dtype=torch.bool), "holds torch.bool"),
+        ("v.txt", b"1 2 3", "must end in .npy, .pt, .safetensors"),
+    ],
+)
+def test_bad_direction_files_are_explained(tmp_path, name, content, message):
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, np.ndarray):
+        np.save(path, content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(DirectionFileError, match=rf"{name} .*{message}"):
+        read_direction(path)
+
+
+def test_direction_files_that_are_not_there_are_explained(tmp_path):
+    with pytest.raises(DirectionFileError, match="none.npy does not exist: save one vector"):
+        read_direction(tmp_path / "none.npy")
+    with pytest.raises(DirectionFileError, match="is a folder"):
+        read_direction(tmp_path)
+
+
+WORDS = "Then After While Mary John book park".split()
+
+
+@pytest.fixture
+def folder(tmp_path, model, monkeypatch):
+    """A working folder with a direction and pairs for `model`, which is what every name loads."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(audit_cli, "load_model", lambda name, device: model)
+    np.save("v.npy", np.random.default_rng(0).normal(size=96))
+    write_pairs(model)
+    return tmp_path
+
+
+def write_pairs(model) -> None:
+    """pairs.csv: prompts of two words, answered by what the model itself prefers."""
+    base = [f"{first} Tom gave {last}" for first in WORDS for last in ("the", "a")]
+    source = [f"{first} Anna gave {last}" for first in WORDS for last in ("the", "a")]
+    words = torch.tensor([model.tokenizer.convert_tokens_to_ids(f"Ġ{word}") for word in WORDS])
+    best = torch.stack([model(prompt)[0, -1, words] for prompt in base]).mean(0).argsort()
+    columns = {"answer": WORDS[best[-1]], "counterfactual": WORDS[best[0]]}
+    pd.DataFrame({"base": base, "source": source, **columns}).to_csv("pairs.csv", index=False)
+
+
+GOOD = {"--site": "mlp_hidden.1", "--direction": "v.npy", "--pairs": "pairs.csv"}
+
+
+def command(**changes) -> list[str]:
+    options = GOOD | {f"--{name}": value for name, value in changes.items()}
+    return [text for option in options.items() for text in option]
+
+
+def test_the_command_does_what_the_function_does(folder, model, capsys):
+    assert main(command(model="my/tiny")) == 0
+    assert sorted(os.listdir("audit")) == sorted(FILES)
+    direction, pairs = read_direction("v.npy"), audit_cli.read_pairs(model, "pairs.csv")
+    expected = audit(model, SITE, direction, pairs, name="tiny", progress=False)
+    assert json.loads((folder / "audit" / "audit.json").read_text()) == expected.to_dict()
+    out = capsys.readouterr().out
+    assert "measuring mlp_hidden.1 on 14 pairs" in out and expected.summary in out
+    assert "Results are in audit" in out and ", ".join(FILES) in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"direction": "none.npy"}, "none.npy does not exist"),
+        ({"pairs": "none.csv"}, "none.csv does not exist"),
+        ({"site": "resid_post.1"}, "do you mean mlp_hidden.1?"),
+        ({"site": "mlp_hidden.99"}, "layer 99 is out of range"),
+        ({"out": "v.npy"}, "v.npy is not a folder"),
+        ({"out": "v.npy/there"}, "v.npy"),
+        ({"pairs": "ioi", "n": "999999"}, "n must be from 1 to"),
+        ({"pairs": "facts", "n": "999999"}, "n must be from 1 to"),
+    ],
+)
+def test_what_cannot_be_used_ends_with_status_2(folder, capsys, changes, message):
+    before = sorted(os.listdir())
+    assert main(command(**changes)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize(
+    "changes", [{"direction": "none.npy"}, {"pairs": "none.csv"}, {"out": "v.npy"}]
+)
+def test_files_are_checked_before_the_model_is_loaded(folder, monkeypatch, changes):
+    monkeypatch.setattr(audit_cli, "load_model", lambda *_: pytest.fail("loaded"))
+    assert main(command(**changes)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--site, --direction, --pairs"),
+        (command(site="mlp.1"), "unknown kind of site 'mlp'"),
+        (command(n="0"), "'0' is no whole number from 1 to 999999999"),
+        (command(seed="-1"), "'-1' is no whole number from 0"),
+        (command(split="all"), "invalid choice: 'all'"),
+    ],
+)
+def test_bad_usage_ends_with_status_2(capsys, arguments, message):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (ModelError("no such model"), 1, "error: no such model"),
+        (KeyboardInterrupt(), 130, "Interrupted; nothing was written."),
+    ],
+)
+def test_the_model_and_the_user_may_end_it(folder, capsys, monkeypatch, error, status, message):
+    def fail(name, device):
+        raise error
+
+    monkeypatch.setattr(audit_cli, "load_model", fail)
+    before = sorted(os.listdir())
+    assert main(command()) == status
+    assert message in capsys.readouterr().err and sorted(os.listdir()) == before
+
+
+def test_the_tasks_of_the_project_can_be_named(folder, model):
+    options = audit_cli.parse(command(pairs="ioi", n="9", seed="3"))
+    assert len(audit_cli.load_pairs(model, options)) == 9
+
+
+def test_the_program_runs_on_a_saved_model(folder, model):
+    build_hf_model("llama", len(build_tokenizer()), seed=1).save_pretrained("saved")
+    build_tokenizer().save_pretrained("saved")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"}
+    program = [sys.executable, "-m", "helpers.audit"]
+    done = subprocess.run(
+        [*program, *command(model="saved", device="cpu", out="here")],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    direction, pairs = read_direction("v.npy"), audit_cli.read_pairs(model, "pairs.csv")
+    expected = audit(model, SITE, direction, pairs, name="saved", progress=False)
+    found = json.loads((folder / "here" / "audit.json").read_text())
+    assert found["effect"]["fldd"] == pytest.approx(expected.effect.fldd._asdict(), abs=1e-3)

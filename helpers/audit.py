@@ -25,8 +25,16 @@ from tqdm.auto import tqdm
 from transformer_lens import TransformerBridge
 
 from helpers import __version__, audit_report
-from helpers.diagnostics import Score, scores, writing_matrix
-from helpers.findings import TESTS, Finding, conclude, inapplicable, measured, summarise
+from helpers.diagnostics import ONLY_READ, Score, scores, writing_matrix
+from helpers.findings import (
+    SMALLEST_EFFECT,
+    TESTS,
+    Finding,
+    conclude,
+    inapplicable,
+    measured,
+    summarise,
+)
 from helpers.geometry import patch_subspace, random_direction, unit
 from helpers.metrics import Estimate, bootstrap
 from helpers.pairs import Pairs
@@ -167,7 +175,7 @@ def audit(
             bar.update()
         found = scores(cached, direction, W)
         bar.update()
-        findings = _findings(model, site, found, seed)
+        findings = _findings(model, site, found, seed, effects[1].fldd)
         bar.update()
     whole, effect, *random = effects
     return Audit(
@@ -219,7 +227,7 @@ def _check_counts(n_pairs: int, n_random: int) -> None:
 
 def _sites_with(model: TransformerBridge, layer: int, d: int) -> list[Site]:
     """The sites of a layer that have `d` dimensions; of the heads, the first."""
-    kinds = [kind for kind in HOOKS if kind != "head_query"]
+    kinds = [kind for kind in HOOKS if kind not in ONLY_READ]
     sites = [Site(layer, kind, head=0 if kind in OF_ONE_HEAD else None) for kind in kinds]
     return [s for s in sites if s.hook_name in model.hook_dict and dimension(model, s) == d]
 
@@ -248,12 +256,15 @@ def _effects(cached: CachedPairs, activation: Float[Tensor, "pairs d"]) -> Effec
 
 
 def _findings(
-    model: TransformerBridge, site: Site, found: Mapping[str, Score], seed: int
+    model: TransformerBridge, site: Site, found: Mapping[str, Score], seed: int, effect: Estimate
 ) -> tuple[Finding, ...]:
-    """What each test says."""
+    """What each test says; nothing, if the direction has no effect."""
+    small = f"The patch removes {effect.value:.1%} of the margin: too little to ask how."
     findings = []
     for test in TESTS:
-        if reason := _why_not(model, site, test.name, found.get(test.name)):
+        reason = _why_not(model, site, test.name, found.get(test.name))
+        if reason or effect.value < SMALLEST_EFFECT:
+            reason = reason or small
             findings.append(inapplicable(test, reason))
         else:
             findings.append(measured(test, _ratio(found[test.name], seed)))

@@ -151,17 +151,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--site", required=True, type=_explained(parse_site), help="such as mlp_hidden.21, "
         "resid_post.21 or head_output.23.1")  # fmt: skip
     add("--direction", required=True, metavar="FILE", help=", ".join(READERS))
-    add("--pairs", required=True, metavar="|".join((*TASKS, "FILE.csv")), help="a file has the columns base, "
-        "source, answer, counterfactual")  # fmt: skip
-    add(
-        "--n", type=_at_least(1), default=200, help="pairs, where no file gives them (default: 200)"
-    )
-    add(
-        "--split",
-        choices=("train", "test"),
-        default="test",
-        help="of ioi, number and gender (default: test)",
-    )
+    add("--pairs", required=True, metavar="|".join((*TASKS, "FILE.csv")),
+        help="a file has the columns base, source, answer, counterfactual")  # fmt: skip
+    add("--n", type=_at_least(1), default=200, help="pairs, without a file (default: 200)")
+    add("--split", choices=("train", "test"), default="test", help="without a file (default: test)")
     add("--out", type=Path, default=Path("audit"), metavar="FOLDER", help="(default: audit)")
     add("--seed", type=_at_least(0), default=0, help="(default: 0)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: CUDA if there is one)")

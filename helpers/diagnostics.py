@@ -27,6 +27,7 @@ Cached: TypeAlias = "CachedPairs | PlantedPairs"
 Writer: TypeAlias = Float[Tensor, "d d_model"] | None
 PerPair: TypeAlias = Float[Tensor, "pairs"]
 
+ONLY_READ = ("mlp_in", "head_query")
 NATURAL_SHARE = 0.95  # of the squared change from base to source that `natural_changes` keeps
 
 
@@ -46,14 +47,14 @@ def writing_matrix(model: TransformerBridge, site: Site) -> Writer:
     """What takes the site's activation to the residual stream; None for what is in it already.
 
     Raises:
-        ValueError: a head's query, which writes nothing by itself.
+        ValueError: what an MLP or a head only reads, which writes nothing by itself.
     """
     block = model.blocks[site.layer]
     if site.kind == "mlp_hidden":
         return block.mlp.W_out.detach()
     if site.kind == "head_output":
         return block.attn.W_O[site.head].detach()
-    if site.kind == "head_query":
+    if site.kind in ONLY_READ:
         raise ValueError(f"{site} writes nothing into the residual stream: choose another site")
     return None
 
@@ -173,8 +174,9 @@ def downstream(cached: Cached, patched: Float[Tensor, "pairs d"]) -> tuple[PerPa
     """What happens above the site: the fall with later units held in range, and how far they are.
 
     The hidden units of all MLPs above the site are clipped, at the patched token, to what they do
-    on some base or source prompt of these pairs (after Liu and Chen's planted pathways). The
-    distance is `distance_ratio` in the units of the next MLP; 1 where there is none.
+    on some base prompt, as it is or with the source's whole activation at the site; all at once,
+    to the values of the patched run (after the planted pathways of Liu and Chen). The distance is
+    `distance_ratio` in the units of the next MLP; 1 where there is none.
     """
     natural = [cached.later_units(activation) for activation in (cached.base, cached.source)]
     clamp, far = {}, torch.ones(len(cached))

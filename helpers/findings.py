@@ -1,6 +1,7 @@
 """What the tests of a direction say: thresholds, findings, and the verdict they lead to.
 
-`helpers.diagnostics` measures; this module judges. All thresholds stand in `TESTS`.
+`helpers.diagnostics` measures; this module judges. All thresholds stand in `TESTS`. They were set
+on planted models (lesson 08), and a test that did little better than chance there has none.
 """
 
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ class Test:
         return self.against / 2 if self.acquits is None else self.acquits
 
 
+SMALLEST_EFFECT = 0.05  # FLDD below which there is nothing to explain
 WHOLE = "whole does less"
 TESTS = (
     Test(
@@ -84,9 +86,9 @@ TESTS = (
     Test(
         "far downstream",
         "How far are the units of the next MLP from real states, in usual distances?",
-        None,
-        None,
-        "One unit in a thousand hardly changes a distance.",
+        1.1,
+        0.9,
+        "Fooled by a decoy; and a strong patch along a natural direction goes far, too.",
     ),
     Test(
         "far at the site",
@@ -180,7 +182,8 @@ def inapplicable(test: Test, reason: str) -> Finding:
 def conclude(effect: Estimate, random: Sequence[Estimate], findings: Sequence[Finding]) -> str:
     """The verdict on a direction.
 
-    `NO_EFFECT` unless the interval of its FLDD lies above that of every random direction.
+    `NO_EFFECT` unless its FLDD is at least `SMALLEST_EFFECT` and the interval lies above that of
+    every random direction.
     `ILLUSION` if the whole component's test speaks against it, or any two do. `CONSISTENT` if that
     test speaks for it and none against. Else `UNDECIDED`.
 
@@ -189,7 +192,7 @@ def conclude(effect: Estimate, random: Sequence[Estimate], findings: Sequence[Fi
         random: FLDD of random directions, at least one.
         findings: What the tests found.
     """
-    if effect.low <= max(other.high for other in random):
+    if effect.value < SMALLEST_EFFECT or effect.low <= max(other.high for other in random):
         return NO_EFFECT
     against = [finding.test for finding in findings if finding.verdict == AGAINST]
     if WHOLE in against or len(against) >= 2:
@@ -218,8 +221,8 @@ def summarise(effect: Estimate, random: Sequence[Estimate], findings: Sequence[F
     accusers = f"{' and '.join(against)} {'speaks' if len(against) == 1 else 'speak'} against"
     chance = max(other.high for other in random)
     because = {
-        NO_EFFECT: f", not clearly more than a random direction may (up to {chance:.1%}), so "
-        "there is no effect to explain",
+        NO_EFFECT: f", less than {SMALLEST_EFFECT:.0%} or not clearly more than a random "
+        f"direction may (up to {chance:.1%}), so there is no effect to explain",
         ILLUSION: f", but {accusers} a natural pathway",
         CONSISTENT: f"; {shown.get(WHOLE)} speaks for a natural pathway, and no test against one",
         UNDECIDED: f"; {accusers} a natural pathway, which alone is not enough"

@@ -289,7 +289,9 @@ def _silent(planted: PlantedPairs, plan: Plan) -> Silent:
     """Two units that read `elsewhere`, each one way; no prompt reaches their threshold."""
     axis = unit(plan.elsewhere)
     reads = torch.stack([axis, -axis], -1)
-    natural = torch.cat([planted.written(planted.base), planted.written(planted.source)]) @ reads
+    source = planted.stream.source + planted.source_units @ planted.writes
+    patched = [planted.written(planted.base), planted.written(planted.source)]
+    natural = torch.cat([*patched, source]) @ reads
     threshold = 1.02 * natural.max().item()
     gain = plan.push / (plan.elsewhere.norm() - threshold).clamp(min=0.2 * plan.elsewhere.norm())
     return Silent(reads, threshold, torch.stack([gain, -gain]))

@@ -74,7 +74,7 @@ def construct(
         The unit direction, or None where nothing listens or nothing is carried.
     """
     sensor, actuator = row_null_split(difference, W).null, W @ reads
-    if min(sensor.norm(), actuator.norm()) < 1e-12:
+    if sensor.norm() <= 1e-4 * difference.norm() or actuator.norm() < 1e-12:
         return None
     return unit(unit(sensor) + unit(actuator))
 

@@ -88,6 +88,48 @@ def added_in_place(W, b, a):
     return W
 
 
+def differences(x, four):
+    a, b, c, e = (x[four[:, k]] for k in range(4))
+    return a - b, c - e
+
+
+def pinv_write(d, W):
+    return d @ torch.linalg.pinv(W)
+
+
+def rules(one, whole, random, row, null_share):
+    return {
+        "inert": abs(whole.value) <= 0.1,
+        "strong": one.value >= 0.2,
+        "above whole": one.low > whole.high,
+        "above random": one.low > random.high,
+        "above 0": one.low > 0,
+        "lost by the row part": row.value <= one.value / 2,
+        "sensed by the null part": null_share.low > 0.5,
+    }
+
+
+def without(rule):
+    return lambda **given: all(kept for name, kept in rules(**given).items() if name != rule)
+
+
+def one_by_one(one, whole, random, row, null_share):
+    if not -0.1 <= whole.value <= 0.1 or one.value < 0.2:
+        return False
+    if any(one.low <= other for other in (0, whole.high, random.high)):
+        return False
+    return 2 * row.value <= one.value and null_share.low > 0.5
+
+
+def beyond(value, natural):
+    low, high = natural.aminmax()
+    return torch.relu(torch.maximum(value - high, low - value)) / (high - low)
+
+
+def won(opened, natural):
+    return opened[:, None] > natural, opened[:, None] == natural
+
+
 RIGHT = {
     checks.check_patch_direction: [
         lambda b, s, v: b + ((s - b) @ v)[:, None] * v / (v @ v),
@@ -180,6 +222,36 @@ RIGHT = {
     checks.check_rewrite_score: [
         lambda p, q: (q - p) / (1 - p),
         lambda p, q: 1 - (1 - q) / (1 - p),
+    ],
+    checks.check_inner_products: [
+        lambda x, four: torch.linalg.vecdot(*differences(x, four)),
+        lambda x, four: torch.einsum("nd,nd->n", *differences(x, four)),
+        lambda x, four: torch.stack([(x[a] - x[b]) @ (x[c] - x[e]) for a, b, c, e in four]),
+    ],
+    checks.check_smallest_hidden: [
+        pinv_write,
+        lambda d, W: W @ torch.linalg.solve(W.T @ W, d),
+        lambda d, W: torch.linalg.lstsq(W.T, d[:, None], driver="gelsd").solution[:, 0],
+    ],
+    checks.check_is_illusion: [
+        lambda **given: all(rules(**given).values()),
+        one_by_one,
+        lambda **given: torch.tensor(list(rules(**given).values())).all(),
+    ],
+    checks.check_opened: [
+        lambda fall, shut: 1 - shut.mean() / fall.mean(),
+        lambda fall, shut: (fall - shut).sum() / fall.sum(),
+        lambda fall, shut: float((fall - shut).mean() / fall.mean()),
+    ],
+    checks.check_beyond: [
+        beyond,
+        lambda v, n: (v - v.clamp(n.min(), n.max())).abs() / (n.max() - n.min()),
+        lambda v, n: torch.stack([beyond(one[None], n)[0] for one in v]),
+    ],
+    checks.check_auroc: [
+        lambda o, n: (won(o, n)[0] + won(o, n)[1] / 2).mean(),
+        lambda o, n: ((o[:, None] - n).sign().mean() + 1) / 2,
+        lambda o, n: sum((a > b) + 0.5 * (a == b) for a in o for b in n) / len(o) / len(n),
     ],
 }
 
@@ -466,6 +538,136 @@ WRONG = [
     (checks.check_rewrite_score, lambda p, q: (p - q) / (1 - p), "swapped"),
     (checks.check_rewrite_score, lambda p, q: ((q - p) / (1 - p)).mean(), "one value per fact"),
     (checks.check_rewrite_score, lambda p, q: ((q - p) / (1 - p)).clamp(min=0), "harm"),
+    (
+        checks.check_inner_products,
+        lambda x, four: torch.mul(*differences(x, four)),
+        "is one number",
+    ),
+    (
+        checks.check_inner_products,
+        lambda x, four: torch.mul(*differences(x, four)).mean(-1),
+        "not a mean",
+    ),
+    (
+        checks.check_inner_products,
+        lambda x, four: (x[four[:, 0]] * x[four[:, 2]]).sum(-1),
+        "multiplied the activations",
+    ),
+    (
+        checks.check_inner_products,
+        lambda x, four: torch.linalg.vecdot(*differences(x, four[:, [0, 2, 1, 3]])),
+        r"not \(a, c\) and \(b, e\)",
+    ),
+    (
+        checks.check_inner_products,
+        lambda x, four: torch.linalg.vecdot(*differences(x, four[:, [0, 1, 3, 2]])),
+        "wrong sign",
+    ),
+    (
+        checks.check_inner_products,
+        lambda x, four: torch.mul(*differences(x, four)).sum(),
+        "keep one per row",
+    ),
+    (
+        checks.check_inner_products,
+        lambda x, four: torch.cosine_similarity(*differences(x, four)),
+        "a cosine",
+    ),
+    (checks.check_inner_products, lambda x, four: None, "returns nothing"),
+    (checks.check_inner_products, lambda x, four: torch.zeros(3), "expected"),
+    (checks.check_smallest_hidden, lambda d, W: W @ d, "use the pseudo-inverse"),
+    (checks.check_smallest_hidden, lambda d, W: pinv_write(d / d.norm(), W), "keep the length"),
+    (checks.check_smallest_hidden, lambda d, W: unit(pinv_write(d, W)), "do not normalise"),
+    (
+        checks.check_smallest_hidden,
+        lambda d, W: torch.cat([torch.linalg.solve(W[:3].T, d), torch.zeros(4)]),
+        "a shorter one does, too",
+    ),
+    (
+        checks.check_smallest_hidden,
+        lambda d, W: pinv_write(d, W) + row_null(torch.ones(7), W)[1],
+        "a shorter one does, too",
+    ),
+    (checks.check_smallest_hidden, lambda d, W: pinv_write(d, W)[None], "expected"),
+    (checks.check_smallest_hidden, lambda d, W: None, "returns nothing"),
+    (checks.check_is_illusion, without("inert"), "effect of its own"),
+    (
+        checks.check_is_illusion,
+        lambda whole, **given: whole.value <= 0.1 and without("inert")(whole=whole, **given),
+        r"take abs\(\)",
+    ),
+    (checks.check_is_illusion, without("strong"), "less than the 20 %"),
+    (checks.check_is_illusion, without("above random"), "above that of the random direction"),
+    (checks.check_is_illusion, without("above whole"), "above that of the whole MLP"),
+    (checks.check_is_illusion, without("above 0"), "above 0"),
+    (checks.check_is_illusion, without("lost by the row part"), "keeps more than half"),
+    (checks.check_is_illusion, without("sensed by the null part"), "above one half"),
+    (
+        checks.check_is_illusion,
+        lambda null_share, **given: (
+            without("sensed by the null part")(null_share=null_share, **given)
+            and null_share.value > 0.5
+        ),
+        "low end of the null part's share",
+    ),
+    (checks.check_is_illusion, lambda **given: True, "effect of its own"),
+    (checks.check_is_illusion, lambda **given: None, "passes all four"),
+    (checks.check_opened, lambda fall, shut: shut.mean() / fall.mean(), "share that is left"),
+    (checks.check_opened, lambda fall, shut: 1 - (shut / fall).mean(), "mean of ratios"),
+    (checks.check_opened, lambda fall, shut: (fall - shut).mean(), "difference in nats"),
+    (
+        checks.check_opened,
+        lambda fall, shut: (fall - shut).mean() / shut.mean(),
+        "not by the one with the pathway shut",
+    ),
+    (checks.check_opened, lambda fall, shut: 1 - shut / fall, "one number for all pairs"),
+    (checks.check_opened, lambda fall, shut: None, "returns nothing"),
+    (checks.check_opened, lambda fall, shut: 1 - fall.mean() / shut.mean(), "expected"),
+    (
+        checks.check_beyond,
+        lambda v, n: beyond(v, n) * (n.max() - n.min()),
+        "divide by the width",
+    ),
+    (
+        checks.check_beyond,
+        lambda v, n: (v - n.max()).relu() / (n.max() - n.min()),
+        "values below the range",
+    ),
+    (
+        checks.check_beyond,
+        lambda v, n: (n.min() - v).relu() / (n.max() - n.min()),
+        "values above the range",
+    ),
+    (
+        checks.check_beyond,
+        lambda v, n: torch.maximum(v - n.max(), n.min() - v) / (n.max() - n.min()),
+        "not negative: clamp",
+    ),
+    (
+        checks.check_beyond,
+        lambda v, n: (v - n.mean()).abs() / (n.max() - n.min()),
+        "distance from the mean",
+    ),
+    (
+        checks.check_beyond,
+        lambda v, n: beyond(v, n) * (n.max() - n.min()) / n.std(),
+        "not the standard deviation",
+    ),
+    (checks.check_beyond, lambda v, n: None, "returns nothing"),
+    (checks.check_auroc, lambda o, n: won(o, n)[0].float().mean(), "not nothing"),
+    (checks.check_auroc, lambda o, n: (o[:, None] >= n).float().mean(), "not one"),
+    (
+        checks.check_auroc,
+        lambda o, n: (won(n, o)[0] + won(n, o)[1] / 2).mean(),
+        "wrong way round",
+    ),
+    (
+        checks.check_auroc,
+        lambda o, n: (won(o, n)[0] + won(o, n)[1] / 2).sum(),
+        "not their number",
+    ),
+    (checks.check_auroc, lambda o, n: (o.mean() > n.mean()).float(), "the two means"),
+    (checks.check_auroc, lambda o, n: None, "returns nothing"),
 ]
 
 

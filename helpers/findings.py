@@ -1,7 +1,7 @@
 """What the tests of a direction say: thresholds, findings, and the verdict they lead to.
 
 `helpers.diagnostics` measures; this module judges. All thresholds stand in `TESTS`. They were set
-on planted models (lesson 08), and a test that did little better than chance there has none.
+on planted models (lesson 08); a test that separated no family of them cleanly has none.
 """
 
 from collections.abc import Sequence
@@ -123,7 +123,7 @@ TESTS = (
         "How much of the direction's effect does the whole component keep without it?",
         None,
         None,
-        "Near 0 for every direction, natural or not, as long as effects add up.",
+        "As long as effects add up, near 0 for every direction, natural or not.",
     ),
 )
 

@@ -178,14 +178,9 @@ class Plan(NamedTuple):
 
     def busy(self, weight: float) -> Unit:
         """Read by the readers and moved on every prompt, but by something else than the feature."""
-        other = (
-            3
-            * self.size
-            * self.read
-            * self.act
-            * torch.randn(2, len(self.order[0]), generator=self.generator)
-        )
-        return Unit(other[0], other[1], self._acting(False), weight, False)
+        drawn = torch.randn(2, len(self.order[0]), generator=self.generator).to(self.order[0])
+        base, source = 3 * self.size * self.read * self.act * drawn
+        return Unit(base, source, self._acting(False), weight, False)
 
     def _carries(self, writes: Tensor, weight: float) -> Unit:
         return Unit(self.size * self.order[0], self.size * self.order[1], writes, weight, True)
@@ -278,7 +273,7 @@ def _spread(one: Unit, plan: Plan) -> list[Unit]:
     """A unit's work shared by many; each of those that carry it varies by itself as well."""
     shares = unit(torch.randn(COPIES, generator=plan.generator)).tolist()
     size = 0.5 * plan.size / COPIES**0.5 if one.natural else 0.0
-    jitter = size * torch.randn(2, COPIES, len(one.base), generator=plan.generator)
+    jitter = size * torch.randn(2, COPIES, len(one.base), generator=plan.generator).to(one.base)
     return [
         Unit(one.base * c + b, one.source * c + s, one.writes * c, one.weight * c, one.natural)
         for c, b, s in zip(shares, *jitter, strict=True)

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers import plots
+from helpers import output, plots
 from helpers.findings import AGAINST, CONSISTENT, DOES_NOT_APPLY, FOR, ILLUSION, OPEN, REPORTED
 from helpers.metrics import Estimate
 
@@ -31,29 +30,18 @@ COLORS = {
 }
 DRAWN = (-1.0, 2.0)  # values of tests beyond these are drawn there, with the number beside them
 ALT = "The effects of the patches and the tests that were judged; the page has all numbers as text."
-STYLE = """
-body { color: #111; background: #fff; font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-img { max-width: 100%; }
-table { border-collapse: collapse; }
-caption { font-weight: bold; padding: 0.5rem 0; text-align: left; }
-th, td { border: 1px solid #767676; padding: 0.4rem 0.6rem; text-align: left; vertical-align: top; }
-thead th { background: #eee; }
-.verdict { border-left: 0.4rem solid #111; padding-left: 1rem; }
-"""
 
 
 def to_markdown(audit: "Audit") -> str:
     """The summary, the effects and a table of the findings."""
     name = audit.model.replace("`", "'")
-    rows = [COLUMNS, ["---"] * len(COLUMNS), *_rows(audit)]
     return "\n".join(
         [
             f"# Audit of a direction at {audit.site} of `{name}`\n",
             f"{audit.summary}\n",
             *(f"- {line}" for line in _effect_lines(audit)),
             "",
-            *(f"| {' | '.join(row)} |" for row in rows),
+            output.markdown_table(list(COLUMNS), _rows(audit)),
             f"\n{_footer(audit)}\n",
         ]
     )
@@ -61,44 +49,19 @@ def to_markdown(audit: "Audit") -> str:
 
 def to_html(audit: "Audit") -> str:
     """One page with the figure in it, which needs no other file."""
-    title = escape(f"Audit of a direction at {audit.site} of {audit.model}")
     image = base64.b64encode(_png(audit)).decode()
     lines = "\n".join(f"<li>{escape(line)}</li>" for line in _effect_lines(audit))
-    head = "".join(f'<th scope="col">{name}</th>' for name in COLUMNS)
-    body = "\n".join(
-        f'<tr><th scope="row">{escape(test)}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-        + "</tr>"
-        for test, *cells in _rows(audit)
+    table = output.html_table(
+        "What each test says of a natural pathway", list(COLUMNS), _rows(audit)
     )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
-<p class="verdict">{escape(audit.summary)}</p>
+    body = f"""<p class="verdict">{escape(audit.summary)}</p>
 <ul>
 {lines}
 </ul>
 <img src="data:image/png;base64,{image}" alt="{escape(ALT)}">
-<table>
-<caption>What each test says of a natural pathway</caption>
-<thead><tr>{head}</tr></thead>
-<tbody>
-{body}
-</tbody>
-</table>
-<p>{escape(_footer(audit))}</p>
-</main>
-</body>
-</html>
-"""
+{table}
+<p>{escape(_footer(audit))}</p>"""
+    return output.html_page(f"Audit of a direction at {audit.site} of {audit.model}", body)
 
 
 def figure(audit: "Audit") -> Figure:
@@ -122,18 +85,8 @@ def save(audit: "Audit", folder: Path) -> list[Path]:
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
-        _write(folder / name, content)
+        output.write(folder / name, content)
     return [folder / name for name in contents]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file in one step, so that nobody ever reads half of it."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _png(audit: "Audit") -> bytes:

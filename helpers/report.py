@@ -6,13 +6,10 @@ A lesson measures a claim and calls `record`. The verdict follows from the claim
 
 import difflib
 import functools
-import importlib.metadata
 import json
 import math
 import operator
 import os
-import platform
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +17,8 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock
+
+from helpers import output
 
 ROOT = Path(__file__).resolve().parent.parent
 UNTESTABLE = "not testable here"
@@ -107,20 +106,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file in one step, so that nobody ever reads half of it."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
-
-
 def _update_json(path: Path, key: str, entry: Mapping[str, Any]) -> None:
     """Set one entry of a JSON file; lessons that run at the same time wait for each other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         content = _read_json(path) | {key: entry}
         text = json.dumps(content, indent=2, allow_nan=False, default=lambda x: x.tolist())
-        _write(path, text + "\n")
+        output.write(path, text + "\n")
 
 
 def _finite(name: str, number: Any) -> float:
@@ -192,8 +184,8 @@ def _store(
     entry = {"verdict": result.verdict, **measured, "lesson": lesson or spec["lesson"]}
     entry |= {"note": note} if note else {}
     _update_json(results_folder(model) / "claims.json", result.claim, entry)
-    paper = f" ({_paper(spec)})" if spec["paper"]["value"] is not None else ""
-    print(f"{spec['id']} · {spec['title']}: {_ours(spec, entry)}{paper} -> {result.verdict}")
+    paper = f" ({show_paper(spec)})" if spec["paper"]["value"] is not None else ""
+    print(f"{spec['id']} · {spec['title']}: {show_ours(spec, entry)}{paper} -> {result.verdict}")
     return result
 
 
@@ -204,64 +196,45 @@ def _show(number: float, unit: str) -> str:
     return f"{number:.3g}"
 
 
-def _paper(spec: Claim) -> str:
+def show_paper(spec: Claim) -> str:
+    """The published number with its unit, and whose it is."""
     paper = spec["paper"]
     if paper["value"] is None:
         return "no number"
     return f"{paper['source']} {_show(paper['value'], paper['unit'])} {paper['unit']}".strip()
 
 
-def _ours(spec: Claim, entry: Mapping[str, Any]) -> str:
+def show_ours(spec: Claim, entry: Mapping[str, Any]) -> str:
+    """Our number with its unit and interval, or why there is none."""
     if "value" not in entry:
         return entry.get("note", "")
     unit = spec["paper"]["unit"]
     value = f"{_show(entry['value'], unit)} {unit}".strip()
-    ends = ", ".join(_show(end, unit) for end in entry["interval"] or ())
+    ends = ", ".join(_show(end, unit) for end in entry.get("interval") or ())
     return f"{value} [{ends}]" if ends else value
+
+
+def recorded(model: str | None = None) -> dict[str, dict[str, Any]]:
+    """What the lessons have recorded on a model so far, by claim."""
+    return _read_json(results_folder(model) / "claims.json")
 
 
 def summary_table(model: str | None = None) -> pd.DataFrame:
     """One row per claim: what it says, the paper's number, ours, the verdict and the lesson."""
-    recorded = _read_json(results_folder(model) / "claims.json")
-    rows = []
+    found, rows = recorded(model), []
     for spec in claims().values():
-        entry = recorded.get(spec["id"], {"verdict": UNMEASURED, "lesson": spec["lesson"]})
+        entry = found.get(spec["id"], {"verdict": UNMEASURED, "lesson": spec["lesson"]})
         rows.append(
             {
                 "claim": spec["id"],
                 "what": spec["title"],
-                "paper": _paper(spec).removeprefix("paper "),
-                "ours": _ours(spec, entry),
+                "paper": show_paper(spec).removeprefix("paper "),
+                "ours": show_ours(spec, entry),
                 "verdict": entry["verdict"],
                 "lesson": entry["lesson"],
             }
         )
     return pd.DataFrame(rows)
-
-
-def summary_markdown(model: str | None = None) -> str:
-    """The summary as Markdown: the count of each verdict, the table, the versions used."""
-    table = summary_table(model)
-    counts = Counter(table["verdict"])
-    rows = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
-    packages = ("torch", "transformer_lens", "transformers")
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
-    return "\n".join(
-        [
-            f"# Replication on {results_folder(model).name}\n",
-            " · ".join(f"{verdict}: {counts[verdict]}" for verdict in VERDICTS) + "\n",
-            *(f"| {' | '.join(row)} |" for row in rows),
-            f"\nPython {platform.python_version()}, {', '.join(versions)}.\n",
-        ]
-    )
-
-
-def write_summary(model: str | None = None) -> Path:
-    """Write `results/<model>/summary.md` and return its path."""
-    path = results_folder(model) / "summary.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, summary_markdown(model))
-    return path
 
 
 def save_site(

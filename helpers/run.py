@@ -2,7 +2,7 @@
 
     python -m helpers.run [--model NAME] [--lesson 03 04] [--device cuda] [--inplace]
 
-Executed notebooks, their figures, the claims and a summary go to `results/<model>/`.
+Executed notebooks, their figures, the claims and a report go to `results/<model>/`.
 """
 
 import argparse
@@ -31,7 +31,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
-from helpers.report import ROOT, UNMEASURED, results_folder, summary_table, write_summary
+from helpers.replication import write_report
+from helpers.report import ROOT, UNMEASURED, results_folder, summary_table
 
 NOTEBOOKS = ROOT / "notebooks"
 ERROR_LINES = 8  # of a traceback: enough for the failing line and the message
@@ -78,11 +79,14 @@ class Progress:
     done: int = 0
     peak: int = 0  # bytes
     start: float = field(default_factory=time.monotonic)
+    note: str = ""  # why the lesson ended early, if it did
 
     def __str__(self) -> str:
         seconds = time.monotonic() - self.start
         cells = f"{self.done:3d}/{self.total} cells"
-        return f"{self.lesson:34} {cells} {seconds:6.0f} s   peak {self.peak / 1e9:.1f} GB"
+        return (
+            f"{self.lesson:34} {cells} {seconds:6.0f} s   peak {self.peak / 1e9:.1f} GB{self.note}"
+        )
 
     @contextlib.contextmanager
     def watch(self, kernel: int) -> Iterator[None]:
@@ -152,7 +156,10 @@ def running_kernel(client: NotebookClient) -> Iterator[int]:
 
 
 def execute(notebook: NotebookNode, path: Path) -> str | None:
-    """Run a notebook's cells, showing progress, and return what went wrong, if anything did."""
+    """Run a notebook's cells, showing progress, and return what went wrong, if anything did.
+
+    A lesson that finds nothing to study in this model ends early, and well.
+    """
     code = {i: cell for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"}
     for cell in code.values():  # so that no output of an earlier run can pass for one of this run
         cell.outputs, cell.execution_count = [], None
@@ -171,7 +178,9 @@ def execute(notebook: NotebookNode, path: Path) -> str | None:
                 client.execute_cell(cell, index)
                 progress.done += 1
     except (CellExecutionError, RuntimeError) as error:  # RuntimeError: the kernel died
-        return explain(error, source)
+        if getattr(error, "ename", "") != "NotTestable":
+            return explain(error, source)
+        progress.note = f"\n    {error.evalue}"
     finally:
         print(f"\r{progress}" if sys.stdout.isatty() else progress, flush=True)
 
@@ -221,11 +230,11 @@ def format_table(table: pd.DataFrame) -> str:
 
 
 def print_findings() -> None:
-    """Write the summary, then print where everything is and what the claims came to."""
-    summary = write_summary()
-    figures = len(list(summary.parent.glob("figures/*.png")))
-    print(f"\nResults are in {summary.parent}")
-    print(f"  summary.md, claims.json, notebooks/, figures/ ({figures} files)\n")
+    """Write the report, then print where everything is and what the claims came to."""
+    folder = write_report()[0].parent
+    figures = len(list(folder.glob("figures/*.png")))
+    print(f"\nResults are in {folder}")
+    print(f"  report.md, .html and .json, claims.json, notebooks/, figures/ ({figures} files)\n")
     table = summary_table()
     print(format_table(table[table["verdict"] != UNMEASURED].drop(columns="lesson")))
 

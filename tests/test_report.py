@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from helpers import report
+from helpers import output, report
 from helpers.report import claims, judge, record, record_untestable, rule_names
 
 CLAIM_IDS = [f"C{number}" for number in range(1, 39)]
@@ -221,10 +221,11 @@ def test_an_interrupted_write_leaves_the_old_file(results, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(report.os, "replace", fail)
+    monkeypatch.setattr(output.os, "replace", fail)
     with pytest.raises(KeyboardInterrupt):
         record("C3", 2.0)
     assert stored(results, "C3")["value"] == 1.0
+    assert {path.name for path in results.iterdir()} == {"claims.json", "claims.lock"}
 
 
 def test_lessons_may_record_at_the_same_time(results):
@@ -254,17 +255,16 @@ def test_summary_lists_every_claim(capsys):
     )
     assert table.loc["C21", "ours"] == "knows only 3 facts"
     assert (table["verdict"] == report.UNMEASURED).sum() == 36
+    assert report.recorded().keys() == {"C9", "C21"} and report.recorded("gpt2") == {}
 
 
-def test_written_summary(results):
-    record("C9", 95.1, (93.8, 96.3))
-    text = report.write_summary().read_text()
-    assert text == report.summary_markdown()
-    assert f"# Replication on {results.name}" in text
-    assert "replicated: 0 · partly: 1 · not: 0 · not testable here: 0 · not measured: 37" in text
-    assert re.search(r"Python 3\.\d+\.\d+, torch 2\.\S+, transformer_lens 4\.\S+, transf", text)
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(rows) == 40 and {row.count("|") for row in rows} == {7}
+def test_a_number_without_an_interval_is_shown_alone():
+    spec = claims()["C9"]
+    for entry in ({"value": 95.12}, {"value": 95.12, "interval": None}):
+        assert report.show_ours(spec, entry) == "95.1 %"
+    assert report.show_ours(spec, {"value": 95.12, "interval": [93.8, 96]}) == "95.1 % [93.8, 96.0]"
+    assert report.show_ours(spec, {"note": "no MLP"}) == "no MLP"
+    assert report.show_ours(spec, {}) == ""
 
 
 def test_sites_are_found_again(results):

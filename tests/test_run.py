@@ -83,12 +83,15 @@ def test_happy_path(lessons, results, capfd):
     assert shown.index("model ready") < shown.index("01_first")
     assert "7/7 cells" in shown and "1/1 cells" in shown and "02_bad" not in shown
     assert "peak 0.0 GB" not in shown.splitlines()[1]
-    assert f"Results are in {results}" in shown
+    assert f"Results are in {results}" in shown and "report.md, .html and .json" in shown
     assert "-2.5 %" in shown and "replicated" in shown and "not measured" not in shown
     cells = code_cells(results / "notebooks" / "01_first.ipynb")
     assert cells["text"].outputs[0].text == "model gpt2\n"
     assert cells["python"].outputs[0].text == f"{sys.executable} {lessons.name}\n"
-    assert "not: 0 · not testable here: 0" in (results / "summary.md").read_text()
+    for kind in ("md", "html"):
+        assert "not: 0 · not testable here: 0" in (results / f"report.{kind}").read_text()
+    entry = json.loads((results / "report.json").read_text())["claims"]["C3"]
+    assert entry["ours"]["value"] == -2.5
     assert (lessons / "01_first.ipynb").read_bytes() == before
 
 
@@ -136,6 +139,17 @@ def test_a_failing_lesson_does_not_stop_the_others(lessons, results, capfd):
     assert cells["never"].execution_count is None
     assert (results / "notebooks" / "03_last.ipynb").exists()
     assert (lessons / "02_bad.ipynb").read_bytes() == before, "a broken run must not be saved"
+
+
+def test_a_lesson_with_nothing_to_study_ends_early_and_well(lessons, results, capfd):
+    stop = "class NotTestable(RuntimeError): pass\nraise NotTestable('it knows 3 facts')"
+    write_lesson(lessons / "02_bad.ipynb", {"fine": "1", "stop": stop, "never": "print('after')"})
+    assert run.main(["--lesson", "02", "03"]) == 0
+    shown = capfd.readouterr().out
+    assert "1/3 cells" in shown and "it knows 3 facts" in shown and "Failed" not in shown
+    cells = code_cells(results / "notebooks" / "02_bad.ipynb")
+    assert cells["never"].execution_count is None
+    assert (results / "notebooks" / "03_last.ipynb").exists()
 
 
 def test_a_dying_kernel_is_a_failure(lessons, capfd):

@@ -1,9 +1,18 @@
-"""Every exercise check accepts several right answers and names the listed wrong ones."""
+"""Every exercise check accepts several right answers and names the listed wrong ones.
+
+Seed 0 is the visible check. Any other seed is a hidden one: the same question on other data.
+"""
+
+import json
+import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from helpers import checks
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 T = "Then, {} and {} went home. {} thanked"
 
@@ -15,6 +24,48 @@ def in_place(base, source, v):
 
 def half_pi(a):
     return 1 + 4 * torch.sin(2 * a)
+
+
+def by_units(a):
+    moved = [4 * math.cos(angle) * math.sin(angle) for angle in a.tolist()]
+    return torch.tensor([1 + 2 * second for second in moved])
+
+
+def by_loop(v, w):
+    along = sum(a * b for a, b in zip(v, w, strict=True)) / sum(b * b for b in w)
+    row = torch.stack([along * b for b in w])
+    return row, v - row
+
+
+def swapped_text(io, s):
+    base = T.format(io, s, s)
+    return base, base.replace(f"{io} and {s}", f"{s} and {io}"), io, s
+
+
+def joined(io, s):
+    first, second = (" ".join(["Then,", *names, "went home."]) for names in named(io, s))
+    return f"{first} {s} thanked", f"{second} {s} thanked", io, s
+
+
+def named(io, s):
+    return [(io, "and", s), (s, "and", io)]
+
+
+def at(p, place):
+    return p[torch.arange(len(p)), ..., place]
+
+
+def preferences(p, i, s):
+    n_pairs, n_heads, _ = p.shape
+    totals = torch.zeros(n_heads)
+    for n in range(n_pairs):
+        for head in range(n_heads):
+            totals[head] += p[n, head, i[n]] - p[n, head, s[n]]
+    return totals / n_pairs
+
+
+def gathered(p, place):
+    return p.gather(2, place[:, None, None].expand(-1, p.shape[1], 1))[..., 0]
 
 
 def row_null(v, W):
@@ -44,6 +95,18 @@ def sense_in_place(b, s, r, w):
 
 def unit(x):
     return x / x.norm()
+
+
+def lstsq_illusion(d, W, r):
+    visible = W @ torch.linalg.lstsq(W, d[:, None]).solution[:, 0]
+    actuator = torch.linalg.lstsq(W.T, r[:, None]).solution[:, 0]
+    return unit(unit(d - visible) + unit(actuator))
+
+
+def normal_illusion(d, W, r):
+    gram = torch.linalg.inv(W.T @ W)
+    sensor, actuator = d - W @ gram @ W.T @ d, W @ gram @ r
+    return (unit(sensor) + unit(actuator)) / math.sqrt(2)
 
 
 def illusion(d, W, r):
@@ -78,9 +141,22 @@ def seen_by_pinv(v, W, g):
     return v @ columns @ torch.linalg.pinv(columns)
 
 
+def seen_by_solve(v, W, g):
+    columns = torch.cat(list(W), dim=1) * g[:, None]
+    return columns @ torch.linalg.solve(columns.T @ columns, columns.T @ v)
+
+
 def minimal(h, C):
     solved = torch.linalg.solve(C, h)
     return solved / (solved @ h)
+
+
+def by_lagrange(h, C):
+    """Stationary in b and in the multiplier: 2 C b = l h and h . b = 1, as one linear system."""
+    d = len(h)
+    system = torch.zeros(d + 1, d + 1)
+    system[:d, :d], system[:d, d], system[d, :d] = 2 * C, -h, h
+    return torch.linalg.solve(system, torch.eye(d + 1)[d])[:d]
 
 
 def added_in_place(W, b, a):
@@ -95,6 +171,11 @@ def differences(x, four):
 
 def pinv_write(d, W):
     return d @ torch.linalg.pinv(W)
+
+
+def first_units_only(d, W):
+    first = torch.linalg.solve(W[: len(d)].T, d)
+    return torch.cat([first, torch.zeros(len(W) - len(d))])
 
 
 def rules(one, whole, random, row, null_share):
@@ -130,6 +211,14 @@ def won(opened, natural):
     return opened[:, None] > natural, opened[:, None] == natural
 
 
+def rated(value):
+    return "replicated" if value >= 20 else "partly"
+
+
+def rule_of_c4(value, low, whole_high, random_high):
+    return rated(value) if low > max(0, whole_high, random_high) else "not"
+
+
 RIGHT = {
     checks.check_patch_direction: [
         lambda b, s, v: b + ((s - b) @ v)[:, None] * v / (v @ v),
@@ -138,25 +227,31 @@ RIGHT = {
             [x + (y - x).dot(v) / v.dot(v) * v for x, y in zip(b, s, strict=True)]
         ),
     ],
-    checks.check_predicted_output: [half_pi, lambda a: 1 + 8 * a.sin() * a.cos()],
+    checks.check_predicted_output: [half_pi, lambda a: 1 + 8 * a.sin() * a.cos(), by_units],
     checks.check_split: [
         lambda v, w: (w * (v @ w) / (w @ w), v - w * (v @ w) / (w @ w)),
         lambda v, w: (torch.outer(w, w) @ v / (w @ w), v - torch.outer(w, w) @ v / (w @ w)),
+        by_loop,
     ],
     checks.check_my_illusion: [
         torch.tensor([0.9659258, 0.2588190, 0.0]),
         torch.tensor([0.2588190, 0.9659258, 0.0]),
         torch.tensor([-0.9659258, -0.2588190, 0.0]),
     ],
-    checks.check_make_pair: [lambda io, s: (T.format(io, s, s), T.format(s, io, s), io, s)],
+    checks.check_make_pair: [
+        lambda io, s: (T.format(io, s, s), T.format(s, io, s), io, s),
+        swapped_text,
+        joined,
+    ],
     checks.check_fldd: [
         lambda c, p: 1 - p.mean() / c.mean(),
         lambda c, p: (c - p).sum() / c.sum(),
         lambda c, p: float(1 - p.mean() / c.mean()),
     ],
     checks.check_name_preference: [
-        lambda p, i, s: (p[torch.arange(4), :, i] - p[torch.arange(4), :, s]).mean(0),
-        lambda p, i, s: torch.stack([p[n, :, i[n]] - p[n, :, s[n]] for n in range(4)]).mean(0),
+        lambda p, i, s: (at(p, i) - at(p, s)).mean(0),
+        lambda p, i, s: (gathered(p, i) - gathered(p, s)).mean(0),
+        preferences,
     ],
     checks.check_row_null: [row_null, by_svd, by_pinv],
     checks.check_read_write: [
@@ -171,25 +266,26 @@ RIGHT = {
     ],
     checks.check_build_illusion: [
         illusion,
-        lambda d, W, r: unit(
-            unit(row_null(d, W)[1]) + unit(torch.linalg.lstsq(W.T, r[:, None]).solution[:, 0])
-        ),
+        lstsq_illusion,
+        normal_illusion,
     ],
     checks.check_mean_difference: [
         lambda x, a: unit(x[a].mean(0) - x[~a].mean(0)),
         lambda x, a: torch.nn.functional.normalize(x[a].mean(0) - x[~a].mean(0), dim=0),
+        lambda x, a: unit((a / a.sum() - ~a / (~a).sum()) @ x),
     ],
     checks.check_first_minus_second: [
         by_place,
-        lambda s, i, j: torch.where(i < j, 1, -1) * (s[torch.arange(4), i] - s[torch.arange(4), j]),
+        lambda s, i, j: torch.where(i < j, 1, -1) * (at(s, i) - at(s, j)),
         lambda s, i, j: torch.stack(
-            [s[n, min(i[n], j[n])] - s[n, max(i[n], j[n])] for n in range(4)]
+            [row[min(a, b)] - row[max(a, b)] for row, a, b in zip(s, i, j, strict=True)]
         ),
     ],
-    checks.check_seen_by: [seen, seen_by_pinv],
+    checks.check_seen_by: [seen, seen_by_pinv, seen_by_solve],
     checks.check_through_one_head: [
         lambda x, b, s, W: x + (s - b) @ W,
         lambda x, b, s, W: x - b @ W + s @ W,
+        lambda x, b, s, W: x + torch.einsum("ph,hd->pd", s - b, W),
     ],
     checks.check_last_subject_token: [
         subject_token,
@@ -201,6 +297,9 @@ RIGHT = {
         lambda b, s, g: torch.nn.functional.normalize(
             torch.nn.functional.normalize(s - b, dim=-1) - torch.nn.functional.normalize(g, dim=-1),
             dim=-1,
+        ),
+        lambda b, s, g: torch.stack(
+            [unit(unit(y - x) - unit(z)) for x, y, z in zip(b, s, g, strict=True)]
         ),
     ],
     checks.check_patch_each: [
@@ -218,10 +317,12 @@ RIGHT = {
     checks.check_minimal_reader: [
         minimal,
         lambda h, C: h @ torch.linalg.inv(C) / (h @ torch.linalg.inv(C) @ h),
+        by_lagrange,
     ],
     checks.check_rewrite_score: [
         lambda p, q: (q - p) / (1 - p),
         lambda p, q: 1 - (1 - q) / (1 - p),
+        lambda p, q: [(after - before) / (1 - before) for before, after in zip(p, q, strict=True)],
     ],
     checks.check_inner_products: [
         lambda x, four: torch.linalg.vecdot(*differences(x, four)),
@@ -252,6 +353,23 @@ RIGHT = {
         lambda o, n: (won(o, n)[0] + won(o, n)[1] / 2).mean(),
         lambda o, n: ((o[:, None] - n).sign().mean() + 1) / 2,
         lambda o, n: sum((a > b) + 0.5 * (a == b) for a in o for b in n) / len(o) / len(n),
+    ],
+    checks.check_verdict: [
+        rule_of_c4,
+        lambda value, low, whole_high, random_high: (
+            "not" if min(low, low - whole_high, low - random_high) <= 0 else rated(value)
+        ),
+        lambda v, low, w, r: rated(v) if all(low > x for x in (0, w, r)) else "not",
+    ],
+    checks.check_largest_share: [
+        lambda n: 1 - 0.025 ** (1 / n),
+        lambda n: 1 - math.exp(math.log(0.025) / n),
+        lambda n: torch.tensor(1 - 0.025 ** (1 / n), dtype=torch.float64),
+    ],
+    checks.check_is_fragile: [
+        lambda v, low, h, t: (low >= t) != (h >= t),
+        lambda value, low, high, threshold: low < threshold <= high,
+        lambda v, low, h, t: len({x >= t for x in (v, low, h)}) == 2,
     ],
 }
 
@@ -333,12 +451,12 @@ WRONG = [
     (checks.check_fldd, lambda c, p: c.mean() - p.mean(), "nats"),
     (
         checks.check_name_preference,
-        lambda p, i, s: (p[torch.arange(4), :, s] - p[torch.arange(4), :, i]).mean(0),
+        lambda p, i, s: (at(p, s) - at(p, i)).mean(0),
         "swapped",
     ),
     (
         checks.check_name_preference,
-        lambda p, i, s: p[torch.arange(4), :, i] - p[torch.arange(4), :, s],
+        lambda p, i, s: at(p, i) - at(p, s),
         "one number per head",
     ),
     (
@@ -346,7 +464,12 @@ WRONG = [
         lambda p, i, s: (p[:, :, i[0]] - p[:, :, s[0]]).mean(0),
         "of the first one",
     ),
-    (checks.check_name_preference, lambda p, i, s: p[torch.arange(4), :, i].mean(0), "only the"),
+    (checks.check_name_preference, lambda p, i, s: at(p, i).mean(0), "only the"),
+    (
+        checks.check_name_preference,
+        lambda p, i, s: (at(p, i) - at(p, s)).mean(1),
+        "averaged over heads",
+    ),
     (
         checks.check_name_preference,
         lambda p, i, s: (p[:, :, i] - p[:, :, s]).mean((0, 2)),
@@ -440,22 +563,36 @@ WRONG = [
         "from ABB to BAB",
     ),
     (checks.check_mean_difference, lambda x, a: x[a].mean(0) - x[~a].mean(0), "length 1"),
-    (checks.check_mean_difference, lambda x, a: unit(x[a].sum(0) - x[~a].sum(0)), "sums"),
+    (checks.check_mean_difference, lambda x, a: unit(x[a].sum(0) - x[~a].sum(0)), "would win"),
+    (
+        checks.check_mean_difference,
+        lambda x, a: x[a].sum(0) - x[~a].sum(0),
+        "sums instead of means, and",
+    ),
     (checks.check_mean_difference, lambda x, a: x[a].mean(0) - x.mean(0), "mean of all"),
     (
         checks.check_first_minus_second,
-        lambda s, i, j: s[torch.arange(4), i] - s[torch.arange(4), j],
-        "by role",
+        lambda s, i, j: at(s, i) - at(s, j),
+        r"by role \(IO minus S\)",
+    ),
+    (
+        checks.check_first_minus_second,
+        lambda s, i, j: at(s, j) - at(s, i),
+        r"by role \(S minus IO\)",
     ),
     (checks.check_first_minus_second, lambda s, i, j: -by_place(s, i, j), "turned round"),
     (checks.check_first_minus_second, lambda s, i, j: by_place(s, i, j).mean(), "per pair"),
     (
         checks.check_first_minus_second,
-        lambda s, i, j: s[torch.arange(4), torch.minimum(i, j)],
+        lambda s, i, j: at(s, torch.minimum(i, j)),
         "subtract the second",
     ),
-    (checks.check_first_minus_second, lambda s, i, j: s[:, 2] - s[:, 4], "first pair for all"),
-    (checks.check_seen_by, lambda v, W, g: seen(v, W, torch.ones(9)), "gain of the norm"),
+    (
+        checks.check_first_minus_second,
+        lambda s, i, j: s[:, min(i[0], j[0])] - s[:, max(i[0], j[0])],
+        "first pair for all",
+    ),
+    (checks.check_seen_by, lambda v, W, g: seen(v, W, torch.ones_like(g)), "gain of the norm"),
     (checks.check_seen_by, lambda v, W, g: seen(v, W, 1 / g), "divide by the gain"),
     (checks.check_seen_by, lambda v, W, g: v - seen(v, W, g), "do NOT see"),
     (checks.check_seen_by, lambda v, W, g: seen(v, W[:1], g), "first head"),
@@ -463,6 +600,13 @@ WRONG = [
         checks.check_seen_by,
         lambda v, W, g: v @ (g[:, None] * torch.cat(list(W), 1)),
         "queries",
+    ),
+    (
+        checks.check_seen_by,
+        lambda v, W, g: (
+            v @ (g[:, None] * torch.cat(list(W), 1)) @ (g[:, None] * torch.cat(list(W), 1)).T
+        ),
+        "not orthonormal",
     ),
     (checks.check_through_one_head, lambda x, b, s, W: x + s @ W, "take it away"),
     (checks.check_through_one_head, lambda x, b, s, W: x + (b - s) @ W, "swapped"),
@@ -580,12 +724,12 @@ WRONG = [
     (checks.check_smallest_hidden, lambda d, W: unit(pinv_write(d, W)), "do not normalise"),
     (
         checks.check_smallest_hidden,
-        lambda d, W: torch.cat([torch.linalg.solve(W[:3].T, d), torch.zeros(4)]),
+        first_units_only,
         "a shorter one does, too",
     ),
     (
         checks.check_smallest_hidden,
-        lambda d, W: pinv_write(d, W) + row_null(torch.ones(7), W)[1],
+        lambda d, W: pinv_write(d, W) + row_null(torch.ones(len(W)), W)[1],
         "a shorter one does, too",
     ),
     (checks.check_smallest_hidden, lambda d, W: pinv_write(d, W)[None], "expected"),
@@ -668,18 +812,215 @@ WRONG = [
     ),
     (checks.check_auroc, lambda o, n: (o.mean() > n.mean()).float(), "the two means"),
     (checks.check_auroc, lambda o, n: None, "returns nothing"),
+    (checks.check_verdict, lambda v, low, w, r: rated(v), "whole MLP may do as much"),
+    (checks.check_verdict, lambda v, low, w, r: rated(v) if low > max(w, r) else "not", "holds 0"),
+    (checks.check_verdict, lambda v, low, w, r: rated(v) if low > w else "not", "random direction"),
+    (
+        checks.check_verdict,
+        lambda v, low, w, r: rated(v) if low >= max(0, w, r) else "not",
+        "as high",
+    ),
+    (
+        checks.check_verdict,
+        lambda *x: rated(x[0] - 0.001) if x[1] > max(0, *x[2:]) else "not",
+        "20 % is enough",
+    ),
+    (
+        checks.check_verdict,
+        lambda *x: "replicated" if rule_of_c4(*x) == "replicated" else "not",
+        "missed",
+    ),
+    (checks.check_verdict, lambda *x: None, "returns nothing"),
+    (checks.check_largest_share, lambda n: 0.025 ** (1 / n), "subtract it"),
+    (checks.check_largest_share, lambda n: 100 - 100 * 0.025 ** (1 / n), "percent"),
+    (checks.check_largest_share, lambda n: 1 - 0.05 ** (1 / n), "not from 5 %"),
+    (checks.check_largest_share, lambda n: 1 - 0.975 ** (1 / n), "chance that some"),
+    (checks.check_largest_share, lambda n: 0.025 / n, "do not add"),
+    (checks.check_largest_share, lambda n: 0, "0 is not"),
+    (checks.check_largest_share, lambda n: 3 / n, "expected"),
+    (checks.check_largest_share, lambda n: None, "returns nothing"),
+    (checks.check_is_fragile, lambda v, low, h, t: v >= t, "both ends pass"),
+    (checks.check_is_fragile, lambda v, low, h, t: low <= t <= h, "lower end still passes"),
+    (checks.check_is_fragile, lambda v, low, h, t: low < t < h, "upper end passes, the value"),
+    (checks.check_is_fragile, lambda v, low, h, t: h >= t > v, "lower end fails"),
+    (checks.check_is_fragile, lambda v, low, h, t: low < t <= v, "value fails and the upper"),
+    (checks.check_is_fragile, lambda v, low, h, t: None, "returns nothing"),
 ]
 
 
-@pytest.mark.parametrize(
-    "check, answer", [(check, answer) for check, answers in RIGHT.items() for answer in answers]
-)
-def test_right_answers_pass(check, answer, capsys):
+# Right for the visible data only: sizes, positions or values are typed in.
+TYPED_IN = [
+    (
+        checks.check_patch_direction,
+        lambda b, s, v: b + ((s - b) @ v)[:, None] * v / (9 if v.norm() > 2 else 1),
+    ),
+    (checks.check_predicted_output, lambda a: 1 + 8 * a.sin() * (1 - a.sin() ** 2).sqrt()),
+    (
+        checks.check_name_preference,
+        lambda p, i, s: (p[torch.arange(4), :, i] - p[torch.arange(4), :, s]).mean(0),
+    ),
+    (checks.check_fldd, lambda c, p: 1 - p[:3].sum() / c[:3].sum()),
+    (checks.check_mean_difference, lambda x, a: unit(x[a].sum(0) / 4 - x[~a].sum(0) / 2)),
+    (
+        checks.check_first_minus_second,
+        lambda s, i, j: torch.stack(
+            [s[n, min(i[n], j[n])] - s[n, max(i[n], j[n])] for n in range(4)]
+        ),
+    ),
+    (checks.check_seen_by, lambda v, W, g: seen(v, W[:2], g)),
+    (checks.check_last_subject_token, lambda o, stop, n: n + {13: 3, 5: 0}.get(stop, -1)),
+    (checks.check_inner_products, lambda x, four: torch.linalg.vecdot(*differences(x, four[:2]))),
+    (
+        checks.check_rewrite_score,
+        lambda p, q: torch.stack([(q - p)[n] / (1 - p)[n] for n in (0, 1, 2)]),
+    ),
+    (
+        checks.check_is_illusion,
+        lambda **given: all(rules(**given).values()) and given["one"].value == 0.36,
+    ),
+]
+
+
+def each_right():
+    return [(check, answer) for check, answers in RIGHT.items() for answer in answers]
+
+
+def names(checked):
+    return [check.__name__ for check in checked]
+
+
+class Keeps:
+    """An answer that stores what it was given and what it gave back."""
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.given, self.gave = [], []
+
+    def __call__(self, *arguments, **named):
+        self.given.append(arguments or named)
+        self.gave.append(self.answer(*arguments, **named))
+        return self.gave[-1]
+
+
+def visible(check):
+    """The first right answer after the visible check."""
+    answer = Keeps(RIGHT[check][0])
     check(answer)
-    assert capsys.readouterr().out.startswith("PASS")
+    return answer
+
+
+def learnt_by_heart(check):
+    """An answer that knows the visible results only, and gives the last one for anything else."""
+    kept = visible(check)
+    results = dict(zip(map(str, kept.given), kept.gave, strict=True))
+    return lambda *arguments, **named: results.get(str(arguments or named), kept.gave[-1])
+
+
+FUNCTIONS = [check for check in RIGHT if check is not checks.check_my_illusion]
+WITH_TENSORS = [
+    check
+    for check in FUNCTIONS
+    if check
+    not in (
+        checks.check_make_pair,
+        checks.check_last_subject_token,
+        checks.check_is_illusion,
+        checks.check_verdict,
+        checks.check_largest_share,
+        checks.check_is_fragile,
+    )
+]
+
+
+def test_every_check_has_right_and_wrong_answers():
+    every = {getattr(checks, name) for name in checks.__all__}
+    assert every == set(RIGHT) == {check for check, _, _ in WRONG}
+    assert all(len(answers) >= 3 for answers in RIGHT.values())
+
+
+@pytest.mark.parametrize("check, answer", each_right())
+def test_right_answers_pass(check, answer, capsys):
+    for seed in range(6):
+        check(answer, seed=seed)
+        assert capsys.readouterr().out.startswith("PASS")
 
 
 @pytest.mark.parametrize("check, answer, mistake", WRONG)
 def test_wrong_answers_are_named(check, answer, mistake):
-    with pytest.raises(AssertionError, match=mistake):
-        check(answer)
+    for seed in range(3):
+        with pytest.raises(AssertionError, match=mistake):
+            check(answer, seed=seed)
+
+
+@pytest.mark.parametrize("check", RIGHT, ids=names(RIGHT))
+def test_any_seed_tells_right_from_wrong(check):
+    _, wrong, mistake = next(entry for entry in WRONG if entry[0] is check)
+    for seed in range(30):
+        check(RIGHT[check][0], seed=seed)
+        with pytest.raises(AssertionError, match=mistake):
+            check(wrong, seed=seed)
+
+
+@pytest.mark.parametrize("check", FUNCTIONS, ids=names(FUNCTIONS))
+def test_visible_results_by_heart_fail_the_hidden_check(check):
+    check(learnt_by_heart(check))
+    for seed in range(1, 6):
+        with pytest.raises(AssertionError):
+            check(learnt_by_heart(check), seed=seed)
+
+
+@pytest.mark.parametrize("check, answer", TYPED_IN, ids=names(check for check, _ in TYPED_IN))
+def test_typed_in_data_fail_the_hidden_check(check, answer):
+    check(answer)
+    for seed in range(1, 6):
+        with pytest.raises((AssertionError, IndexError)):
+            check(answer, seed=seed)
+
+
+@pytest.mark.parametrize("check", WITH_TENSORS, ids=names(WITH_TENSORS))
+def test_hidden_sizes_are_not_the_visible_ones(check):
+    seen = visible(check).given[0]
+    for seed in range(1, 6):
+        hidden = Keeps(RIGHT[check][0])
+        check(hidden, seed=seed)
+        for place, (one, other) in enumerate(zip(seen, hidden.given[0], strict=True)):
+            sizes = enumerate(zip(one.shape, other.shape, strict=True))
+            four_tokens = (check, place) == (checks.check_inner_products, 1)
+            assert [axis for axis, (old, new) in sizes if new <= old] == [1] * four_tokens
+
+
+@pytest.mark.parametrize("check", WITH_TENSORS, ids=names(WITH_TENSORS))
+def test_a_check_is_the_same_each_time(check):
+    for seed in (0, 1):
+        first, second = Keeps(RIGHT[check][0]), Keeps(RIGHT[check][0])
+        check(first, seed=seed)
+        check(second, seed=seed)
+        for one, other in zip(first.given, second.given, strict=True):
+            assert all(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize("check", WITH_TENSORS, ids=names(WITH_TENSORS))
+def test_an_edit_in_place_is_caught_in_every_input(check):
+    for place in range(len(visible(check).given[0])):
+
+        def edits(*arguments, place=place):
+            found = RIGHT[check][0](*(argument.clone() for argument in arguments))
+            arguments[place].copy_(arguments[place] == 0)
+            return found
+
+        for seed in (0, 1):
+            with pytest.raises(AssertionError, match="changes one of its inputs in place"):
+                check(edits, seed=seed)
+
+
+def test_visible_messages_are_those_in_the_notebooks(capsys):
+    cells = [
+        cell
+        for path in sorted(NOTEBOOKS.glob("0*.ipynb"))
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+        if "checks.check_" in "".join(cell["source"])
+    ]
+    stored = {"".join(output["text"]) for cell in cells for output in cell["outputs"]}
+    for check, answers in RIGHT.items():
+        check(answers[0])
+        assert capsys.readouterr().out in stored, check.__name__

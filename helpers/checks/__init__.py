@@ -1,6 +1,13 @@
 """Checks of the exercises: each names the likely mistake.
 
 A check raises AssertionError with the likely mistake in its message, or prints one line.
+
+Every check takes a `seed`, by keyword. Seed 0 is the check that the lessons show. Any other seed is
+a hidden test: the same question and the same list of mistakes, but other data of larger sizes, so
+that an answer with the visible sizes, positions or values typed in fails. The same seed always
+draws the same data.
+
+An answer that changes one of its inputs in place is wrong, whatever it returns.
 """
 
 from helpers.checks.lesson_01 import (
@@ -46,6 +53,11 @@ from helpers.checks.lesson_08 import (
     check_beyond,
     check_opened,
 )
+from helpers.checks.lesson_09 import (
+    check_is_fragile,
+    check_largest_share,
+    check_verdict,
+)
 
 __all__ = [
     "check_auroc",
@@ -54,7 +66,9 @@ __all__ = [
     "check_first_minus_second",
     "check_fldd",
     "check_inner_products",
+    "check_is_fragile",
     "check_is_illusion",
+    "check_largest_share",
     "check_last_subject_token",
     "check_make_pair",
     "check_mean_difference",
@@ -75,4 +89,5 @@ __all__ = [
     "check_split",
     "check_start",
     "check_through_one_head",
+    "check_verdict",
 ]

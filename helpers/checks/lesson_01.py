@@ -6,24 +6,25 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from helpers.checks.compare import name_mistake, passed, require
+from helpers.checks.compare import NUMBERS, Draw, call, name_mistake, passed, require
 
 
-def check_patch_direction(patch_direction: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-    """Exercise 1 of lesson 01: `(base [pairs d], source [pairs d], direction [d]) -> [pairs d]`."""
-    generator = torch.Generator().manual_seed(0)
-    base, source = torch.randn(2, 5, 4, generator=generator)
-    for length in (1.0, 3.0):
-        v = torch.randn(4, generator=generator)
+def check_patch_direction(
+    patch_direction: Callable[[Tensor, Tensor, Tensor], Tensor], *, seed: int = 0
+) -> None:
+    """Exercise 1 of lesson 01: `(base [pairs d], source [pairs d], direction [d]) -> [pairs d]`.
+
+    Any `seed` but 0 draws other data of other sizes, for hidden tests.
+    """
+    draw = Draw(seed)
+    pairs, d, longer = draw.size(5), draw.size(4), draw.number(3.0, 2.0, 5.0)
+    base, source = draw.normal(2, pairs, d)
+    for length in (1.0, longer):
+        v = draw.normal(d)
         v = length * v / v.norm()
-        before = base.clone(), source.clone(), v.clone()
-        found = patch_direction(base, source, v)
-        require(found is not None, "patch_direction returns nothing: end it with `return`")
-        unchanged = all(map(torch.equal, (base, source, v), before))
-        require(unchanged, "patch_direction changes one of its inputs in place: make a new tensor")
         u, sensed = v / v.norm(), (source - base) @ v
         mistakes = {
-            "the direction may have any length: divide by |v|² (exercise uses |v| = 3)": base
+            f"the direction may have any length: divide by |v|² (here |v| = {longer:.3g})": base
             + sensed[:, None] * v,
             "you divided by |v| once; it takes |v|² (one for reading, one for writing)": base
             + sensed[:, None] * v / v.norm(),
@@ -34,13 +35,18 @@ def check_patch_direction(patch_direction: Callable[[Tensor, Tensor, Tensor], Te
             "that is the whole source, not its component along v": source,
         }
         expected = base + ((source - base) @ u)[:, None] * u
-        name_mistake(found, expected, mistakes, f"direction of length {length:g}")
-    passed("patch_direction: right for directions of length 1 and 3, inputs untouched")
+        found = call("patch_direction", patch_direction, base, source, v)
+        name_mistake(found, expected, mistakes, f"direction of length {length:.3g}")
+    passed(f"patch_direction: right for directions of length 1 and {longer:.3g}, inputs untouched")
 
 
-def check_predicted_output(predicted_output: Callable[[Tensor], Tensor]) -> None:
-    """Exercise 2 of lesson 01: angle in radians `[n]` -> output of the patched network `[n]`."""
-    a = torch.linspace(0, math.pi / 2, 7)
+def check_predicted_output(predicted_output: Callable[[Tensor], Tensor], *, seed: int = 0) -> None:
+    """Exercise 2 of lesson 01: angle in radians `[n]` -> output of the patched network `[n]`.
+
+    Any `seed` but 0 draws other data of other sizes, for hidden tests.
+    """
+    draw = Draw(seed)
+    a = torch.linspace(0, draw.number(math.pi / 2, 1.8, 3.0), draw.size(7))
     mistakes = {
         "you forgot the output of the base before the patch, 1": 4 * torch.sin(2 * a),
         "unit 2 counts twice: its weight is 2": 1 + 2 * torch.sin(2 * a),
@@ -49,15 +55,19 @@ def check_predicted_output(predicted_output: Callable[[Tensor], Tensor]) -> None
         "you have the cosine where the sine belongs: at 45° the effect is largest": 1
         + 4 * torch.cos(2 * a),
     }
-    name_mistake(predicted_output(a), 1 + 4 * torch.sin(2 * a), mistakes, "predicted_output")
-    passed("predicted_output: right at seven angles")
+    found = call("predicted_output", predicted_output, a)
+    name_mistake(found, 1 + 4 * torch.sin(2 * a), mistakes, "predicted_output")
+    passed(f"predicted_output: right at {NUMBERS[len(a)]} angles")
 
 
-def check_split(split: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
-    """Exercise 3 of lesson 01: `(direction [d], w_out [d]) -> (row [d], null [d])`."""
-    generator = torch.Generator().manual_seed(1)
-    direction, w = torch.randn(2, 5, generator=generator)
-    found = split(direction, w)
+def check_split(split: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], *, seed: int = 0) -> None:
+    """Exercise 3 of lesson 01: `(direction [d], w_out [d]) -> (row [d], null [d])`.
+
+    Any `seed` but 0 draws other data of other sizes, for hidden tests.
+    """
+    draw = Draw(seed)
+    direction, w = draw.normal(2, draw.size(5))
+    found = call("split", split, direction, w)
     require(isinstance(found, tuple) and len(found) == 2, "split returns a pair: (row, null)")
     row = (direction @ w) * w / (w @ w)
     null = direction - row
@@ -73,8 +83,11 @@ def check_split(split: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Non
     passed("split: the parts add up, one parallel to w_out and one invisible to it")
 
 
-def check_my_illusion(direction: Tensor) -> None:
-    """Exercise 4 of lesson 01: a unit vector `[3]` for the network with output `4 h2 + h3`."""
+def check_my_illusion(direction: Tensor, *, seed: int = 0) -> None:
+    """Exercise 4 of lesson 01: a unit vector `[3]` for the network with output `4 h2 + h3`.
+
+    The answer is one vector for one network, with nothing to vary: `seed` changes nothing.
+    """
     direction = torch.as_tensor(direction, dtype=torch.float32)
     require(direction.shape == (3,), f"give three numbers, got shape {tuple(direction.shape)}")
     require(abs(direction[2]) < 1e-6, "unit 3 is the mediator: use units 1 and 2 only")

@@ -5,13 +5,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from helpers.checks.compare import name_mistake, passed, require
+from helpers.checks.compare import Draw, call, name_mistake, passed, require
+
+VISIBLE_NAMES = ("Anna", "Paul", "Tom", "Kate")
+HIDDEN_NAMES = ("Laura", "Mark", "Peter", "Lucy", "Emma", "Jack", "Alice", "Dan")
 
 
-def check_make_pair(make_pair: Callable[[str, str], tuple[str, str, str, str]]) -> None:
-    """Exercise 1 of lesson 02: `(io, subject) -> (base, source, answer, counterfactual)`."""
+def check_make_pair(
+    make_pair: Callable[[str, str], tuple[str, str, str, str]], *, seed: int = 0
+) -> None:
+    """Exercise 1 of lesson 02: `(io, subject) -> (base, source, answer, counterfactual)`.
+
+    Any `seed` but 0 draws other names, for hidden tests.
+    """
+    draw = Draw(seed)
     template = "Then, {} and {} went home. {} thanked"
-    for io, subject in [("Anna", "Paul"), ("Tom", "Kate")]:
+    names = VISIBLE_NAMES if draw.visible else [HIDDEN_NAMES[n] for n in draw.order(8)]
+    for io, subject in zip(names[::2], names[1::2], strict=True):
         found = make_pair(io, subject)
         require(isinstance(found, tuple) and len(found) == 4, "return four things, as a tuple")
         base, source, answer, counterfactual = found
@@ -36,9 +46,16 @@ def check_make_pair(make_pair: Callable[[str, str], tuple[str, str, str, str]]) 
     passed("make_pair: one change, and both answers labelled by the base")
 
 
-def check_fldd(fldd: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Exercise 2 of lesson 02: `(clean [pairs], patched [pairs]) -> fraction`."""
-    clean, patched = torch.tensor([4.0, 2.0, 0.01]), torch.tensor([1.0, -2.0, 0.5])
+def check_fldd(fldd: Callable[[Tensor, Tensor], Tensor], *, seed: int = 0) -> None:
+    """Exercise 2 of lesson 02: `(clean [pairs], patched [pairs]) -> fraction`.
+
+    Any `seed` but 0 draws other data of other sizes, for hidden tests.
+    """
+    draw = Draw(seed)
+    pairs = draw.size(3)
+    # In these ranges, with one clean value near 0, no two of the results below come close.
+    clean = draw.shuffled(torch.tensor([0.0001]), draw.uniform(3, 4, pairs - 1))
+    patched = draw.uniform(-0.6, -0.2, pairs)
     ratio = patched.mean() / clean.mean()
     mistakes = {
         "a mean of ratios: average over pairs first, divide then": (1 - patched / clean).mean(),
@@ -49,15 +66,22 @@ def check_fldd(fldd: Callable[[Tensor, Tensor], Tensor]) -> None:
         "the sign is turned round: a decrease is positive": ratio - 1,
         "that is in nats: divide by the clean mean": clean.mean() - patched.mean(),
     }
-    name_mistake(fldd(clean, patched), 1 - ratio, mistakes, "fldd")
+    name_mistake(call("fldd", fldd, clean, patched), 1 - ratio, mistakes, "fldd")
     passed("fldd: a ratio of means")
 
 
-def check_name_preference(name_preference: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-    """Exercise 3 of lesson 02: `(pattern [pairs heads keys], io, subject [pairs]) -> [heads]`."""
-    pattern = torch.rand(4, 3, 7, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    io, subject = torch.tensor([2, 4, 1, 2]), torch.tensor([4, 2, 3, 5])
-    rows = torch.arange(4)
+def check_name_preference(
+    name_preference: Callable[[Tensor, Tensor, Tensor], Tensor], *, seed: int = 0
+) -> None:
+    """Exercise 3 of lesson 02: `(pattern [pairs heads keys], io, subject [pairs]) -> [heads]`.
+
+    Any `seed` but 0 draws other data of other sizes, for hidden tests.
+    """
+    draw = Draw(seed)
+    pairs, heads = draw.size(4), draw.size(3)
+    pattern = draw.normal(pairs, heads, pairs + 3).softmax(-1)
+    io, subject = draw.two_places(pairs, pairs + 3)
+    rows = torch.arange(pairs)
     to_io, to_subject = pattern[rows, :, io], pattern[rows, :, subject]
     right = (to_io - to_subject).mean(0)
     mistakes = {
@@ -72,5 +96,6 @@ def check_name_preference(name_preference: Callable[[Tensor, Tensor, Tensor], Te
             pattern[:, :, io] - pattern[:, :, subject]
         ).mean((0, 2)),
     }
-    name_mistake(name_preference(pattern, io, subject), right, mistakes, "name_preference")
+    found = call("name_preference", name_preference, pattern, io, subject)
+    name_mistake(found, right, mistakes, "name_preference")
     passed("name_preference: each pair read at its own positions")

@@ -5,15 +5,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from helpers.checks.compare import name_mistake, passed, require
+from helpers.checks.compare import Draw, call, name_mistake, passed, require
 
 
-def check_row_null(split: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
-    """Exercise 1 of lesson 03: `(direction [d_mlp], W_out [d_mlp d_model]) -> (row, null)`."""
-    generator = torch.Generator().manual_seed(2)
-    direction = torch.randn(7, generator=generator)
-    W_out = torch.randn(7, 3, generator=generator)
-    found = split(direction, W_out)
+def check_row_null(
+    split: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], *, seed: int = 0
+) -> None:
+    """Exercise 1 of lesson 03: `(direction [d_mlp], W_out [d_mlp d_model]) -> (row, null)`.
+
+    Any `seed` but 0 draws other data of other sizes, for hidden tests.
+    """
+    draw = Draw(seed)
+    d_model = draw.size(3)
+    d_mlp = 2 * d_model + 1
+    direction, W_out = draw.normal(d_mlp), draw.normal(d_mlp, d_model)
+    found = call("split", split, direction, W_out)
     require(isinstance(found, tuple) and len(found) == 2, "split returns a pair: (row, null)")
     q, _ = torch.linalg.qr(W_out)
     row = direction @ q @ q.T
@@ -33,15 +39,18 @@ def check_row_null(split: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> 
     passed("split: the parts add up, and W_out does not see the null part")
 
 
-def check_read_write(read_write: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> None:
-    """Exercise 2 of lesson 03: `(base, source [pairs d], read, write [d]) -> [pairs d]`."""
-    generator = torch.Generator().manual_seed(3)
-    base, source = torch.randn(2, 5, 4, generator=generator)
-    read, write = torch.randn(2, 4, generator=generator)
-    before = [x.clone() for x in (base, source, read, write)]
-    found = read_write(base, source, read, write)
-    unchanged = all(map(torch.equal, (base, source, read, write), before))
-    require(unchanged, "read_write changes one of its inputs in place: make a new tensor")
+def check_read_write(
+    read_write: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], *, seed: int = 0
+) -> None:
+    """Exercise 2 of lesson 03: `(base, source [pairs d], read, write [d]) -> [pairs d]`.
+
+    Any `seed` but 0 draws other data of other sizes, for hidden tests.
+    """
+    draw = Draw(seed)
+    pairs, d = draw.size(5), draw.size(4)
+    base, source = draw.normal(2, pairs, d)
+    read, write = draw.normal(2, d)
+    found = call("read_write", read_write, base, source, read, write)
     sensed = (source - base) @ read
     mistakes = {
         "read and write are swapped": base + ((source - base) @ write)[:, None] * read,
@@ -61,10 +70,22 @@ def check_read_write(read_write: Callable[[Tensor, Tensor, Tensor, Tensor], Tens
     passed("read_write: senses along one vector, acts along the other, inputs untouched")
 
 
-def check_share_lost(share_lost: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-    """Exercise 3 of lesson 03: `(clean, patched, clamped) [pairs]`, in nats -> fraction."""
-    clean = torch.tensor([4.0, 2.0, 3.0])
-    patched, clamped = torch.tensor([1.0, 1.5, 2.0]), torch.tensor([3.5, 2.25, 2.5])
+def check_share_lost(
+    share_lost: Callable[[Tensor, Tensor, Tensor], Tensor], *, seed: int = 0
+) -> None:
+    """Exercise 3 of lesson 03: `(clean, patched, clamped) [pairs]`, in nats -> fraction.
+
+    Any `seed` but 0 draws other data of other sizes, for hidden tests.
+    """
+    draw = Draw(seed)
+    pairs = draw.size(3)
+    # One small effect, which the clamp more than undoes: it would rule a mean of ratios. In these
+    # ranges no two of the results below come close.
+    effect = torch.cat([torch.tensor([0.02]), draw.uniform(2, 3, pairs - 1)])
+    undone = torch.cat([torch.tensor([4.0 * pairs]), draw.uniform(0.8, 0.9, pairs - 1)])
+    clean = draw.uniform(3.5, 4.5, pairs)
+    patched = clean - effect
+    clamped = patched + undone * effect
     lost = (clamped.mean() - patched.mean()) / (clean.mean() - patched.mean())
     ratios = (clamped - patched) / (clean - patched)
     mistakes = {
@@ -81,16 +102,23 @@ def check_share_lost(share_lost: Callable[[Tensor, Tensor, Tensor], Tensor]) -> 
         "the sign is turned round": -lost,
         "that is in nats: divide by the effect of the patch": clamped.mean() - patched.mean(),
     }
-    name_mistake(share_lost(clean, patched, clamped), lost, mistakes, "share_lost")
+    found = call("share_lost", share_lost, clean, patched, clamped)
+    name_mistake(found, lost, mistakes, "share_lost")
     passed("share_lost: a ratio of effects, and of means")
 
 
-def check_build_illusion(build_illusion: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-    """Exercise 4 of lesson 03: `(difference [d_mlp], W_out, reader [d_model]) -> unit [d_mlp]`."""
-    generator = torch.Generator().manual_seed(4)
-    difference = 3 * torch.randn(7, generator=generator)
-    W_out = torch.randn(7, 3, generator=generator)
-    reader = torch.randn(3, generator=generator)
+def check_build_illusion(
+    build_illusion: Callable[[Tensor, Tensor, Tensor], Tensor], *, seed: int = 0
+) -> None:
+    """Exercise 4 of lesson 03: `(difference [d_mlp], W_out, reader [d_model]) -> unit [d_mlp]`.
+
+    Any `seed` but 0 draws other data of other sizes, for hidden tests.
+    """
+    draw = Draw(seed)
+    d_model = draw.size(3)
+    d_mlp = 2 * d_model + 1
+    difference, W_out = 3 * draw.normal(d_mlp), draw.normal(d_mlp, d_model)
+    reader = draw.normal(d_model)
     q, _ = torch.linalg.qr(W_out)
     visible = difference @ q @ q.T
     sensor, actuator = difference - visible, reader @ torch.linalg.pinv(W_out)
@@ -115,6 +143,6 @@ def check_build_illusion(build_illusion: Callable[[Tensor, Tensor, Tensor], Tens
         "that is the sensor alone: nothing downstream sees it": sensor / sensor.norm(),
         "that is the actuator alone: it senses nothing": actuator / actuator.norm(),
     }
-    found = build_illusion(difference, W_out, reader)
+    found = call("build_illusion", build_illusion, difference, W_out, reader)
     name_mistake(found, right, mistakes, "build_illusion")
     passed("build_illusion: half a sensor nobody sees, half an actuator nobody moves")

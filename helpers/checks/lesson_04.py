@@ -5,13 +5,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from helpers.checks.compare import name_mistake, passed, require
+from helpers.checks.compare import Draw, call, name_mistake, passed
 
 
-def check_mean_difference(mean_difference: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Exercise 1 of lesson 04: `(activation [pairs d], is_abb [pairs]) -> unit [d]`."""
-    activation = torch.randn(6, 4, generator=torch.Generator().manual_seed(5))
-    is_abb = torch.tensor([True, False, True, True, False, True])  # unequal: 4 and 2
+def check_mean_difference(
+    mean_difference: Callable[[Tensor, Tensor], Tensor], *, seed: int = 0
+) -> None:
+    """Exercise 1 of lesson 04: `(activation [pairs d], is_abb [pairs]) -> unit [d]`.
+
+    Any `seed` but 0 draws other data of other sizes, for hidden tests.
+    """
+    draw = Draw(seed)
+    n_abb = draw.size(4)
+    n_bab = n_abb - 2  # unequal, so that sums are not means
+    activation = 10 * draw.normal(n_abb + n_bab, draw.size(4))  # no difference of length 1
+    is_abb = draw.order(n_abb + n_bab) < n_abb
     difference = activation[is_abb].mean(0) - activation[~is_abb].mean(0)
     right = difference / difference.norm()
     sums = activation[is_abb].sum(0) - activation[~is_abb].sum(0)
@@ -23,17 +31,25 @@ def check_mean_difference(mean_difference: Callable[[Tensor, Tensor], Tensor]) -
         "sums instead of means, and not of length 1": sums,
         "subtract the mean of BAB, not the mean of all": centred,
     }
-    name_mistake(mean_difference(activation, is_abb), right, mistakes, "mean_difference")
+    found = call("mean_difference", mean_difference, activation, is_abb)
+    name_mistake(found, right, mistakes, "mean_difference")
     passed("mean_difference: a unit vector from BAB to ABB")
 
 
 def check_first_minus_second(
     first_minus_second: Callable[[Tensor, Tensor, Tensor], Tensor],
+    *,
+    seed: int = 0,
 ) -> None:
-    """Exercise 2 of lesson 04: `(scores [pairs keys], io, subject [pairs]) -> [pairs]`."""
-    scores = torch.randn(4, 7, generator=torch.Generator().manual_seed(6))
-    io, subject = torch.tensor([2, 5, 1, 4]), torch.tensor([4, 3, 6, 2])
-    rows = torch.arange(4)
+    """Exercise 2 of lesson 04: `(scores [pairs keys], io, subject [pairs]) -> [pairs]`.
+
+    Any `seed` but 0 draws other data of other sizes, for hidden tests.
+    """
+    draw = Draw(seed)
+    pairs = draw.size(4)
+    scores = draw.normal(pairs, pairs + 3)
+    io, subject = draw.two_places(pairs, pairs + 3)
+    rows = torch.arange(pairs)
     first, second = torch.minimum(io, subject), torch.maximum(io, subject)
     right = scores[rows, first] - scores[rows, second]
     by_role = scores[rows, io] - scores[rows, subject]
@@ -48,15 +64,21 @@ def check_first_minus_second(
         ]
         - scores[:, second[0]],
     }
-    name_mistake(first_minus_second(scores, io, subject), right, mistakes, "first_minus_second")
+    found = call("first_minus_second", first_minus_second, scores, io, subject)
+    name_mistake(found, right, mistakes, "first_minus_second")
     passed("first_minus_second: by place, so that both orders agree")
 
 
-def check_seen_by(seen_by: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-    """Exercise 3 of lesson 04: `(direction [d_model], W_Q [heads d_model d_head], gain) -> [d]`."""
-    generator = torch.Generator().manual_seed(7)
-    direction, W_Q = torch.randn(9, generator=generator), torch.randn(2, 9, 2, generator=generator)
-    gain = 0.5 + torch.rand(9, generator=generator)
+def check_seen_by(seen_by: Callable[[Tensor, Tensor, Tensor], Tensor], *, seed: int = 0) -> None:
+    """Exercise 3 of lesson 04: `(direction [d_model], W_Q [heads d_model d_head], gain) -> [d]`.
+
+    Any `seed` but 0 draws other data of other sizes, for hidden tests.
+    """
+    draw = Draw(seed)
+    heads, d_head = draw.size(2), draw.size(2)
+    d_model = heads * d_head + 5  # the heads see a part of the stream only
+    direction, W_Q = draw.normal(d_model), draw.normal(heads, d_model, d_head)
+    gain = draw.uniform(0.5, 1.5, d_model)
 
     def project(columns: Tensor) -> Tensor:
         q, _ = torch.linalg.qr(columns)
@@ -77,22 +99,25 @@ def check_seen_by(seen_by: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         "those are queries, not a part of the direction: project back": direction
         @ (gain[:, None] * stacked),
     }
-    name_mistake(seen_by(direction, W_Q, gain), right, mistakes, "seen_by")
+    found = call("seen_by", seen_by, direction, W_Q, gain)
+    name_mistake(found, right, mistakes, "seen_by")
     passed("seen_by: the part of the direction that can change these heads' queries")
 
 
 def check_through_one_head(
     through_one_head: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    *,
+    seed: int = 0,
 ) -> None:
-    """Exercise 4 of lesson 04: `(stream [pairs d], z_base, z_source, W_O) -> [pairs d]`."""
-    generator = torch.Generator().manual_seed(8)
-    stream = torch.randn(3, 5, generator=generator)
-    z_base, z_source = torch.randn(2, 3, 2, generator=generator)
-    W_O = torch.randn(2, 5, generator=generator)
-    before = [x.clone() for x in (stream, z_base, z_source, W_O)]
-    found = through_one_head(stream, z_base, z_source, W_O)
-    unchanged = all(map(torch.equal, (stream, z_base, z_source, W_O), before))
-    require(unchanged, "through_one_head changes one of its inputs in place: make a new tensor")
+    """Exercise 4 of lesson 04: `(stream [pairs d], z_base, z_source, W_O) -> [pairs d]`.
+
+    Any `seed` but 0 draws other data of other sizes, for hidden tests.
+    """
+    draw = Draw(seed)
+    pairs, d_model, d_head = draw.size(3), draw.size(5), draw.size(2)
+    stream, W_O = draw.normal(pairs, d_model), draw.normal(d_head, d_model)
+    z_base, z_source = draw.normal(2, pairs, d_head)
+    found = call("through_one_head", through_one_head, stream, z_base, z_source, W_O)
     right = stream + (z_source - z_base) @ W_O
     mistakes = {
         "the head's base output is still in the stream: take it away": stream + z_source @ W_O,

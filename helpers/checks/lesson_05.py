@@ -5,35 +5,54 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from helpers.checks.compare import name_mistake, passed, require
+from helpers.checks.compare import NUMBERS, Draw, call, name_mistake, passed, require
 
 
 def check_last_subject_token(
     last_subject_token: Callable[[list[tuple[int, int]], int, int], int],
+    *,
+    seed: int = 0,
 ) -> None:
-    """Exercise 1 of lesson 05: `(offsets, subject_stop, n_before) -> position`."""
-    # "Mount Fujisan is high" in six tokens: "Mount", " Fu", "ji", "san", " is", " high"
-    offsets = [(0, 5), (5, 8), (8, 10), (10, 13), (13, 16), (16, 21)]
-    for stop, n_before in [(13, 0), (13, 2), (5, 2)]:
+    """Exercise 1 of lesson 05: `(offsets, subject_stop, n_before) -> position`.
+
+    Any `seed` but 0 draws another text with longer subjects, for hidden tests.
+    """
+    draw = Draw(seed)
+    # Seed 0: "Mount", " Fu", "ji", "san", " is", " high". Two tokens follow the subject.
+    widths = torch.tensor([5, 3, 2, 3, 3, 5]) if draw.visible else draw.integers(1, 7, draw.size(6))
+    stops = widths.cumsum(0).tolist()
+    offsets = list(zip([0, *stops], stops, strict=False))
+    after = 2 if draw.visible else int(draw.integers(1, 3))
+    n_subject, n_bos = len(offsets) - after, draw.size(2)
+    long, short = stops[n_subject - 1], stops[0]
+    for stop, n_before in [(long, 0), (long, n_bos), (short, n_bos)]:
         right = next(t for t, (a, b) in enumerate(offsets) if a < stop <= b) + n_before
         found = last_subject_token(offsets, stop, n_before)
         require(found is not None, "your function returns nothing: does any token match?")
+        # Where two positions agree the last one is named, a forgotten BOS: the first round has none
+        # and has caught the others.
         mistakes = {
-            right + 1: "that is the token after the subject: `subject_stop` is not part of it",
-            right - n_before: "count the tokens that stand before the text, too (BOS)",
-            right - 1: "that is one token too early: the subject's last token, not an earlier one",
             n_before: "that is the subject's first token: take the last",
+            right + 1: "that is the token after the subject: `subject_stop` is not part of it",
+            right - 1: "that is one token too early: the subject's last token, not an earlier one",
+            right - n_before: "count the tokens that stand before the text, too (BOS)",
         }
         require(
             found == right, f"{mistakes.get(found, f'expected {right}')} (stop {stop}, got {found})"
         )
-    passed("last_subject_token: right with and without BOS, for subjects of one and four tokens")
+    passed(
+        "last_subject_token: right with and without BOS, for subjects of one and "
+        f"{NUMBERS[n_subject]} tokens"
+    )
 
 
-def check_start(start: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-    """Exercise 2 of lesson 05: `(base, source, gradient [pairs d]) -> unit vectors [pairs d]`."""
-    generator = torch.Generator().manual_seed(9)
-    base, source, gradient = torch.randn(3, 4, 5, generator=generator)
+def check_start(start: Callable[[Tensor, Tensor, Tensor], Tensor], *, seed: int = 0) -> None:
+    """Exercise 2 of lesson 05: `(base, source, gradient [pairs d]) -> unit vectors [pairs d]`.
+
+    Any `seed` but 0 draws other data of other sizes, for hidden tests.
+    """
+    draw = Draw(seed)
+    base, source, gradient = draw.normal(3, draw.size(4), draw.size(5))
     change = 2 * (source - base)
     source = base + change
 
@@ -53,18 +72,21 @@ def check_start(start: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         )
         / (change / change.norm() - gradient / gradient.norm()).norm(),
     }
-    name_mistake(start(base, source, gradient), right, mistakes, "start")
+    name_mistake(call("start", start, base, source, gradient), right, mistakes, "start")
     passed("start: half sensor, half actuator, for every pair")
 
 
-def check_patch_each(patch_each: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-    """Exercise 3 of lesson 05: `(base, source, directions [pairs d]) -> [pairs d]`."""
-    generator = torch.Generator().manual_seed(10)
-    base, source, directions = torch.randn(3, 4, 4, generator=generator)  # square on purpose
-    before = [x.clone() for x in (base, source, directions)]
-    found = patch_each(base, source, directions)
-    unchanged = all(map(torch.equal, (base, source, directions), before))
-    require(unchanged, "patch_each changes one of its inputs in place: make a new tensor")
+def check_patch_each(
+    patch_each: Callable[[Tensor, Tensor, Tensor], Tensor], *, seed: int = 0
+) -> None:
+    """Exercise 3 of lesson 05: `(base, source, directions [pairs d]) -> [pairs d]`.
+
+    Any `seed` but 0 draws other data of other sizes, for hidden tests.
+    """
+    draw = Draw(seed)
+    n = draw.size(4)
+    base, source, directions = draw.normal(3, n, n)  # square on purpose
+    found = call("patch_each", patch_each, base, source, directions)
     change = source - base
     sensed = (change * directions).sum(-1, keepdim=True)
     length = directions.norm(dim=-1, keepdim=True)

@@ -5,18 +5,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from helpers.checks.compare import name_mistake, passed, require
+from helpers.checks.compare import Draw, call, name_mistake, passed
 
 
-def check_rank_one(rank_one: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-    """Exercise 1 of lesson 06: `(W_out [d_mlp d_model], read, write) -> [d_mlp d_model]`."""
-    generator = torch.Generator().manual_seed(11)
-    W_out = torch.randn(4, 4, generator=generator)  # square on purpose
-    read, write = torch.randn(2, 4, generator=generator)
-    before = [x.clone() for x in (W_out, read, write)]
-    found = rank_one(W_out, read, write)
-    unchanged = all(map(torch.equal, (W_out, read, write), before))
-    require(unchanged, "rank_one changes one of its inputs in place: make a new tensor")
+def check_rank_one(rank_one: Callable[[Tensor, Tensor, Tensor], Tensor], *, seed: int = 0) -> None:
+    """Exercise 1 of lesson 06: `(W_out [d_mlp d_model], read, write) -> [d_mlp d_model]`.
+
+    Any `seed` but 0 draws other data of other sizes, for hidden tests.
+    """
+    draw = Draw(seed)
+    n = draw.size(4)
+    W_out = draw.normal(n, n)  # square on purpose
+    read, write = draw.normal(2, n)
+    found = call("rank_one", rank_one, W_out, read, write)
     right = W_out + torch.outer(read, write)
     mistakes = {
         "the outer product is transposed: rows belong to what is read": W_out
@@ -30,10 +31,16 @@ def check_rank_one(rank_one: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None
     passed("rank_one: reads one vector, writes another, and leaves the matrix as it was")
 
 
-def check_minimal_reader(minimal_reader: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Exercise 2 of lesson 06: `(key [d], second_moment [d d]) -> [d]`."""
-    generator = torch.Generator().manual_seed(12)
-    key, samples = torch.randn(4, generator=generator), torch.randn(9, 4, generator=generator)
+def check_minimal_reader(
+    minimal_reader: Callable[[Tensor, Tensor], Tensor], *, seed: int = 0
+) -> None:
+    """Exercise 2 of lesson 06: `(key [d], second_moment [d d]) -> [d]`.
+
+    Any `seed` but 0 draws other data of other sizes, for hidden tests.
+    """
+    draw = Draw(seed)
+    d = draw.size(4)
+    key, samples = draw.normal(d), draw.normal(4 * d, d)
     moment = samples.T @ samples / len(samples)
     solved = torch.linalg.solve(moment, key)
     mistakes = {
@@ -46,13 +53,21 @@ def check_minimal_reader(minimal_reader: Callable[[Tensor, Tensor], Tensor]) -> 
         / (torch.linalg.solve(moment, solved) @ key),
     }
     right = solved / (solved @ key)
-    name_mistake(minimal_reader(key, moment), right, mistakes, "minimal_reader")
+    found = call("minimal_reader", minimal_reader, key, moment)
+    name_mistake(found, right, mistakes, "minimal_reader")
     passed("minimal_reader: reads 1 at the key, and as little as possible elsewhere")
 
 
-def check_rewrite_score(score: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Exercise 3 of lesson 06: `(original, edited [facts]) -> [facts]`."""
-    original, edited = torch.tensor([0.2, 0.01, 0.5]), torch.tensor([0.6, 0.9, 0.3])
+def check_rewrite_score(score: Callable[[Tensor, Tensor], Tensor], *, seed: int = 0) -> None:
+    """Exercise 3 of lesson 06: `(original, edited [facts]) -> [facts]`.
+
+    Any `seed` but 0 draws other data of other sizes, for hidden tests.
+    """
+    draw = Draw(seed)
+    facts = draw.size(3)
+    original = draw.uniform(0.05, 0.5, facts)
+    # One edit does harm: its answer had more than that before.
+    edited = draw.shuffled(torch.tensor([0.02]), draw.uniform(0.6, 0.95, facts - 1))
     gain = edited - original
     mistakes = {
         "that is the gain: divide by what could be gained, 1 - original": gain,
@@ -62,5 +77,6 @@ def check_rewrite_score(score: Callable[[Tensor, Tensor], Tensor]) -> None:
         "keep one value per fact": (gain / (1 - original)).mean(),
         "an edit may do harm: do not cut off below zero": (gain / (1 - original)).clamp(min=0),
     }
-    name_mistake(score(original, edited), gain / (1 - original), mistakes, "score")
+    found = call("score", score, original, edited)
+    name_mistake(found, gain / (1 - original), mistakes, "score")
     passed("score: the share of the missing probability that the edit supplied")

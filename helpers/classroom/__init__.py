@@ -1,0 +1,1 @@
+"""Lessons as assignments: student and teacher versions, and grading without trust."""

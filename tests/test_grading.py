@@ -1,0 +1,576 @@
+"""Grading: one batch of honest, unlucky and hostile notebooks, each of which gets its own due."""
+
+import copy
+import csv
+import json
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+
+from helpers.classroom import (
+    course,
+    exercises,
+    grade,
+    gradebook,
+    identify,
+    marking,
+    restore,
+    submission,
+)
+from helpers.classroom.prelude import names, needed, pieces, plain
+from helpers.classroom.submission import Cell
+
+pytest.importorskip("nbgrader")
+
+SECONDS = 6  # for each answer
+POINTS = {"patch": 1, "angle": 2, "split": 2, "build": 3}  # of lesson 01
+FILE = "01_build_the_illusion_by_hand.ipynb"
+LOOP = "def predicted_output(a):\n    while True:\n        pass"
+RIGHT_ANGLE = "def predicted_output(a):\n    return 1 + 4 * torch.sin(2 * a)"
+WRONG_SPLIT = "def split(direction, w_out):\n    return direction, 0 * direction"
+ATTACK = """
+import builtins, os, pathlib
+for path in (GRADES, OTHER):
+    for write in (lambda: pathlib.Path(path).write_text("stolen"), lambda: os.remove(path)):
+        try:
+            write()
+            print("wrote", path)
+        except Exception as error:
+            print("refused", type(error).__name__)
+try:
+    print("SECRET" in open(OTHER).read())
+except Exception as error:
+    print("refused", type(error).__name__)
+def predicted_output(a):
+    return 0 * a
+"""
+
+
+@pytest.fixture(scope="module")
+def master(tmp_path_factory):
+    """Lesson 01, made for grading."""
+    folder = tmp_path_factory.mktemp("master")
+    return marking.make_master(exercises.read_lesson("01"), folder, seed=0)
+
+
+def cell_of(notebook, exercise, part="solution"):
+    return next(c for c in notebook.cells if c.id == f"exercise-{exercise}-{part}")
+
+
+def answered(master, **answers):
+    """The student's notebook with the lesson's solutions, or other answers."""
+    notebook = copy.deepcopy(master.release)
+    for name in POINTS:
+        target = cell_of(notebook, name)
+        source = answers.get(name, cell_of(master.lesson.notebook, name).source)
+        target.source = f"# exercise: lesson 01, {name}\n{source}"
+    return notebook
+
+
+def stripped(notebook):
+    """What an editor leaves that knows neither metadata nor ids."""
+    for number, cell in enumerate(notebook.cells):
+        cell.metadata, cell.id = nbformat.from_dict({}), f"other-{number}"
+    return notebook
+
+
+def with_helper(master):
+    """An answer that uses a cell which the student added, in a cell that was split in two."""
+    notebook = answered(master, split="def split(v, w):\n    return both(v, w)")
+    place = notebook.cells.index(cell_of(notebook, "split"))
+    source = "%matplotlib inline\ndef both(v, w):\n    r = project(v, w)\n    return r, v - r"
+    below = "project = lambda v, w: (v @ w) / (w @ w) * w"
+    for text in (source, below, "raise RuntimeError('not needed')"):
+        notebook.cells.insert(place, nbformat.v4.new_code_cell(text))
+    return notebook
+
+
+def overwriting(master):
+    """Wrong answers, and the checks replaced in every way one can think of."""
+    lies = (
+        "from helpers import checks\nimport torch, sys\n"
+        "for name in checks.__all__:\n    setattr(checks, name, lambda *a, **k: None)\n"
+        "sys.modules['helpers.checks'] = checks\n"
+        "torch.allclose = lambda *a, **k: True\n"
+    )
+    notebook = answered(master, split=lies + WRONG_SPLIT)
+    notebook.cells.insert(1, nbformat.v4.new_code_cell(lies))
+    test = cell_of(notebook, "split", "check")
+    test.source, test.metadata.nbgrader.points = "print('fine')", 100
+    return notebook
+
+
+def copied_twice(master):
+    """The cell of an exercise copied, first with a wrong answer and then with the right one."""
+    notebook = answered(master)
+    right = cell_of(notebook, "split")
+    wrong = nbformat.v4.new_code_cell(WRONG_SPLIT, metadata=copy.deepcopy(right.metadata))
+    empty = copy.deepcopy(cell_of(master.release, "split"))
+    place = notebook.cells.index(right)
+    notebook.cells[place : place + 1] = [wrong, right, empty]
+    return notebook
+
+
+def deleting(master):
+    notebook = answered(master)
+    gone = {"exercise-split-solution", "exercise-build-check", "exercise-patch-solution"}
+    notebook.cells = [cell for cell in notebook.cells if cell.id not in gone]
+    return notebook
+
+
+def notebooks(master, out, folder):
+    """Every student's notebook, and the points that are due."""
+    attack = (
+        f"GRADES, OTHER = {str(out / 'grades.csv')!r}, {str(folder / 'good.ipynb')!r}\n{ATTACK}"
+    )
+    flood = "print('x' * 5_000_000)\n" + RIGHT_ANGLE
+    crash = "def split(direction, w_out):\n    return 1 / 0"
+    return {
+        "good": (answered(master), 8),
+        "partly": (answered(master, split=WRONG_SPLIT), 6),
+        "crash": (answered(master, split=crash), 6),
+        "loop": (answered(master, angle=LOOP), 6),
+        "leave": (answered(master, angle="import os\nos._exit(0)"), 6),
+        "syntax": (answered(master, angle="def predicted_output(a:"), 6),
+        "deleting": (deleting(master), 5),
+        "overwriting": (overwriting(master), 6),
+        "flood": (answered(master, angle=flood), 8),
+        "attack": (answered(master, angle=attack), 6),
+        "stripped": (stripped(answered(master, split=WRONG_SPLIT)), 6),
+        "helper": (with_helper(master), 8),
+        "copied": (copied_twice(master), 8),
+        "untouched": (copy.deepcopy(master.release), 0),
+        "public": (copy.deepcopy(master.lesson.notebook), 8),
+    }
+
+
+@pytest.fixture(scope="module")
+def batch(master, tmp_path_factory):
+    """All of them graded in one run of the command."""
+    folder, out = tmp_path_factory.mktemp("submissions"), tmp_path_factory.mktemp("out")
+    due = {}
+    (out / "grades.csv").write_text("an earlier result")
+    for student, (notebook, points) in notebooks(master, out, folder).items():
+        place = folder / f"{student}.ipynb"
+        if student in ("good", "partly"):
+            place = folder / student / FILE
+            place.parent.mkdir()
+        nbformat.write(notebook, place)
+        due[student] = points
+    shutil.copy(folder / "good" / FILE, folder / "good.ipynb")  # the attack's victim
+    (folder / "broken.ipynb").write_text('{"cells": [')
+    (folder / "link.ipynb").symlink_to(folder / "good" / FILE)
+    (folder / "folder.ipynb").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(), folder / "empty.ipynb")
+    before = {path: path.read_bytes() for path in folder.rglob("*.ipynb") if path.is_file()}
+    arguments = ["--submissions", str(folder), "--out", str(out), "--seconds", str(SECONDS)]
+    status = grade.main(arguments)
+    assert {path: path.read_bytes() for path in before} == before
+    return status, out, due
+
+
+def table(out, name="grades.csv"):
+    with (out / name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def row(out, student):
+    rows = [row for row in table(out) if row["student"] == student]
+    return next(row for row in rows if "/" in row["file"]) if len(rows) > 1 else rows[0]
+
+
+def exercise_row(out, student, exercise):
+    rows = table(out, "grades_by_exercise.csv")
+    return next(r for r in rows if (r["student"], r["exercise"]) == (student, exercise))
+
+
+def page(out, student):
+    text = (out / "feedback" / f"{student}_lesson_01.html").read_text(encoding="utf-8")
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", text))
+
+
+def test_every_student_gets_what_is_due(batch):
+    status, out, due = batch
+    found = {student: float(row(out, student)["points"]) for student in due}
+    assert found == due
+    assert all(row(out, student)["max_points"] == "8" for student in due)
+    assert all(row(out, student)["lesson"] == "01" for student in due)
+    assert status == 1  # some could not be read
+
+
+def test_points_by_exercise_add_up(batch):
+    _, out, due = batch
+    rows = table(out, "grades_by_exercise.csv")
+    for student in due:
+        mine = [r for r in rows if r["file"] == row(out, student)["file"]]
+        assert {r["exercise"]: int(r["max_points"]) for r in mine} == POINTS
+        assert sum(float(r["points"]) for r in mine) == due[student]
+
+
+@pytest.mark.parametrize(
+    "student, reason",
+    [
+        ("broken", "not JSON"),
+        ("link", "a link"),
+        ("folder", "no file"),
+        ("empty", "lesson cannot be told"),
+    ],
+)
+def test_what_cannot_be_read_says_why(batch, student, reason):
+    _, out, _ = batch
+    assert float(row(out, student)["points"]) == 0
+    assert reason in row(out, student)["notes"]
+
+
+@pytest.mark.parametrize(
+    "student, exercise, message",
+    [
+        ("partly", "split", "row part"),
+        ("crash", "split", "ZeroDivisionError"),
+        ("loop", "angle", f"no answer in {SECONDS} seconds"),
+        ("leave", "angle", "ended its own process"),
+        ("syntax", "angle", "SyntaxError"),
+        ("deleting", "split", "not been answered"),
+        ("overwriting", "split", "row part"),
+        ("untouched", "build", "not been answered"),
+    ],
+)
+def test_the_reason_stands_in_table_and_feedback(batch, student, exercise, message):
+    _, out, _ = batch
+    assert message in exercise_row(out, student, exercise)["message"]
+    assert message in page(out, student)
+
+
+@pytest.mark.parametrize(
+    "student, note",
+    [
+        ("stripped", "had lost its cell metadata (Colab does that); its exercises were found"),
+        ("deleting", "The cell of exercise 'split' is not there"),
+        ("overwriting", "The check of exercise 'split' was changed"),
+        ("copied", "There are 2 answers to exercise 'split'"),
+    ],
+)
+def test_what_was_mended_is_noted(batch, student, note):
+    _, out, _ = batch
+    assert note in row(out, student)["notes"]
+    assert note.replace("'", "&#39;") in page(out, student) or note in page(out, student)
+
+
+def test_good_submissions_get_no_notes(batch):
+    _, out, _ = batch
+    for student in ("good", "partly", "helper", "untouched"):
+        assert row(out, student)["notes"] == ""
+
+
+def test_the_feedback_shows_points_and_what_was_printed(batch):
+    _, out, _ = batch
+    assert "(Score: 6.0 / 8.0)" in page(out, "partly")
+    attack = page(out, "attack")
+    assert "Your code printed" in attack and "wrote" not in attack.replace('print("wrote"', "")
+    assert (out / "feedback" / "flood_lesson_01.html").stat().st_size < 1_000_000
+
+
+def test_the_feedback_needs_no_network_and_names_no_machine(batch):
+    _, out, _ = batch
+    for path in (out / "feedback").iterdir():
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=\"(https?:)?//", text)
+        assert str(exercises.NOTEBOOKS.parent) not in text and "site-packages" not in text
+
+
+def test_a_student_in_a_folder_and_one_beside_are_both_graded(batch):
+    _, out, _ = batch
+    files = [row["file"] for row in table(out) if row["student"] == "good"]
+    assert sorted(files) == ["good.ipynb", f"good/{FILE}"]
+    assert (out / "feedback" / "good_lesson_01_2.html").exists()
+
+
+def test_nothing_is_left_behind(batch):
+    _, out, _ = batch
+    assert {path.name for path in out.iterdir()} == {
+        "grades.csv",
+        "grades_by_exercise.csv",
+        "feedback",
+    }
+    assert not any("exercise-" in str(p.cwd()) for p in psutil.Process().children(recursive=True))
+
+
+def test_nbgrader_alone_would_give_a_stripped_notebook_nothing(master, tmp_path):
+    lesson = master.lesson
+
+    def ran_well(notebook, resources):
+        return notebook, resources  # no output of any cell is an error
+
+    arguments = (lesson.assignment, FILE)
+    whole, alone = tmp_path / "whole", tmp_path / "alone"
+    for folder in (whole, alone):
+        folder.mkdir()
+        course.copy_course(master.folder, folder)
+    full = course.score(whole, *arguments, answered(master), ran_well)
+    lost = course.score(alone, *arguments, stripped(answered(master)), ran_well)
+    assert sum(full.values()) == 8 and sum(lost.values()) == 0
+
+
+# The parts, one by one
+
+
+def submitted(notebook):
+    """The cells of a notebook as they are read from a file."""
+    return [submission._cell(json.loads(json.dumps(cell))) for cell in notebook.cells]
+
+
+def restored(master, notebook):
+    return restore.restore(submitted(notebook), master.release, master.lesson.exercises)
+
+
+def test_a_stripped_notebook_is_restored_to_what_it_was(master):
+    notebook = answered(master)
+    found = restored(master, stripped(copy.deepcopy(notebook)))
+    assert [(c.id, c.source, c.metadata) for c in found.notebook.cells] == [
+        (c.id, c.source, c.metadata) for c in notebook.cells
+    ]
+    nbformat.validate(found.notebook)
+
+
+def test_an_answer_without_any_mark_is_found_by_its_name(master):
+    notebook = stripped(answered(master))
+    for cell in notebook.cells:
+        cell.source = re.sub(r"^# (exercise|check): .*\n", "", cell.source, flags=re.M)
+    found = restored(master, notebook)
+    assert set(found.answers) == set(POINTS) and found.found == {"name"}
+
+
+def test_added_cells_stay_where_they_were(master):
+    found = restored(master, with_helper(master)).notebook.cells
+    ids = [cell.id for cell in found]
+    place = ids.index("exercise-split-solution")
+    assert ids[place - 4 : place] == ["exercise-split", "added-1", "added-2", "added-3"]
+    assert "def both" in found[place - 1].source
+
+
+def test_an_answer_in_a_new_cell_is_found(master):
+    notebook = copy.deepcopy(master.release)
+    place = notebook.cells.index(cell_of(notebook, "angle")) + 1
+    notebook.cells.insert(place, nbformat.v4.new_code_cell(RIGHT_ANGLE))
+    assert restored(master, notebook).answers == {"angle": RIGHT_ANGLE}
+
+
+def test_a_lesson_cell_that_was_changed_is_kept_beside_the_original(master):
+    notebook = copy.deepcopy(master.release)
+    notebook.cells[4].source += "\nmine"
+    found = restored(master, notebook).notebook.cells
+    assert found[4].source == master.release.cells[4].source
+    assert found[5].id == "added-1" and found[5].source.endswith("mine")
+
+
+def test_added_text_is_shown_as_it_was_typed(master):
+    notebook = copy.deepcopy(master.release)
+    text = "<script>alert(1)</script>\n!![x](http://example.org/x.png) [c](javascript:alert(1))"
+    notebook.cells.append(nbformat.v4.new_markdown_cell(text))
+    last = restored(master, notebook).notebook.cells[-1].source
+    assert last == "\n".join(f"    {line}" for line in text.split("\n"))  # a block of code
+
+
+@pytest.mark.parametrize("number", [n for n in exercises.find_lessons() if n != "00"])
+def test_the_lesson_is_found_from_what_is_in_the_notebook(number):
+    lessons = exercises.lessons_with_exercises()
+    lesson = exercises.read_lesson(number)
+    cells = [Cell(c.cell_type, c.source) for c in lesson.notebook.cells]
+    assert identify.which_lesson(cells, lessons).number == number
+    checks = [Cell("code", lesson.exercises[-1].call)]
+    assert identify.which_lesson(checks, lessons).number == number
+
+
+def test_a_notebook_of_no_lesson_is_told_so():
+    with pytest.raises(submission.Unreadable, match="--lesson"):
+        identify.which_lesson([Cell("code", "x = 1")], exercises.lessons_with_exercises())
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[" * 200_000, "not JSON"),
+        (b"[]", "no nbformat"),
+        (b'{"nbformat": 4}', "no cells"),
+        (b'{"nbformat": 4, "cells": [1]}', "damaged"),
+        (b'{"nbformat": 99, "cells": []}', "format 99"),
+        (json.dumps({"nbformat": 4, "cells": [{}] * 1001}).encode(), "1000 cells"),
+        (json.dumps({"nbformat": 4, "cells": [{"source": "x" * 2**21}]}).encode(), "characters"),
+        (b" " * (20 * 2**20 + 1), "larger than 20 MB"),
+    ],
+)
+def test_damaged_files_are_refused_with_a_reason(content, reason, tmp_path):
+    (tmp_path / "x.ipynb").write_bytes(content)
+    with pytest.raises(submission.Unreadable, match=reason):
+        submission.read_cells(tmp_path / "x.ipynb")
+
+
+def test_old_formats_and_odd_values_are_read(tmp_path):
+    old = nbformat.v3.new_notebook(
+        worksheets=[nbformat.v3.new_worksheet(cells=[nbformat.v3.new_code_cell(input="x = 1")])]
+    )
+    path = tmp_path / "x.ipynb"
+    path.write_text(json.dumps(old))
+    assert [cell.source for cell in submission.read_cells(path)] == ["x = 1"]
+    odd = {"cell_type": "code", "source": ["a\r\n", "b", 3], "metadata": {"nbgrader": []}, "id": 5}
+    path.write_text(json.dumps({"nbformat": 4, "cells": [odd, {"source": None}]}))
+    assert submission.read_cells(path) == [Cell("code", "a\nb")]
+
+
+def test_hidden_folders_are_left_out_and_links_not_followed(tmp_path):
+    for name in ("a.ipynb", "b/x.ipynb", "b/deep/y.ipynb", ".ipynb_checkpoints/a.ipynb", "c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    os.symlink(tmp_path / "b", tmp_path / "z")
+    found = submission.find_submissions(tmp_path)
+    assert [(s.student, s.path.name) for s in found] == [
+        ("a", "a.ipynb"),
+        ("b", "y.ipynb"),
+        ("b", "x.ipynb"),
+    ]
+
+
+@pytest.mark.parametrize("arguments", [["--submissions", "nowhere"], ["--seconds", "0"], []])
+def test_wrong_use_ends_with_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        grade.main(arguments)
+    assert ended.value.code == 2
+
+
+def test_an_empty_folder_ends_with_status_2(tmp_path, capsys):
+    assert grade.main(["--submissions", str(tmp_path)]) == 2
+    assert "no notebooks" in capsys.readouterr().err
+
+
+def test_one_failure_of_ours_does_not_stop_the_others(master, tmp_path, monkeypatch):
+    def fail_for_one(cells, *_):
+        raise RuntimeError("=of ours")
+
+    monkeypatch.setattr(grade, "restore", fail_for_one)
+    monkeypatch.setattr(grade, "make_master", lambda *_: master)
+    nbformat.write(answered(master), tmp_path / "anna.ipynb")
+    out = tmp_path / "out"
+    assert grade.main(["--submissions", str(tmp_path), "--out", str(out)]) == 1
+    assert "of ours" in row(out, "anna")["notes"]
+
+
+def test_no_table_holds_a_formula():
+    results = [gradebook.Result("=1+1", "01", "a.ipynb", (), ("-2",))]
+    assert gradebook.grades_table(results).splitlines()[1] == "'=1+1,01,0,0,'-2,a.ipynb,"
+    hidden = gradebook.Result("x\r=1+1", "01", "a.ipynb")
+    assert gradebook.grades_table([hidden]).splitlines()[1].startswith("x =1+1,")
+
+
+def test_students_whose_names_look_alike_get_different_pages(tmp_path):
+    names = ("a b", "a_b", "A_B", "../up")
+    results = [gradebook.Result(name, "01", "", page=name) for name in names]
+    gradebook.write_results(results, tmp_path / "out")
+    pages = {path.name: path.read_text() for path in (tmp_path / "out" / "feedback").iterdir()}
+    assert pages == {
+        "a_b_lesson_01.html": "a b",
+        "a_b_lesson_01_2.html": "a_b",
+        "A_B_lesson_01_3.html": "A_B",
+        ".._up_lesson_01.html": "../up",
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+# Which cells an answer needs
+
+
+def test_names_are_those_of_the_module():
+    assert names("import a.b as c\ndef f(x):\n    return g(x) + c.d\ny = [z for z in w]") == (
+        {"c", "f", "y"},
+        {"g", "c", "w"},
+    )
+    assert names("def broken(") == (set(), set())
+
+
+def test_only_what_an_answer_needs_is_kept():
+    parts = ["import a", "import b", "x = a.y", "plot(x)", "def f():\n    return x", "z = f()"]
+    assert needed(parts, "answer = f()") == ["import a", "x = a.y", "def f():\n    return x"]
+    assert needed(parts, "def answer(b):\n    return b") == []
+    assert needed(["from q import *", "y = 1"], "w = 2") == ["from q import *"]
+
+
+def test_the_students_own_parts_may_change_a_value():
+    parts = ["w = {}", "w['a'] = 1", "print(v)"]
+    assert needed(parts, "answer = w") == ["w = {}"]
+    assert needed(parts, "answer = w", own=set(parts)) == ["w = {}", "w['a'] = 1"]
+
+
+# What cannot be written, or takes too long
+
+
+def test_names_and_texts_that_cannot_be_written(tmp_path, master, monkeypatch):
+    monkeypatch.setattr(grade, "make_master", lambda *_: master)
+    notebook = answered(master)
+    notebook.cells.append(nbformat.v4.new_markdown_cell("half a character: HALF"))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    text = nbformat.writes(notebook).replace("HALF", "\\ud83d")
+    for name in (b"Ren\xe9.ipynb", ("\U0001d400" * 60 + ".ipynb").encode(), b"anna.ipynb"):
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_text(text, encoding="utf-8")
+    out = tmp_path / "out"
+    assert grade.main(["--submissions", str(folder), "--out", str(out), "--lesson", "01"]) == 0
+    assert all(row(out, student)["points"] == "8" for student in ("anna", "Ren\ufffd"))
+    assert len(list((out / "feedback").iterdir())) == 3
+
+
+class DropsAnException:
+    """Takes its time to go, and Python drops what is raised meanwhile."""
+
+    def __del__(self):
+        time.sleep(0.2)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_page_that_takes_too_long_costs_no_points(master, tmp_path, monkeypatch):
+    def slow(*_):
+        DropsAnException()
+        time.sleep(60)
+
+    monkeypatch.setattr(marking, "PAGE_SECONDS", 0.1)
+    monkeypatch.setattr(marking.course, "score", slow)
+    given = restored(master, answered(master))
+    start = time.monotonic()
+    marked = marking.grade(given, master, "anna", tmp_path, marking.Limits(seconds=SECONDS))
+    assert time.monotonic() - start < 50
+    assert marked.page is None and sum(marked.points.values()) == 8
+    assert "TimeoutError" in given.notes[-1]
+
+
+def test_what_was_graded_is_kept_when_something_breaks(master, tmp_path, monkeypatch):
+    def breaks_later(self, submission, folder):
+        if submission.student == "zoe":
+            raise KeyboardInterrupt
+        rows = (gradebook.Row("patch", 1, 1, "fine"),)
+        return gradebook.Result(submission.student, "01", "", rows, page="fine")
+
+    monkeypatch.setattr(grade.Grader, "grade", breaks_later)
+    for student in ("anna", "zoe"):
+        nbformat.write(answered(master), tmp_path / f"{student}.ipynb")
+    out = tmp_path / "out"
+    assert grade.main(["--submissions", str(tmp_path), "--out", str(out)]) == 130
+    assert row(out, "anna")["page"] == "anna_lesson_01.html"
+    assert (out / "feedback" / "anna_lesson_01.html").read_text() == "fine"
+
+
+def test_pieces_leave_out_what_loads_a_model():
+    assert pieces("import torch\nfrom h import load_model\nmodel = load_model()\nx = 1") == [
+        "import torch",
+        "from h import load_model",
+    ]
+
+
+def test_commands_of_ipython_are_left_out_and_lines_stay():
+    assert plain("%time\n!ls\nx = 1") == "# %time\n# !ls\nx = 1"
+    assert plain("x = (7\n  % 2)") == "x = (7\n  % 2)"

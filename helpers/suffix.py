@@ -95,6 +95,7 @@ class Suffix:
         writes = {site: activation, **(clamp or {})}
         hooks = [self._write(place, value, residual, entry) for place, value in writes.items()]
         hooks += _reads(record if record is not None else {})  # hooks run in this order
+        hooks.append(("unembed.hook_in", contiguous))
         with self._hooked(hooks), only_columns(self.model, columns):
             if self.from_start:
                 return self.model(self.tokens[rows])[:, -1]
@@ -201,6 +202,15 @@ def _reads(record: dict[str, Tensor]) -> list[Hook]:
         return hook
 
     return [(name, keep(name)) for name in record]
+
+
+def contiguous(activation: Tensor, hook: object) -> Tensor:
+    """A hook for `unembed.hook_in`, where the last token is cut out of its prompt.
+
+    PyTorch multiplies such a slice prompt by prompt and reads all weights for each: seven times
+    slower than the same numbers in one piece.
+    """
+    return activation.contiguous()
 
 
 @contextmanager

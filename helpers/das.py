@@ -144,9 +144,7 @@ def find_pair_directions(
     """
     if steps < 0:
         raise ValueError(f"steps must not be negative, got {steps}")
-    base, source = cached.base, cached.source
-    activation = base.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(cached.logit_difference(activation).sum(), activation)
+    base, source, gradient = cached.base, cached.source, cached.base_gradient
     if not gradient.any(dim=-1).all():
         raise ValueError(
             f"the answer of a pair does not depend on {cached.site}: nothing reads this token later"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.utilities.statistics import success_rate_ci
 
@@ -104,8 +104,16 @@ def interchange_accuracy(
     Raises:
         ValueError: there are no pairs.
     """
-    if len(logits) == 0:
+    return share(logits.argmax(-1) == counterfactual.to(logits.device))
+
+
+def share(hits: Bool[Tensor, "pairs"]) -> Estimate:
+    """Share of true values, with the exact binomial interval.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if len(hits) == 0:
         raise ValueError("nothing to measure: there are no pairs")
-    hits = logits.argmax(-1) == counterfactual.to(logits.device)
     ci = success_rate_ci(hits.tolist())
     return Estimate(ci.point_estimate, ci.ci_low, ci.ci_high)

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
 from helpers.metrics import (
     Estimate,
     fractional_logit_difference_decrease,
-    interchange_accuracy,
     logit_difference,
+    share,
 )
 from helpers.pairs import Pairs
 from helpers.sites import Site
@@ -26,11 +26,28 @@ ROWS_PER_FORWARD = 256  # bounds the memory of one patched forward pass, not its
 
 @dataclass(frozen=True)
 class Effect:
-    """What a patch did: the share of the logit difference it removed, and how often it flipped."""
+    """What a patch did: the share of the logit difference it removed, and how often it flipped.
+
+    Attributes:
+        logit_difference: Of each pair under the patch, in nats.
+        flipped: Whether the top token of each pair is the counterfactual answer.
+    """
 
     fldd: Estimate
     interchange_accuracy: Estimate
     logit_difference: Float[Tensor, "pairs"]
+    flipped: Bool[Tensor, "pairs"]
+
+    @classmethod
+    def of(
+        cls,
+        clean: Float[Tensor, "pairs"],
+        patched: Float[Tensor, "pairs"],
+        flipped: Bool[Tensor, "pairs"],
+    ) -> "Effect":
+        """The effect from what is known of each pair; `clean` and `patched` in nats."""
+        fldd = fractional_logit_difference_decrease(clean, patched)
+        return cls(fldd, share(flipped), patched, flipped)
 
     def __str__(self) -> str:
         return (
@@ -176,6 +193,14 @@ class CachedPairs:
         with torch.no_grad():
             return self.logit_difference(self.base)
 
+    @cached_property
+    def base_gradient(self) -> Float[Tensor, "pairs d"]:
+        """How each logit difference changes with the base's activation, in nats; computed once."""
+        activation = self.base.clone().requires_grad_()
+        with torch.enable_grad():
+            total = self.logit_difference(activation).sum()
+        return torch.autograd.grad(total, activation)[0]
+
     def later_units(self, activation: Float[Tensor, "pairs d"]) -> dict[Site, Tensor]:
         """Hidden activations of all MLPs above the site, at the patched token, under a patch."""
         layers = range(self.site.layer + 1, self.model.cfg.n_layers)
@@ -188,13 +213,20 @@ class CachedPairs:
         self, activation: Float[Tensor, "pairs d"], *, clamp: Clamp | None = None
     ) -> Effect:
         """The effect of writing `activation` at the site of every pair, with intervals."""
+        return Effect.of(self.clean_logit_difference, *self.outcome(activation, clamp=clamp))
+
+    @torch.no_grad()
+    def outcome(
+        self, activation: Float[Tensor, "pairs d"], *, clamp: Clamp | None = None
+    ) -> tuple[Float[Tensor, "pairs"], Bool[Tensor, "pairs"]]:
+        """The logit difference of each pair under the patch, in nats, and whether it flipped.
+
+        A pair flips if its top token over the whole vocabulary is the counterfactual answer.
+        """
         logits = self.patched_logits(activation, clamp=clamp)
-        patched = logit_difference(logits, self.pairs.answer, self.pairs.counterfactual)
-        return Effect(
-            fractional_logit_difference_decrease(self.clean_logit_difference, patched),
-            interchange_accuracy(logits, self.pairs.counterfactual),
-            patched,
-        )
+        counterfactual = self.pairs.counterfactual.to(logits.device)
+        patched = logit_difference(logits, self.pairs.answer, counterfactual)
+        return patched, logits.argmax(-1) == counterfactual
 
     def _rows(self, rows: Tensor | None) -> Int[Tensor, "rows"]:
         if rows is None:

@@ -204,8 +204,9 @@ def linear_pairs(n: int = 5, d: int = 6) -> SimpleNamespace:
     """A model whose logit difference is linear in the activation, another for each pair."""
     base, source, weight = torch.randn(3, n, d, generator=torch.Generator().manual_seed(0))
     return SimpleNamespace(
-        base=base, source=source, weight=weight, logit_difference=lambda h: (h * weight).sum(-1)
-    )
+        base=base, source=source, weight=weight, base_gradient=weight,
+        logit_difference=lambda h: (h * weight).sum(-1),
+    )  # fmt: skip
 
 
 def test_in_a_linear_model_the_start_is_the_best_direction_of_each_pair():
@@ -251,7 +252,7 @@ def test_bad_requests_for_pair_directions():
     with pytest.raises(ValueError, match="zero vector"):
         find_pair_directions(same, progress=False)
     unread = linear_pairs()
-    unread.site, unread.logit_difference = "the site", lambda h: (h * 0).sum(-1)
+    unread.site, unread.base_gradient = "the site", torch.zeros_like(unread.base)
     with pytest.raises(ValueError, match="does not depend on the site"):
         find_pair_directions(unread, progress=False)
 

@@ -435,3 +435,31 @@ def test_bad_activations_are_named(tiny_model):
     with pytest.raises(ValueError, match="one position at a time"):
         sites = [Site(0, "resid_post", position=1), Site(0, "resid_post", position=2)]
         cache_sites(model, random_pairs(model), sites)
+
+
+def test_the_last_token_reaches_the_unembedding_in_one_piece(tiny_model):
+    model = tiny_model("llama")
+    cached = cache_pairs(model, random_pairs(model, position=4), Site(1, "mlp_hidden"))
+    seen = []
+    handle = model.unembed.original_component.register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].is_contiguous())
+    )
+    try:
+        cached.patched_logits(cached.base)
+    finally:
+        handle.remove()
+    assert seen == [True]
+
+
+def test_gradient_at_the_base_is_that_of_full_forward_passes(any_model):
+    pairs, site = random_pairs(any_model, position=4), Site(1, "mlp_hidden")
+    cached = cache_pairs(any_model, pairs, site)
+    activation = cached.base.clone().requires_grad_()
+    with torch.enable_grad():
+        logits = brute_force(any_model, pairs, site, activation)
+        rows = torch.arange(len(pairs))
+        total = (logits[rows, pairs.answer] - logits[rows, pairs.counterfactual]).sum()
+    (expected,) = torch.autograd.grad(total, activation)
+    with torch.no_grad():
+        found = cached.base_gradient
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)

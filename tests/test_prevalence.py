@@ -65,6 +65,10 @@ class Linear:
     def logit_difference(self, activation: torch.Tensor) -> torch.Tensor:
         return -sides(len(self.base)) * (activation @ self.reads)
 
+    @property
+    def base_gradient(self) -> torch.Tensor:
+        return -sides(len(self.base))[:, None] * self.reads
+
 
 def sides(n: int) -> torch.Tensor:
     """1 for a singular, -1 for a plural."""

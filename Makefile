@@ -12,7 +12,7 @@ READY := .venv/.ready
 RUN = $(PY) -m helpers.run$(if $(MODEL), --model "$(MODEL)")$(if $(LESSON), --lesson $(LESSON))$(if $(DEVICE), --device "$(DEVICE)")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab execute compare assignment grade publish site lint clean
+.PHONY: help run test lab execute compare assignment grade publish site bench scaling lint clean
 
 help:
 	@echo "make run                 run every lesson; results go to results/<model>/"
@@ -27,6 +27,8 @@ help:
 	@echo "make grade SUBMISSIONS=folder           grade the notebooks of a class"
 	@echo "make publish REPO=https://...           stamp badges and address into a copy you host"
 	@echo "make site                               the series as a static book, in site/"
+	@echo "make bench               time the engine beside other tools, half an hour"
+	@echo "make scaling             how its cost grows, five minutes"
 	@echo "make lint                check the code's style"
 	@echo "make clean               remove .venv, results/, site/ and caches"
 	@echo "PYTHON=python3.12 with the first of these chooses the interpreter."
@@ -70,13 +72,19 @@ site: $(READY)
 	@$(PY) -m sphinx -q -b html -c docs/book -d build/doctrees -W --keep-going . site
 	@echo "The book is in site/: open site/index.html"
 
+bench: $(READY)
+	@$(PY) -m benchmarks.bench$(if $(QUICK), --quick)$(if $(OUT), --out "$(OUT)")
+
+scaling: $(READY)
+	@$(PY) -m benchmarks.scaling
+
 lint: $(READY)
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check --line-length 88 notebooks/*.ipynb
 
 clean:
-	rm -rf .venv results site build .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv benchmarks/.venvs results site build .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Written last, so that an interrupted set-up is done again.

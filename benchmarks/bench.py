@@ -1,0 +1,262 @@
+"""Time this project's engine against what people would otherwise use, on the same work.
+
+    make bench                 everything: about half an hour on two otherwise idle cores
+    make bench QUICK=1         a few pairs and one round: does it run?
+
+Every way of working has a process of its own, and where its packages could collide with ours an
+environment of its own. Results are compared before anything is timed; then the processes take
+turns, round by round, in changing order. A call during which the machine was busy with something
+else is done again. What was measured goes to `results/bench.json`; tables and figure are made from
+it.
+"""
+
+import argparse
+import contextlib
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor
+from transformer_lens import TransformerBridge
+
+from benchmarks import environments, loading, report
+from benchmarks.problem import make_problem
+from helpers.geometry import patch_subspace
+from helpers.ioi import make_pairs
+from helpers.models import load_model
+from helpers.packaged import packaged_folder
+from helpers.patching import cache_pairs
+from helpers.report import load_site
+from helpers.sites import Site
+
+HERE = Path(__file__).resolve().parent
+TOLERANCE = 1e-3  # of logits, or relative to the largest value where it is larger than one
+BUSY = 0.8  # of the best matrix rate seen: slower than this, and a call does not count
+ATTEMPTS = 4
+OURS = "ours"
+TARGET, MOST_STEPS = 0.30, 60  # of the training to a held-out effect
+PEERS = (
+    "ours",
+    "transformer_lens_hooks",
+    "plain_hooks",
+    "pyvene_peer",
+    "nnsight_peer",
+    "published",
+)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something to be timed: the entries do it in turn.
+
+    Attributes:
+        name: Its name in the results.
+        entries: Which work each peer does for it; the first is the reference for equality. A
+            name may say after a comma what the peer does there.
+        rounds: How often each does it after a first call that may prepare. 0: the first call is
+            timed, for long work that starts from tokens.
+    """
+
+    name: str
+    entries: dict[str, str]
+    rounds: int
+
+
+def works(rounds: int) -> list[Work]:
+    """What is timed."""
+    found = []
+    for site in ("mlp", "resid"):
+        evaluation = dict.fromkeys(("plain_hooks", *PEERS), f"evaluate {site}")
+        steps = {peer: f"step {site}" for peer in evaluation if peer != "published"} | {
+            "ours, answers": f"step {site}, answers",
+            "transformer_lens_hooks, fit_das": f"fit_das {site}",
+            "published, vector": f"step {site}, vector",
+        }
+        found.append(Work(f"evaluate {site}", evaluation, rounds))
+        found.append(Work(f"step {site}", steps, rounds))
+        found.append(Work(f"rotation {site}", {"published": f"step {site}"}, min(rounds, 2)))
+    hooks = ("plain_hooks", OURS, "transformer_lens_hooks")
+    many = ("plain_hooks", *(peer for peer in PEERS if peer != "published"))
+    found.append(Work("facts", dict.fromkeys(hooks, "facts"), min(rounds, 2)))
+    for name, peers in (("evaluate 1000", many), ("sweep", many), ("positions", hooks)):
+        found.append(Work(name, dict.fromkeys(peers, name), rounds=0))
+    return found
+
+
+@dataclass
+class Worker:
+    """The process of one peer."""
+
+    peer: str
+    process: subprocess.Popen
+    best_rate: float = 0.0
+    again: int = 0
+
+    def __call__(self, work: str, attempts: int = ATTEMPTS) -> tuple[float, Tensor]:
+        """Seconds and result of a call, done again if the machine was busy meanwhile."""
+        for attempt in range(attempts):
+            answer = self.ask(work)
+            self.best_rate = max(self.best_rate, answer["rate"])
+            if answer["rate"] >= BUSY * self.best_rate:
+                break
+            self.again += attempt + 1 < attempts
+        return answer["seconds"], load_file(Path(answer["folder"]) / "result")["result"]
+
+    def ask(self, work: str) -> dict:
+        """One call, whatever the machine was doing."""
+        self.process.stdin.write(json.dumps({"work": work}) + "\n")
+        self.process.stdin.flush()
+        return read(self.process)
+
+
+def read(process: subprocess.Popen) -> dict:
+    """The next line of a worker; its errors went to our own standard error."""
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"{' '.join(process.args)} ended with status {process.wait()}")
+    return json.loads(line)
+
+
+@contextlib.contextmanager
+def started(peer: str, problem: Path, *extra: str) -> Iterator[subprocess.Popen]:
+    """A worker's process in its environment, ended with the block."""
+    command = [environments.python(peer), str(HERE / "worker.py"), peer, str(packaged_folder())]
+    process = subprocess.Popen(
+        [*command, str(problem), *extra], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=environments.variables(peer),
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.stdin.close()  # its sign to end
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def compare(work: str, results: dict[str, Tensor]) -> float:
+    """The largest difference to the first result, relative to the largest value.
+
+    Raises:
+        AssertionError: Somebody did something else.
+    """
+    reference, worst = next(iter(results.values())), 0.0
+    for entry, result in results.items():
+        if entry.endswith(("answers", "fit_das")):  # another loss, another start
+            continue
+        gap = (result - reference).abs().max().item()
+        worst = max(worst, gap)
+        allowed = TOLERANCE * max(1.0, reference.abs().max().item())
+        assert gap < allowed, f"{work}: {entry} differs by {gap:.1e}"
+    return worst
+
+
+def time_works(problem: Path, rounds: int) -> dict:
+    """Seconds by work and entry, how far the results were apart, and how fast the machine is."""
+    with contextlib.ExitStack() as stack:
+        workers = {}
+        for peer in PEERS:
+            workers[peer] = Worker(peer, stack.enter_context(started(peer, problem)))
+            read(workers[peer].process)  # its greeting
+        measured = {work.name: time_work(work, workers) for work in works(rounds)}
+        return {
+            "works": measured,
+            "repeated calls": sum(worker.again for worker in workers.values()),
+            "matrix rate": max(worker.best_rate for worker in workers.values()),
+        }
+
+
+def time_work(work: Work, workers: dict[str, Worker]) -> dict:
+    """Seconds by entry, after results of a first call have been compared."""
+    entries = list(work.entries.items())
+
+    def call(name: str, job: str, attempts: int = ATTEMPTS) -> tuple[float, Tensor]:
+        return workers[name.split(",")[0]](job, attempts)
+
+    # Once only where more rounds follow: a training step done again would start from elsewhere.
+    attempts = 1 if work.rounds else ATTEMPTS
+    first = {name: call(name, job, attempts) for name, job in entries}
+    gap = compare(work.name, {name: result for name, (_, result) in first.items()})
+    seconds = {name: [] if work.rounds else [first[name][0]] for name, _ in entries}
+    for number in range(work.rounds):
+        for name, job in entries if number % 2 else reversed(entries):
+            seconds[name].append(call(name, job)[0])
+    print(f"{work.name}: results agree to {gap:.1e}", flush=True)
+    for name, each in seconds.items():
+        print(f"    {name:32} {min(each):9.3f} s", flush=True)
+    return {"largest difference": gap, "seconds": seconds}
+
+
+def time_to_quality(model: TransformerBridge, problem: Path, most_steps: int) -> dict:
+    """Training from the same start until a direction of the MLP has an effect on unseen pairs.
+
+    The clock runs while a peer trains, and from its first run of the prompts on.
+
+    Returns:
+        By peer: seconds, steps and the effect reached (FLDD); `target` is the effect asked for,
+        `most steps` the limit.
+    """
+    site = Site(load_site("ioi")["layer"], "mlp_hidden")
+    unseen = cache_pairs(model, make_pairs(model, 100, split="test", seed=0), site)
+    found: dict = {"target": TARGET, "most steps": most_steps}
+    for peer in (OURS, "transformer_lens_hooks"):
+        with started(peer, problem) as process:
+            read(process)
+            worker, seconds, effect, steps = Worker(peer, process), 0.0, 0.0, 0
+            while effect < TARGET and steps < most_steps:
+                answer = worker.ask("step mlp")
+                seconds, steps = seconds + answer["seconds"], steps + 1
+                direction = load_file(Path(answer["folder"]) / "direction")["direction"]
+                patched = patch_subspace(unseen.base, unseen.source, direction)
+                effect = unseen.measure(patched).fldd.value
+        found[peer] = {"seconds": seconds, "steps": steps, "effect": effect}
+        print(f"quality: {peer} {steps} steps, {seconds:.1f} s, effect {effect:.0%}", flush=True)
+    return found
+
+
+def measure_memory(problem: Path, jobs: Sequence[str]) -> dict:
+    """Peak memory in bytes by work and peer, each in a fresh process; before and at the most."""
+    found: dict[str, dict] = {}
+    for job in jobs:
+        for peer in PEERS:
+            with started(peer, problem, "--once", job) as process:
+                found.setdefault(job, {})[peer] = read(process)
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.bench", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--pairs", type=int, default=50)
+    parser.add_argument("--many", type=int, default=1000, help="pairs of the large evaluation")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="few pairs, one round, nothing kept")
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.pairs, options.many, options.rounds = 8, 16, 1
+        options.out = Path(tempfile.mkdtemp())
+    options.out.mkdir(parents=True, exist_ok=True)
+    environments.make_all()
+    model = load_model(device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "problem.safetensors"
+        problem = make_problem(model, path, pairs=options.pairs, many=options.many)
+        measured = {"setting": report.describe(problem, options.rounds)}
+        measured |= time_works(path, options.rounds)
+        measured["quality"] = time_to_quality(model, path, 3 if options.quick else MOST_STEPS)
+        measured["memory"] = measure_memory(path, ["evaluate mlp", "step mlp"])
+        measured["loading"] = loading.measure(1 if options.quick else 2)
+    report.write(measured, options.out)
+    print(f"Written to {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""This project's engine: prompts run once, then only what a patch can change."""
+
+from collections.abc import Callable
+
+import pandas as pd
+import torch
+from peers.steps import interchange, step
+from torch import Tensor
+from transformer_lens import TransformerBridge
+
+from helpers.das import answer_logit_difference, cross_entropy
+from helpers.geometry import patch_each
+from helpers.pairs import Pairs
+from helpers.patching import CachedPairs, cache_pairs, cache_sites
+from helpers.sites import Site
+
+KINDS = {"mlp": "mlp_hidden", "resid": "resid_post"}
+
+
+class Peer:
+    """The cached pairs are kept between calls where `works` says `evaluate` or `step`."""
+
+    def __init__(self, folder: str, problem: dict[str, Tensor]) -> None:
+        model = TransformerBridge.boot_transformers(folder, device="cpu", dtype=torch.float32)
+        self.model = model.eval().requires_grad_(False)
+        self.problem, self.layer = problem, int(problem["layer"])
+
+    def works(self) -> dict[str, Callable[[], Tensor]]:
+        works = {
+            "evaluate 1000": self.evaluate_many,
+            "sweep": self.sweep,
+            "positions": self.positions,
+            "facts": self.facts(),
+        }
+        for site in KINDS:
+            cached = self.prepared(site)
+            works[f"evaluate {site}"] = self.evaluation(site, cached)
+            works[f"step {site}"] = self.training(site, cached, cross_entropy)
+            works[f"step {site}, answers"] = self.training(site, cached, answer_logit_difference)
+        return works
+
+    def pairs(self, prefix: str = "", n: int | None = None) -> Pairs:
+        """The first pairs of the problem that have this prefix."""
+        p = {name: self.problem[prefix + name][:n] for name in ("base", "source")}
+        labels = {name: self.problem[prefix + name][:n] for name in ("answer", "counterfactual")}
+        lengths = {
+            name: self.problem.get(f"{prefix}{name} length", torch.full((len(x),), x.shape[1]))
+            for name, x in p.items()
+        }
+        prompts = {
+            f"{name}_tokens": tuple(row[:k] for row, k in zip(x, lengths[name], strict=True))
+            for name, x in p.items()
+        }
+        return Pairs(
+            **prompts,
+            **labels,
+            position=self.problem.get(f"{prefix}position", lengths["base"] - 1),
+            source_position=self.problem.get(f"{prefix}source position", lengths["source"] - 1),
+            table=pd.DataFrame(index=range(len(labels["answer"]))),
+        )
+
+    def prepared(self, site: str) -> Callable[[], CachedPairs]:
+        """The cached pairs; the prompts are run at the first call."""
+        found: list[CachedPairs] = []
+
+        def cached() -> CachedPairs:
+            if not found:
+                found.append(cache_pairs(self.model, self.pairs(), Site(self.layer, KINDS[site])))
+            return found[0]
+
+        return cached
+
+    def evaluation(self, site: str, cached: Callable[[], CachedPairs]) -> Callable[[], Tensor]:
+        direction = self.problem[f"direction {site}"]
+
+        @torch.no_grad()
+        def run() -> Tensor:
+            at = cached()
+            return at.patched_logits(interchange(at.source, direction)(at.base))
+
+        return run
+
+    def training(
+        self, site: str, cached: Callable[[], CachedPairs], loss: Callable
+    ) -> Callable[[], Tensor]:
+        def value(vector: Tensor) -> Tensor:
+            at = cached()
+            return loss(at, interchange(at.source, vector)(at.base), torch.arange(len(at)))
+
+        return step(value, self.problem[f"direction {site}"])
+
+    @torch.no_grad()
+    def evaluate_many(self) -> Tensor:
+        at = cache_pairs(self.model, self.pairs("many "), Site(self.layer, "mlp_hidden"))
+        direction = self.problem["direction mlp"]
+        return at.logit_difference(interchange(at.source, direction)(at.base))
+
+    @torch.no_grad()
+    def sweep(self) -> Tensor:
+        pairs = self.pairs(n=int(self.problem["sweep pairs"]))
+        kinds = ("resid_post", "attn_out", "mlp_out")
+        sites = [Site(at, kind) for at in range(self.model.cfg.n_layers) for kind in kinds]
+        table = [
+            at.logit_difference(at.source).mean() for at in cache_sites(self.model, pairs, sites)
+        ]
+        return torch.stack(table).view(-1, len(kinds))
+
+    @torch.no_grad()
+    def positions(self) -> Tensor:
+        pairs = self.pairs(n=int(self.problem["position pairs"]))
+        table = []
+        for position in range(len(pairs.base_tokens[0])):
+            sites = [
+                Site(at, "resid_post", position=position) for at in range(self.model.cfg.n_layers)
+            ]
+            at_position = cache_sites(self.model, pairs, sites)
+            table += [at.logit_difference(at.source).mean() for at in at_position]
+        return torch.stack(table).view(-1, self.model.cfg.n_layers).T
+
+    def facts(self) -> Callable[[], Tensor]:
+        site, found = Site(int(self.problem["facts layer"]), "mlp_hidden"), []
+
+        def run() -> Tensor:
+            if not found:
+                found.append(cache_pairs(self.model, self.pairs("facts "), site))
+            at = found[0]
+            directions = self.problem["facts directions"].clone().requires_grad_()
+            at.logit_difference(patch_each(at.base, at.source, directions)).sum().backward()
+            return directions.grad
+
+        return run

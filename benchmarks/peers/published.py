@@ -1,0 +1,85 @@
+"""The method of the paper's published code, written again: three full runs at every step.
+
+Base and source prompts are run to cache the site, then the base is run once more with the patch.
+The rotation is an orthogonal n x n matrix of which one column is used; `step ..., vector` trains a
+vector in its place.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from peers.steps import LEARNING_RATE, interchange, step
+from peers.transformer_lens_hooks import HOOKS
+from torch import Tensor
+from torch.nn.utils.parametrizations import orthogonal
+from transformer_lens import TransformerBridge
+
+
+class Peer:
+    """Nothing is kept between calls."""
+
+    def __init__(self, folder: str, problem: dict[str, Tensor]) -> None:
+        model = TransformerBridge.boot_transformers(folder, device="cpu", dtype=torch.float32)
+        self.model = model.eval().requires_grad_(False)
+        self.problem, self.layer = problem, int(problem["layer"])
+
+    def works(self) -> dict[str, Callable[[], Tensor]]:
+        works = {}
+        for site in ("mlp", "resid"):
+            works[f"evaluate {site}"] = self.evaluation(site)
+            works[f"step {site}, vector"] = self.training_a_vector(site)
+            works[f"step {site}"] = self.training(site)
+        return works
+
+    def patched(self, site: str, direction: Tensor) -> Tensor:
+        """Logits at the last token; base and source are run with their caches first."""
+        p, hook = self.problem, HOOKS[site].format(self.layer)
+        with torch.no_grad():
+            self.model.run_with_cache(p["base"], names_filter=hook)
+            _, cache = self.model.run_with_cache(p["source"], names_filter=hook)
+        patch = interchange(cache[hook][:, -1], direction)
+
+        def write(x: Tensor, hook: object) -> Tensor:
+            return torch.cat([x[:, :-1], patch(x[:, -1])[:, None]], dim=1)
+
+        return self.model.run_with_hooks(p["base"], fwd_hooks=[(hook, write)])[:, -1]
+
+    def evaluation(self, site: str) -> Callable[[], Tensor]:
+        return torch.no_grad()(lambda: self.patched(site, self.problem[f"direction {site}"]))
+
+    def training_a_vector(self, site: str) -> Callable[[], Tensor]:
+        labels = self.problem["counterfactual"]
+        start = self.problem[f"direction {site}"]
+        return step(lambda vector: F.cross_entropy(self.patched(site, vector), labels), start)
+
+    def training(self, site: str) -> Callable[[], Tensor]:
+        """Adam on the whole rotation; its first column is the direction."""
+        direction = self.problem[f"direction {site}"]
+        made: list[tuple] = []
+
+        def make() -> tuple:
+            rotation = orthogonal(torch.nn.Linear(len(direction), len(direction), bias=False))
+            rotation.weight = _rotation_to(direction)
+            return rotation, torch.optim.Adam(rotation.parameters(), lr=LEARNING_RATE)
+
+        def run() -> Tensor:
+            if not made:
+                made.append(make())
+            rotation, optimizer = made[0]
+            optimizer.zero_grad()
+            logits = self.patched(site, rotation.weight[:, 0])
+            value = F.cross_entropy(logits, self.problem["counterfactual"])
+            value.backward()
+            optimizer.step()
+            return value.detach()
+
+        return run
+
+
+def _rotation_to(direction: Tensor) -> Tensor:
+    """An orthogonal matrix whose first column is the direction."""
+    square = torch.randn(len(direction), len(direction), generator=torch.Generator().manual_seed(0))
+    square[:, 0] = direction
+    q, _ = torch.linalg.qr(square)
+    return q * torch.sign(q[:, 0] @ direction)

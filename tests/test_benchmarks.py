@@ -1,0 +1,74 @@
+"""The benchmark: contestants agree, the floor is what is computed, tables are of their data."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import bench, floor, report
+from benchmarks.problem import make_problem
+from helpers.packaged import packaged_folder
+
+FOLDER = Path(bench.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def problem(smollm, tmp_path_factory):
+    return make_problem(smollm, tmp_path_factory.mktemp("bench") / "problem", pairs=4, many=6)
+
+
+@pytest.fixture(scope="module")
+def contestants(problem):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        from peers import ours, plain_hooks, published, transformer_lens_hooks
+
+        modules = (plain_hooks, ours, transformer_lens_hooks, published)
+        folder = str(packaged_folder())
+        found = {module.__name__: module.Peer(folder, problem).works() for module in modules}
+    return {name.removeprefix("peers."): works for name, works in found.items()}
+
+
+@pytest.mark.parametrize("work", ["evaluate mlp", "evaluate resid", "evaluate 1000"])
+def test_contestants_compute_the_same(contestants, work):
+    results = {name: works[work]() for name, works in contestants.items() if work in works}
+    assert bench.compare(work, results) < 1e-3
+
+
+def test_contestants_train_alike(contestants):
+    def losses(name, work="step mlp"):
+        run = contestants[name][work]
+        return torch.stack([run() for _ in range(3)])
+
+    reference = losses("plain_hooks")
+    assert reference[-1] < reference[0]
+    for run in (("ours",), ("transformer_lens_hooks",), ("published", "step mlp, vector")):
+        torch.testing.assert_close(losses(*run), reference, rtol=0, atol=1e-3)
+
+
+def test_another_result_is_noticed():
+    results = {"ours": torch.zeros(3), "other": torch.tensor([0, 0, 2e-3])}
+    with pytest.raises(AssertionError, match="other differs by 2.0e-03"):
+        bench.compare("evaluate", results)
+
+
+@pytest.mark.parametrize("work", ["evaluate resid", "step resid"])
+def test_floor_is_what_is_computed(problem, contestants, work):
+    setting = report.describe(problem, rounds=1)
+    run = contestants["ours"][work]
+    run()  # the prompts
+    with FlopCounterMode(display=False) as counter:
+        run()
+    assert counter.get_total_flops() == pytest.approx(floor.needed(work, setting), rel=0.02)
+
+
+def test_work_without_a_floor_is_refused(problem):
+    with pytest.raises(ValueError, match="no floor is known for walk"):
+        floor.needed("walk", report.describe(problem, rounds=1))
+
+
+def test_tables_are_made_from_the_results():
+    measured = json.loads((FOLDER / "results" / "bench.json").read_text(encoding="utf-8"))
+    assert report.markdown(measured) == (FOLDER / "results" / "bench.md").read_text("utf-8")

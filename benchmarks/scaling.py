@@ -172,6 +172,8 @@ def draw(measured: dict) -> Figure:
                 ax.plot(x, [y[-1] * n / x[-1] for n in x], color=color, ls="--", lw=0.8)
         log = "linear" if panel == "layer" else "log"
         ax.set(xlabel=labels[panel], ylabel="seconds", xscale=log, yscale="log")
+        ax.set_xticks(x, x)
+        ax.minorticks_off()
         ax.set_title(title, fontsize=10)
     axes[0, 0].legend(fontsize=8)
     ax = axes[1, 1]

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from transformer_lens import TransformerBridge
@@ -37,7 +38,6 @@ HERE = Path(__file__).resolve().parent
 TOLERANCE = 1e-3  # of logits, or relative to the largest value where it is larger than one
 BUSY = 0.8  # of the best matrix rate seen: slower than this, and a call does not count
 ATTEMPTS = 4
-OURS = "ours"
 TARGET, MOST_STEPS = 0.30, 60  # of the training to a held-out effect
 PEERS = (
     "ours",
@@ -79,7 +79,7 @@ def works(rounds: int) -> list[Work]:
         found.append(Work(f"evaluate {site}", evaluation, rounds))
         found.append(Work(f"step {site}", steps, rounds))
         found.append(Work(f"rotation {site}", {"published": f"step {site}"}, min(rounds, 2)))
-    hooks = ("plain_hooks", OURS, "transformer_lens_hooks")
+    hooks = ("plain_hooks", "ours", "transformer_lens_hooks")
     many = ("plain_hooks", *(peer for peer in PEERS if peer != "published"))
     found.append(Work("facts", dict.fromkeys(hooks, "facts"), min(rounds, 2)))
     for name, peers in (("evaluate 1000", many), ("sweep", many), ("positions", hooks)):
@@ -141,7 +141,7 @@ def started(peer: str, problem: Path, *extra: str) -> Iterator[subprocess.Popen]
 
 
 def compare(work: str, results: dict[str, Tensor]) -> float:
-    """The largest difference to the first result, relative to the largest value.
+    """The largest difference to the first result.
 
     Raises:
         AssertionError: Somebody did something else.
@@ -163,7 +163,8 @@ def time_works(problem: Path, rounds: int) -> dict:
         workers = {}
         for peer in PEERS:
             workers[peer] = Worker(peer, stack.enter_context(started(peer, problem)))
-            read(workers[peer].process)  # its greeting
+            threads = read(workers[peer].process)["threads"]
+            assert threads == torch.get_num_threads(), f"{peer} runs with {threads} threads"
         measured = {work.name: time_work(work, workers) for work in works(rounds)}
         return {
             "works": measured,
@@ -205,7 +206,7 @@ def time_to_quality(model: TransformerBridge, problem: Path, most_steps: int) ->
     site = Site(load_site("ioi")["layer"], "mlp_hidden")
     unseen = cache_pairs(model, make_pairs(model, 100, split="test", seed=0), site)
     found: dict = {"target": TARGET, "most steps": most_steps}
-    for peer in (OURS, "transformer_lens_hooks"):
+    for peer in ("ours", "transformer_lens_hooks"):
         with started(peer, problem) as process:
             read(process)
             worker, seconds, effect, steps = Worker(peer, process), 0.0, 0.0, 0
@@ -221,7 +222,7 @@ def time_to_quality(model: TransformerBridge, problem: Path, most_steps: int) ->
 
 
 def measure_memory(problem: Path, jobs: Sequence[str]) -> dict:
-    """Peak memory in bytes by work and peer, each in a fresh process; before and at the most."""
+    """Peak memory in bytes by work and peer, each in a fresh process."""
     found: dict[str, dict] = {}
     for job in jobs:
         for peer in PEERS:

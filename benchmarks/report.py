@@ -93,9 +93,10 @@ def markdown(measured: dict) -> str:
         f"{setting['sweep pairs']} and {setting['position pairs']} in the two sweeps.\n",
         f"{setting['machine']}, {setting['threads']} threads, matrix products at "
         f"{measured['matrix rate'] / 1e9:.0f} GFLOP/s; {versions}. Made by `make bench`.\n",
-        "Medians over rounds in turn. *Times ours*: the median of the rounds' ratios, with their "
-        "range. *Times the floor*: the time divided by what the needed multiplications would take "
-        "at the machine's matrix rate. Work from tokens was timed once.\n",
+        f"Medians over {setting['rounds']} rounds in turn (two for facts and n x n matrices). "
+        "*Times ours*: the median of the rounds' ratios, with their range. *Times the floor*: the "
+        "time divided by what the needed multiplications would take at the machine's matrix rate. "
+        "Work from tokens was timed once.\n",
         "Where it says so, source prompts are run at every call; else they were run before. All "
         "but pyvene and the published method compute the logits of the last token only. *Published "
         "method* is our rewriting of it: three runs of whole prompts for every patch, and in "

@@ -6,6 +6,7 @@ Writes `results/scaling.json`, and `scaling.png` from it. Dashed lines are what 
 (to what must be recomputed) would give, through the largest measured point.
 """
 
+import argparse
 import dataclasses
 import json
 import subprocess
@@ -19,14 +20,16 @@ from matplotlib.figure import Figure
 from transformer_lens import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from benchmarks.worker import peak_memory
 from helpers import plots
+from helpers.batches import measure_in_batches
 from helpers.das import cross_entropy
 from helpers.geometry import patch_subspace, random_direction
 from helpers.ioi import make_pairs
 from helpers.models import load_model
 from helpers.packaged import packaged_folder
 from helpers.pairs import Pairs
-from helpers.patching import cache_pairs
+from helpers.patching import CachedPairs, cache_pairs
 from helpers.sites import Site
 from helpers.text import passages
 
@@ -43,20 +46,6 @@ STYLE = {
     "evaluate": (plots.NATURAL, "o"),
     "one training step": (plots.MLP, "^"),
 }
-# Run in a fresh process: how much memory measuring `n` pairs needs beyond the loaded model.
-MEASURE = """
-from benchmarks.scaling import *
-from benchmarks.worker import peak_memory
-from helpers.batches import measure_in_batches
-model = load_model(device="cpu")
-pairs = ioi_pairs(model, {n})
-v = random_direction(model.cfg.d_mlp, seed=0)
-patch = lambda cached: patch_subspace(cached.base, cached.source, v)
-measure_in_batches(model, pairs[:20], Site(0, "mlp_hidden"), patch)
-before = peak_memory()
-measure_in_batches(model, pairs, Site(0, "mlp_hidden"), patch, memory={memory})
-print(peak_memory() - before)
-"""
 
 
 def ioi_pairs(model: TransformerBridge, n: int) -> Pairs:
@@ -122,10 +111,23 @@ def measure(model: TransformerBridge, pairs: Pairs, layer: int) -> dict[str, flo
     return dict(zip(WORK, (prepared, best(evaluate), best(step)), strict=True))
 
 
+def measure_memory(n: int, budget: float) -> int:
+    """Bytes beyond the loaded model at the most while `n` pairs are measured at layer 0."""
+    model, site = load_model(device="cpu"), Site(0, "mlp_hidden")
+    pairs, v = ioi_pairs(model, n), random_direction(model.cfg.d_mlp, seed=0)
+
+    def patch(cached: CachedPairs) -> torch.Tensor:
+        return patch_subspace(cached.base, cached.source, v)
+
+    measure_in_batches(model, pairs[:20], site, patch)  # what the first run needs for good
+    before = peak_memory()
+    measure_in_batches(model, pairs, site, patch, memory=budget)
+    return peak_memory() - before
+
+
 def memory(n: int, budget: float) -> int:
-    """Bytes beyond the loaded model at the most while `n` pairs are measured."""
-    code = MEASURE.format(n=n, memory=budget)
-    command = [sys.executable, "-W", "ignore", "-c", code]
+    """As `measure_memory`, in a process that has done nothing else."""
+    command = [sys.executable, "-m", "benchmarks.scaling", "--memory", str(n), str(budget)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=HERE.parent)
     return int(done.stdout.split()[-1])
 
@@ -191,6 +193,11 @@ def draw(measured: dict) -> Figure:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.scaling")
+    parser.add_argument("--memory", nargs=2, type=float, metavar=("PAIRS", "BYTES"))
+    options = parser.parse_args()
+    if options.memory:
+        return print(measure_memory(int(options.memory[0]), options.memory[1]))
     path = HERE / "results" / "scaling.json"
     path.write_text(json.dumps(measure_all(), indent=1) + "\n")
     draw(json.loads(path.read_text())).savefig(path.with_suffix(".png"), dpi=110)

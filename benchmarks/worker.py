@@ -60,10 +60,9 @@ def main() -> None:
     problem = load_file(options.problem)
     works = importlib.import_module(f"peers.{options.peer}").Peer(options.folder, problem).works()
     if options.once:
-        loaded = peak_memory()
         works[options.once]()
-        return answer(loaded=loaded, peak=peak_memory())
-    answer(works=sorted(works), threads=torch.get_num_threads())
+        return answer(peak=peak_memory())
+    answer(threads=torch.get_num_threads())
     with tempfile.TemporaryDirectory() as folder:
         serve(works, Path(folder), answer)
 

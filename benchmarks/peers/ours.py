@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pandas as pd
 import torch
+from peers.bridge import load_bridge
 from peers.steps import interchange, step
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
 from helpers.das import answer_logit_difference, cross_entropy
 from helpers.geometry import patch_each
@@ -21,8 +21,7 @@ class Peer:
     """The cached pairs are kept between calls where `works` says `evaluate` or `step`."""
 
     def __init__(self, folder: str, problem: dict[str, Tensor]) -> None:
-        model = TransformerBridge.boot_transformers(folder, device="cpu", dtype=torch.float32)
-        self.model = model.eval().requires_grad_(False)
+        self.model = load_bridge(folder)
         self.problem, self.layer = problem, int(problem["layer"])
 
     def works(self) -> dict[str, Callable[[], Tensor]]:

@@ -5,12 +5,9 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 import torch.nn.functional as F
-from peers.steps import difference, interchange, interchange_each, step
+from peers.steps import BATCH, KINDS, difference, interchange, interchange_each, step
 from torch import Tensor
 from transformers import AutoModelForCausalLM
-
-BATCH = 64  # pairs per forward pass when there are many
-KINDS = ("resid", "attn_out", "mlp_out")
 
 
 class Peer:

@@ -9,20 +9,19 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from peers.bridge import load_bridge
 from peers.steps import LEARNING_RATE, interchange, step
 from peers.transformer_lens_hooks import HOOKS
 from torch import Tensor
 from torch.nn.utils.parametrizations import orthogonal
-from transformer_lens import TransformerBridge
 
 
 class Peer:
     """Nothing is kept between calls."""
 
     def __init__(self, folder: str, problem: dict[str, Tensor]) -> None:
-        model = TransformerBridge.boot_transformers(folder, device="cpu", dtype=torch.float32)
-        self.model = model.eval().requires_grad_(False)
-        self.problem, self.layer = problem, int(problem["layer"])
+        self.model, self.problem = load_bridge(folder), problem
+        self.layer = int(problem["layer"])
 
     def works(self) -> dict[str, Callable[[], Tensor]]:
         works = {}

@@ -9,19 +9,17 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from peers.steps import LEARNING_RATE, difference
+from peers.steps import BATCH, KINDS, LEARNING_RATE, difference
 from pyvene import IntervenableModel, LowRankRotatedSpaceIntervention, VanillaIntervention
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-BATCH = 64  # pairs per forward pass when there are many
 COMPONENTS = {
     "resid": "block_output",
     "attn_out": "attention_output",
     "mlp_out": "mlp_output",
     "mlp": "model.layers[{layer}].mlp.down_proj.input",
 }
-KINDS = ("resid", "attn_out", "mlp_out")
 
 
 def along(direction: Tensor) -> LowRankRotatedSpaceIntervention:

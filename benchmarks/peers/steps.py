@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 LEARNING_RATE = 0.03
+BATCH = 64  # pairs per forward pass when there are many
+KINDS = ("resid", "attn_out", "mlp_out")  # the columns of a sweep over whole components
 
 
 def interchange(source: Tensor, direction: Tensor) -> Callable[[Tensor], Tensor]:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from peers.steps import difference, interchange_each, step
+from peers.bridge import load_bridge
+from peers.steps import BATCH, KINDS, difference, interchange_each, step
 from torch import Tensor
-from transformer_lens import TransformerBridge
 from transformer_lens.tools.analysis import SubspaceInterchange, fit_das
 from transformer_lens.tools.analysis.interchange import (
     collect_activations,
@@ -14,22 +14,19 @@ from transformer_lens.tools.analysis.interchange import (
     run_with_intervention,
 )
 
-BATCH = 64
 HOOKS = {
     "mlp": "blocks.{}.mlp.hook_post",
     "resid": "blocks.{}.hook_resid_post",
     "attn_out": "blocks.{}.hook_attn_out",
     "mlp_out": "blocks.{}.hook_mlp_out",
 }
-KINDS = ("resid", "attn_out", "mlp_out")
 
 
 class Peer:
     """Sources are run once; every patch is a forward pass over whole prompts."""
 
     def __init__(self, folder: str, problem: dict[str, Tensor]) -> None:
-        model = TransformerBridge.boot_transformers(folder, device="cpu", dtype=torch.float32)
-        self.model = model.eval().requires_grad_(False)
+        self.model = load_bridge(folder)
         self.problem, self.layer = problem, int(problem["layer"])
 
     def works(self) -> dict[str, Callable[[], Tensor]]:

@@ -140,6 +140,39 @@ def rank_one_edit(model: TransformerBridge, *edits: RankOneEdit) -> Iterator[Non
                 weight.copy_(original)
 
 
+@contextmanager
+def edits_side_by_side(model: TransformerBridge, edits: RankOneEdit) -> Iterator[None]:
+    """Inside, row `i` of a batch is run with edit `i`: `x @ W + (b_i . x) a_i` at every token.
+
+    The same as an edit in the weights for each row, but all rows share one forward pass.
+
+    Args:
+        edits: As many as the batch has rows, all at one layer.
+
+    Raises:
+        ValueError: A single edit, a layer that the model does not have or, in the forward pass, not
+            one edit per row.
+    """
+    if edits.read.ndim != 2:
+        raise ValueError(
+            "one edit per row of the batch is needed: a row of edits, not a single one"
+        )
+    down_projection(model, edits.layer)  # is there such a layer?
+    read, write = edits.read[:, None], edits.write[:, None]
+
+    def add(module: object, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        (x,) = inputs
+        if len(x) != len(edits):
+            raise ValueError(f"{len(edits)} edits cannot be run on a batch of {len(x)} prompts")
+        return output + (x * read.to(x)).sum(-1, keepdim=True) * write.to(x)
+
+    handle = model.blocks[edits.layer].mlp.out.register_forward_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 @torch.no_grad()
 def down_projection(model: TransformerBridge, layer: int) -> Float[Tensor, "d_mlp d_model"]:
     """`W_out` of one layer as the model uses it, not a copy: changing it in place edits the model.

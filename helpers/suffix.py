@@ -47,7 +47,7 @@ class Suffix:
         self.from_start = from_start
         self.hook_points = dict(model.hook_dict)  # TransformerLens builds it anew at each access
         self.start = 0 if from_start else position
-        self.block_output = _block_output(model, tokens[:1, :1])
+        self.block_output = _block_output(model)
         self.activations: dict[Site, Tensor] = {}
         self.residuals: dict[int, Tensor] = {}
         self.prefix = self._prepare(sites, batch_size)
@@ -99,13 +99,10 @@ class Suffix:
         with self._hooked(hooks), only_columns(self.model, columns):
             if self.from_start:
                 return self.model(self.tokens[rows])[:, -1]
-            with _skip_blocks(self.model, entry, self.block_output):
-                logits = self.model(
-                    residual,
-                    start_at_layer=entry,
-                    past_key_values=_select(self.prefix, rows, entry),
-                    logits_to_keep=1,
-                )
+            logits = run_from(
+                self.model, residual, entry, block_output=self.block_output,
+                past_key_values=_select(self.prefix, rows, entry), logits_to_keep=1,
+            )  # fmt: skip
         return logits[:, -1]
 
     @contextmanager
@@ -174,6 +171,31 @@ class Suffix:
             if not torch.allclose(part, expected[:, columns], rtol=0, atol=tolerance):
                 return False
         return True
+
+
+def run_from(
+    model: TransformerBridge,
+    residual: Float[Tensor, "batch pos d_model"],
+    layer: int,
+    *,
+    block_output: Callable | None = None,
+    **arguments: object,
+) -> Float[Tensor, "batch pos d_vocab"]:
+    """The model's logits, given the residual stream that enters block `layer`.
+
+    The bridge's `start_at_layer` by itself runs the blocks below as well; here they are skipped.
+
+    Args:
+        block_output: What a skipped block returns; found out by running one, if not given.
+        arguments: For the model: `logits_to_keep=1` gives those of the last token only.
+
+    Raises:
+        ValueError: No such layer.
+    """
+    if not 0 <= layer < model.cfg.n_layers:
+        raise ValueError(f"layer {layer} is out of range: the model has {model.cfg.n_layers}")
+    with _skip_blocks(model, layer, block_output or _block_output(model)):
+        return model(residual, start_at_layer=layer, **arguments)
 
 
 def at_site(
@@ -247,13 +269,13 @@ def _skip_blocks(model: TransformerBridge, below: int, output: Callable) -> Iter
             del block.__dict__["forward"]
 
 
-def _block_output(model: TransformerBridge, token: Int[Tensor, "1 1"]) -> Callable:
+def _block_output(model: TransformerBridge) -> Callable:
     """A stand-in for a block that returns its input in the form this architecture expects."""
-    forms = []
+    forms, token = [], torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device)
     handle = model.blocks[0].register_forward_hook(lambda *args: forms.append(type(args[-1])))
     try:
         with torch.no_grad():
-            model(token)
+            model(token, stop_at_layer=1 if model.cfg.n_layers > 1 else None)
     finally:
         handle.remove()
     if issubclass(forms[0], tuple):

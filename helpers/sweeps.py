@@ -93,12 +93,17 @@ def facts_at_layer(
     )
 
 
-def save_sweep(name: str, sweep: pd.DataFrame) -> Path:
-    """Write the means of a sweep over its pairs, by layer and patch, to the results; the path."""
+def over_pairs(sweep: pd.DataFrame) -> pd.DataFrame:
+    """The means of a sweep over its pairs, by layer and patch; columns of text are left out."""
+    by_layer = sweep.drop(columns="pair").groupby(["layer", "patch"])
+    return by_layer.mean(numeric_only=True).round(4)
+
+
+def save_sweep(name: str, table: pd.DataFrame) -> Path:
+    """Write a table by layer and patch, such as that of `over_pairs`, to the results; the path."""
     path = results_folder() / f"{name}-sweep.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    means = sweep.drop(columns="pair").groupby(["layer", "patch"]).mean(numeric_only=True)
-    means.round(4).to_csv(path)
+    table.to_csv(path)
     return path
 
 

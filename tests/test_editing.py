@@ -16,6 +16,7 @@ from helpers.editing import (
     RankOneEdit,
     down_projection,
     edit_to_patch,
+    edits_side_by_side,
     extra_variance,
     least_read,
     patch_to_edit,
@@ -131,6 +132,34 @@ def test_gradients_flow_inside_and_may_not_cross_the_border(tiny_model):
         logits = cached.patched_logits(new)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         logits.sum().backward()
+
+
+def test_side_by_side_each_prompt_has_its_own_edit(any_model):
+    tokens, before = random_tokens(any_model, 3, 9), weights_of(any_model)
+    single = [random_edit(any_model, 1, seed=seed) for seed in (0, 10, 20)]
+    reads, writes = (torch.stack([getattr(e, of) for e in single]) for of in ("read", "write"))
+    expected = []
+    for row, edit in enumerate(single):
+        with rank_one_edit(any_model, edit):
+            expected.append(any_model(tokens[row : row + 1]))
+    with edits_side_by_side(any_model, RankOneEdit(1, reads, writes)):
+        found = any_model(tokens)
+        with pytest.raises(ValueError, match="3 edits cannot be run on a batch of 2 prompts"):
+            any_model(tokens[:2])
+    assert (torch.cat(expected) - found).abs().max() < 1e-4 * found.abs().max()
+    assert (any_model(tokens) - found).abs().max() > 1e-2, "nothing was edited, or it stayed"
+    assert same_weights(any_model, before)
+
+
+def test_side_by_side_refuses_a_single_edit_and_an_unknown_layer(tiny_model):
+    model = tiny_model("llama")
+    for edit, message in [
+        (random_edit(model, 1), "not a single one"),
+        (RankOneEdit(9, torch.ones(1, 96), torch.ones(1, 48)), "out of range"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            with edits_side_by_side(model, edit):
+                pass
 
 
 def test_a_row_of_edits_is_taken_apart(tiny_model):

@@ -10,6 +10,7 @@ from conftest import build_tiny_model
 from helpers.pairs import Pairs
 from helpers.patching import cache_pairs, cache_sites
 from helpers.sites import Site
+from helpers.suffix import run_from
 
 KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_in", "mlp_out", "mlp_hidden")
 
@@ -449,6 +450,23 @@ def test_the_last_token_reaches_the_unembedding_in_one_piece(tiny_model):
     finally:
         handle.remove()
     assert seen == [True]
+
+
+def test_from_a_block_on_nothing_below_is_run(any_model):
+    tokens, layer = torch.arange(3, 17).reshape(2, 7), any_model.cfg.n_layers - 1
+    entry, below = f"blocks.{layer}.hook_resid_pre", f"blocks.{layer - 1}.mlp.hook_post"
+    with torch.no_grad():
+        expected, cache = any_model.run_with_cache(tokens, names_filter=[entry])
+        seen = []
+        with any_model.hooks(fwd_hooks=[(below, lambda x, hook: seen.append(x))]):
+            found = run_from(any_model, cache[entry], layer)
+            last = run_from(any_model, cache[entry], layer, logits_to_keep=1)
+        assert (found - expected).abs().max() < 1e-4
+        assert (last - expected[:, -1:]).abs().max() < 1e-4
+        assert not seen
+        assert torch.equal(any_model(tokens), expected), "the skipped blocks are back"
+    with pytest.raises(ValueError, match="layer 99 is out of range"):
+        run_from(any_model, cache[entry], 99)
 
 
 def test_gradient_at_the_base_is_that_of_full_forward_passes(any_model):

@@ -16,7 +16,7 @@ from helpers.das import find_pair_directions
 from helpers.geometry import patch_each, row_null_split
 from helpers.patching import cache_pairs
 from helpers.sites import Site
-from helpers.sweeps import facts_at_layer, save_sweep, shared_model, shipped_sweep
+from helpers.sweeps import facts_at_layer, over_pairs, save_sweep, shared_model, shipped_sweep
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_a_saved_sweep_comes_back_as_its_means(monkeypatch, tmp_path):
             "flipped": [True, False, True, True],
         }
     )
-    saved = save_sweep("facts", sweep)
+    saved = save_sweep("facts", over_pairs(sweep))
     folder = tmp_path / "data" / "sweeps" / saved.parent.name
     folder.mkdir(parents=True)
     saved.rename(folder / "facts.csv")

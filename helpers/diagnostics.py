@@ -28,6 +28,7 @@ Writer: TypeAlias = Float[Tensor, "d d_model"] | None
 PerPair: TypeAlias = Float[Tensor, "pairs"]
 
 ONLY_READ = ("mlp_in", "head_query")
+COINCIDE = 1e-3  # of the largest distance among natural states: closer ones are the same
 NATURAL_SHARE = 0.95  # of the squared change from base to source that `natural_changes` keeps
 
 
@@ -161,12 +162,20 @@ def distance_ratio(
     """Distance of each patched state to the nearest natural one, over the usual such distance.
 
     `natural` begins with the bases in the order of the pairs. A patched state is not compared with
-    the base it was made from, nor a natural state with itself.
+    the base it was made from, nor a natural state with itself; nor with another that coincides with
+    it, as those of one prompt do that serves in two pairs. Where all natural states coincide, there
+    is no usual distance: 0 for a state that does not move, and a huge number for one that does.
     """
-    to_natural, among = torch.cdist(patched, natural), torch.cdist(natural, natural)
-    to_natural[:, : len(patched)].fill_diagonal_(torch.inf)
-    among.fill_diagonal_(torch.inf)
-    return (to_natural.amin(-1) / among.amin(-1).mean().clamp(min=1e-9)).cpu()
+    exact = "donot_use_mm_for_euclid_dist"  # else states that coincide are up to 0.01 apart
+    to_natural = torch.cdist(patched, natural, compute_mode=exact)
+    among = torch.cdist(natural, natural, compute_mode=exact)
+    same = among <= COINCIDE * among.max()
+    if not same.all():
+        to_natural = to_natural.masked_fill(same[: len(patched)], torch.inf)
+        among = among.masked_fill(same, torch.inf)
+    nearest, usual = to_natural.amin(-1), among.amin(-1)
+    usual = usual[usual.isfinite()].mean()
+    return (nearest / usual.clamp(min=1e-9)).cpu()
 
 
 @torch.no_grad()

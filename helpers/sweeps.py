@@ -1,11 +1,12 @@
-"""Jobs of a sweep: each loads what it needs by name, so that any worker can run it.
+"""Sweeps over layers: here, from pairs that are cached once; on a cluster, a job for each layer.
 
     from joblib import Parallel, delayed
-    jobs = [delayed(facts_at_layer)(model_name(), pairs, layer) for layer in layers]
+    jobs = [delayed(facts_job)(model_name(), pairs, layer) for layer in layers]
     table = pd.concat(Parallel(n_jobs=1)(jobs))
 
-runs them here, one after another. On a cluster, put the call inside
-`joblib.parallel_config(backend="dask")` (or `"ray"`): the jobs stay the same.
+runs jobs that load what they need by name, so that any worker can do them: put the call inside
+`joblib.parallel_config(backend="dask")` (or `"ray"`). With all layers in one process it is quicker
+to cache the pairs once, at all sites (`cache_sites`), and to call `facts_at_layer`.
 """
 
 import functools
@@ -22,7 +23,7 @@ from helpers.geometry import cosine, patch_each, read_write_patch, row_null_spli
 from helpers.metrics import logit_difference
 from helpers.models import load_model
 from helpers.pairs import Pairs
-from helpers.patching import cache_pairs
+from helpers.patching import CachedPairs, cache_pairs
 from helpers.report import ROOT, results_folder
 from helpers.sites import Site
 
@@ -33,11 +34,15 @@ def shared_model(name: str) -> TransformerBridge:
     return load_model(name)
 
 
+def facts_job(name: str, pairs: Pairs, layer: int, *, steps: int = 10) -> pd.DataFrame:
+    """`facts_at_layer` of a model that is loaded by name; see there."""
+    cached = cache_pairs(shared_model(name), pairs, Site(layer, "mlp_hidden"))
+    return facts_at_layer(cached, steps=steps)
+
+
 @torch.no_grad()
 def facts_at_layer(
-    name: str,
-    pairs: Pairs,
-    layer: int,
+    cached: CachedPairs,
     *,
     steps: int = 10,
     directions: Float[Tensor, "pairs d_mlp"] | None = None,
@@ -45,8 +50,8 @@ def facts_at_layer(
     """One direction per pair in the MLP of one layer, and what its parts do (section 6.1).
 
     Args:
-        name: The model, as for `load_model`.
-        pairs: Pairs of facts; the direction of each is fitted to that pair alone.
+        cached: Pairs of facts at an `mlp_hidden` site; the direction of each is fitted to that pair
+            alone.
         steps: As for `find_pair_directions`.
         directions: If they have been fitted already.
 
@@ -57,14 +62,17 @@ def facts_at_layer(
         activation difference with the two parts). The patches are: direction; row, its row part
         normalised; read row, which reads the row part and writes the direction; null, its null part
         normalised; whole MLP.
+
+    Raises:
+        ValueError: Pairs cached at another kind of site.
     """
-    model = shared_model(name)
-    cached = cache_pairs(model, pairs, Site(layer, "mlp_hidden"))
-    base, source = cached.base, cached.source
+    if cached.site.kind != "mlp_hidden":
+        raise ValueError(f"cache the pairs at an mlp_hidden site, not at {cached.site}")
+    pairs, layer, base, source = cached.pairs, cached.site.layer, cached.base, cached.source
     if directions is None:
         directions = find_pair_directions(cached, steps=steps, progress=False)
     v = directions.to(base)
-    row, null = row_null_split(v, model.blocks[layer].mlp.W_out)
+    row, null = row_null_split(v, cached.model.blocks[layer].mlp.W_out)
     patched = {
         "direction": patch_each(base, source, v),
         "row": patch_each(base, source, row),

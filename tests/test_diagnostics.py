@@ -1,5 +1,6 @@
 """Tests of a direction: every number against full runs with hooks, or worked out by hand."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -250,6 +251,27 @@ def test_a_state_is_not_compared_with_the_base_it_was_made_from():
     assert distance_ratio(natural, natural[:2]).tolist() == pytest.approx([4 / 3, 2 / 3])
     assert distance_ratio(natural, natural[[2, 3]]).tolist() == [0, 0]
     assert distance_ratio(natural, natural[[1, 0]]).tolist() == [0, 0]
+
+
+def test_states_that_coincide_count_once():
+    natural = torch.tensor([[0.0], [10.0], [4.0], [12.0], [10.0], [0.001]])
+    patched = torch.tensor([[1.0], [11.0], [4.0]])  # usual: the mean of 4, 2, 4, 2, 2, 4
+    assert distance_ratio(natural, patched).tolist() == pytest.approx([1, 1 / 3, 4 / 3], abs=1e-3)
+
+
+def test_where_all_natural_states_coincide_whatever_moves_is_far():
+    still, moved = distance_ratio(torch.ones(4, 2), torch.tensor([[1.0, 1.0], [1.0, 2.0]]))
+    assert still == 0 and moved > 1e6
+
+
+def test_a_prompt_in_two_pairs_does_not_make_all_else_look_far(tiny_model):
+    """Pairs of words, and the same pairs turned round: every natural state is there twice."""
+    model, site = tiny_model("llama"), Site(1, "resid_post")
+    pairs = one_token_pairs(model)
+    turned = replace(pairs, base_tokens=pairs.source_tokens, source_tokens=pairs.base_tokens)
+    once, twice = (cache_pairs(model, p, site) for p in (pairs, join(pairs, turned)))
+    far = [downstream(c, c.base + 0.3 * (c.source - c.base))[1][:6] for c in (once, twice)]
+    assert torch.allclose(*far, rtol=1e-3)
 
 
 def later_units(cached, tokens, activation=None) -> dict[str, torch.Tensor]:

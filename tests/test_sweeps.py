@@ -16,7 +16,14 @@ from helpers.das import find_pair_directions
 from helpers.geometry import patch_each, row_null_split
 from helpers.patching import cache_pairs
 from helpers.sites import Site
-from helpers.sweeps import facts_at_layer, over_pairs, save_sweep, shared_model, shipped_sweep
+from helpers.sweeps import (
+    facts_at_layer,
+    facts_job,
+    over_pairs,
+    save_sweep,
+    shared_model,
+    shipped_sweep,
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +43,11 @@ def pairs(folder):
 
 
 def test_a_job_is_the_sum_of_its_pieces(folder, pairs):
-    table = facts_at_layer(folder, pairs, 1, steps=3).set_index(["patch", "pair"])
+    table = facts_job(folder, pairs, 1, steps=3).set_index(["patch", "pair"])
     model = shared_model(folder)
     cached = cache_pairs(model, pairs, Site(1, "mlp_hidden"))
     v = find_pair_directions(cached, steps=3, progress=False)
-    given = facts_at_layer(folder, pairs, 1, directions=v).set_index(["patch", "pair"])
+    given = facts_at_layer(cached, directions=v).set_index(["patch", "pair"])
     pd.testing.assert_frame_equal(given, table, rtol=1e-4, atol=1e-4)
     row, null = row_null_split(v, model.blocks[1].mlp.W_out)
     patches = {
@@ -62,8 +69,14 @@ def test_a_job_is_the_sum_of_its_pieces(folder, pairs):
     assert table["cos_null"].between(0, 1).all()
 
 
+def test_another_site_is_refused(folder, pairs):
+    cached = cache_pairs(shared_model(folder), pairs, Site(1, "resid_post"))
+    with pytest.raises(ValueError, match="cache the pairs at an mlp_hidden site"):
+        facts_at_layer(cached)
+
+
 def test_two_workers_of_a_cluster_give_the_same_table(folder, pairs):
-    jobs = [delayed(facts_at_layer)(folder, pairs, layer, steps=2) for layer in (0, 2)]
+    jobs = [delayed(facts_job)(folder, pairs, layer, steps=2) for layer in (0, 2)]
     before = dict(os.environ)
     here = pd.concat(Parallel(n_jobs=1)(jobs), ignore_index=True)
     # Starting workers sets OMP_NUM_THREADS=1 for good, and lessons tested later would inherit it.

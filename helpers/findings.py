@@ -1,7 +1,7 @@
 """What the tests of a direction say: thresholds, findings, and the verdict they lead to.
 
 `helpers.diagnostics` measures; this module judges. All thresholds stand in `TESTS`. They were set
-on planted models (lesson 08); a test that separated no family of them cleanly has none.
+by hand on planted models (lesson 08); a test without one is reported and not judged.
 """
 
 from collections.abc import Sequence

@@ -6,6 +6,8 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+from helpers.figures import alternative_texts
+
 MATHJAX = ("tex-chtml.js", "output/chtml", "input/tex/extensions", "a11y", "sre")
 REMOTE_IMAGE = re.compile(r"!\[([^]]*)\]\(https?://[^)]*\)")
 
@@ -23,12 +25,6 @@ def table_of_contents(documents):
         for caption, pages in parts.items()
         if pages
     )
-
-
-def alternative_texts(cell):
-    """What the cell's figures show in words, as its outputs have it."""
-    images = [output.get("metadata", {}).get("image/png") for output in cell.get("outputs", [])]
-    return [image["alt"] for image in images if image]
 
 
 def _fold(metadata, what):

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from test_reference import assert_in_order
 
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -152,6 +153,15 @@ def test_every_figure_is_there_and_has_words(lesson):
     assert shown == [base64.b64decode(png) for png in stored]
     words = [o["metadata"]["image/png"]["alt"] for o in outputs(cells) if o.get("metadata")]
     assert [image["alt"] for image in page.images] == words
+
+
+def test_pages_name_their_language_and_their_headings_are_in_order(pages):
+    for name, page in pages.items():
+        text = page.path.read_text(encoding="utf-8")
+        assert re.search(r'<html[^>]* lang="en"', text), name
+        if name != "search.html":
+            article = text.split("<article")[1].split("</article>")[0]
+            assert_in_order([int(level) for level in re.findall(r"<h([1-6])\b", article)])
 
 
 def test_every_printed_line_is_there(lesson):

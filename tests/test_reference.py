@@ -85,7 +85,7 @@ def test_the_index_has_every_stored_figure():
 # -------------------------------------------------------------------------- headings
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_headings_of_a_page_are_in_order(path):
     assert_in_order(levels(path.read_text(encoding="utf-8")))
 

@@ -38,6 +38,7 @@ run: $(READY)
 
 execute: $(READY)
 	@$(RUN) --inplace
+	@$(PY) -m helpers.figures
 
 lab: $(READY)
 	@$(if $(MODEL),SUBSPACE_ILLUSION_MODEL="$(MODEL)") $(if $(DEVICE),SUBSPACE_ILLUSION_DEVICE="$(DEVICE)") \

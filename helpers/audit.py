@@ -123,6 +123,10 @@ class Audit:
         """The effects beside the tests that were judged; close it when you are done."""
         return audit_report.figure(self)
 
+    def figure_in_words(self) -> str:
+        """What the figure shows, for readers who cannot see it."""
+        return audit_report.figure_in_words(self)
+
     def save(self, folder: str | Path) -> list[Path]:
         """Write audit.json, audit.md, audit.html and audit.png; the paths come back.
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections import Counter
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,6 @@ COLORS = {
     "head": plots.ATTENTION,
 }
 DRAWN = (-1.0, 2.0)  # values of tests beyond these are drawn there, with the number beside them
-ALT = "The effects of the patches and the tests that were judged; the page has all numbers as text."
 
 
 def to_markdown(audit: "Audit") -> str:
@@ -58,7 +58,7 @@ def to_html(audit: "Audit") -> str:
 <ul>
 {lines}
 </ul>
-<img src="data:image/png;base64,{image}" alt="{escape(ALT)}">
+<img src="data:image/png;base64,{image}" alt="{escape(figure_in_words(audit))}">
 {table}
 <p>{escape(_footer(audit))}</p>"""
     return output.html_page(f"Audit of a direction at {audit.site} of {audit.model}", body)
@@ -73,6 +73,17 @@ def figure(audit: "Audit") -> Figure:
         _draw_tests(right, audit)
         figure.suptitle(f"The direction at {audit.site}: {audit.verdict}", weight="bold")
     return figure
+
+
+def figure_in_words(audit: "Audit") -> str:
+    """What `figure` shows, for readers who cannot see it."""
+    count = Counter(finding.verdict for finding in audit.findings)
+    return (
+        f"Left: FLDD of the direction ({audit.effect.fldd.value:.0%}), of the whole component "
+        f"({audit.whole.fldd.value:.0%}) and of random directions. Right: the tests that were "
+        f"judged, with their intervals: {count[AGAINST]} against a natural pathway, {count[FOR]} "
+        f"for it, {count[OPEN]} that say nothing. Verdict: {audit.verdict}."
+    )
 
 
 def save(audit: "Audit", folder: Path) -> list[Path]:
@@ -134,7 +145,7 @@ def _draw_effects(ax: Axes, audit: "Audit") -> None:
     for number, other in enumerate(audit.random, start=1):
         plots.estimate(ax, f"random direction {number}", other, color=plots.BASE, marker="v")
     ax.set(title="What the patch does", xlabel="share of the margin removed, FLDD (%)")
-    ax.axvline(0, color="0.8", zorder=0)
+    ax.axvline(0, color=plots.REFERENCE, zorder=0)
     ax.invert_yaxis()
 
 
@@ -150,5 +161,5 @@ def _draw_tests(ax: Axes, audit: "Audit") -> None:
         title="What the tests say of a natural pathway",
         xlabel="share of the effect, or widths of the range\n(cut at {:g} and {:g})".format(*DRAWN),
     )
-    ax.axvline(0, color="0.8", zorder=0)
+    ax.axvline(0, color=plots.REFERENCE, zorder=0)
     ax.invert_yaxis()

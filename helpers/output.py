@@ -50,7 +50,10 @@ def html_page(title: str, body: str) -> str:
 
 
 def html_table(caption: str, columns: list[str], rows: list[list[str]]) -> str:
-    """A table of plain text whose first column names the rows; it scrolls where it is too wide."""
+    """A table of plain text whose first column names the rows.
+
+    Where it is too wide it scrolls, also by the arrow keys: so it can have the keyboard's focus.
+    """
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
     body = "\n".join(
         f'<tr><th scope="row">{escape(name)}</th>'
@@ -58,7 +61,7 @@ def html_table(caption: str, columns: list[str], rows: list[list[str]]) -> str:
         + "</tr>"
         for name, *cells in rows
     )
-    return f"""<div class="scroll"><table>
+    return f"""<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table>
 <caption>{escape(caption)}</caption>
 <thead><tr>{head}</tr></thead>
 <tbody>

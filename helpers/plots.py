@@ -13,14 +13,15 @@ from matplotlib.figure import Figure
 
 from helpers.metrics import Estimate
 
-# The colour-blind safe palette of seaborn; every series also has its own marker or line style.
-_PALETTE = sns.color_palette("colorblind")
+# Dark enough for lines on white, and apart for colour-blind readers too (tests/test_plots.py);
+# every series also has its own marker, line style or row.
 BASE = "0.35"  # the base run, and neutral things
-NATURAL = _PALETTE[2]  # what ordinary inputs produce; directions known to be faithful
-ILLUSORY = _PALETTE[1]  # illusory directions
-RESIDUAL = _PALETTE[0]  # the residual stream
-MLP = _PALETTE[4]  # MLP outputs and hidden activations
-ATTENTION = _PALETTE[5]  # attention outputs and heads
+NATURAL = "#029e73"  # green: what ordinary inputs produce; directions known to be faithful
+ILLUSORY = "#d55e00"  # orange: illusory directions
+RESIDUAL = "#005a9c"  # blue: the residual stream
+MLP = "#cc78bc"  # pink: MLP outputs and hidden activations
+ATTENTION = "#6b3a10"  # brown: attention outputs and heads
+REFERENCE = "0.55"  # lines to compare with: zero, chance, equal output
 
 
 def use_style() -> None:
@@ -45,6 +46,20 @@ def new(
     return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **kwargs)
 
 
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure in a notebook, with its words for readers who cannot see it, and close it.
+
+    The words are stored where viewers look for them: as the image's `alt` (our book, nbconvert's
+    classic template) and as the output's plain text (VS Code, terminals). JupyterLab shows none.
+    """
+    from IPython.core.pylabtools import print_figure
+    from IPython.display import display
+
+    bundle = {"image/png": print_figure(figure, base64=True), "text/plain": alt}
+    display(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
+    plt.close(figure)
+
+
 def arrow(ax: Axes, start: Sequence[float], end: Sequence[float], color: str) -> None:
     """An arrow from one point to another, in data coordinates."""
     ax.annotate(
@@ -62,20 +77,35 @@ def output_levels(
     """Lines of equal output over a plane of activations, labelled at the right; sets the limits."""
     x, y = np.meshgrid(np.linspace(*x_range, 60), np.linspace(*y_range, 60))
     values = output(x, y)
-    ax.contour(x, y, values, levels=levels, colors="0.8", linewidths=1, zorder=0)
+    ax.contour(x, y, values, levels=levels, colors=REFERENCE, linewidths=1, zorder=0)
     for level in levels:
         height = np.interp(level, values[:, -1], y[:, -1])  # where the line meets the right edge
-        ax.text(x_range[1], height, f" output {level:g}", va="center", fontsize=9, color="0.4")
+        ax.text(x_range[1], height, f" output {level:g}", va="center", fontsize=9, color=BASE)
     ax.set(xlim=x_range, ylim=y_range)
+
+
+def heat_map(ax: Axes, values, **kwargs) -> None:
+    """seaborn's heat map, its numbers black or white: whichever stands out more from the cell."""
+    sns.heatmap(values, ax=ax, **kwargs)
+    colors = ax.collections[0].get_facecolors().reshape(*np.shape(values), 4)
+    for text in ax.texts:
+        column, row = map(int, text.get_position())  # it stands in the middle of its cell
+        text.set_color("black" if _luminance(colors[row, column]) > 0.18 else "white")
+
+
+def _luminance(color) -> float:
+    """Relative luminance of a colour, as the Web Content Accessibility Guidelines define it."""
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color[:3])
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
 
 
 def matrix(
     ax: Axes, values, row_names: Sequence[str], column_names: Sequence[str], *, limit: float
 ) -> None:
     """A small matrix with its numbers written in, coloured around zero."""
-    sns.heatmap(
-        values, annot=True, fmt=".1f", cmap="PuOr", norm=CenteredNorm(halfrange=limit),
-        xticklabels=column_names, yticklabels=row_names, cbar=False, square=True, ax=ax,
+    heat_map(
+        ax, values, annot=True, fmt=".1f", cmap="PuOr", norm=CenteredNorm(halfrange=limit),
+        xticklabels=column_names, yticklabels=row_names, cbar=False, square=True,
         linewidths=1, linecolor="white",
     )  # fmt: skip
     ax.tick_params(left=False, bottom=False)
@@ -87,10 +117,10 @@ def heads(ax: Axes, values, *, first_layer: int) -> None:
     limit = np.abs(values).max()
     short = np.vectorize(lambda value: re.sub(r"^(-?)0\.", r"\1.", f"{value:.2f}"))
     text = np.where(np.abs(values) > 0.25 * limit, short(values), "")
-    sns.heatmap(
-        values, annot=text, fmt="", annot_kws={"size": 7}, cmap="PuOr_r",
+    heat_map(
+        ax, values, annot=text, fmt="", annot_kws={"size": 7}, cmap="PuOr_r",
         norm=CenteredNorm(halfrange=limit), yticklabels=first_layer + np.arange(len(values)),
-        cbar_kws={"shrink": 0.8}, ax=ax, linewidths=0.5, linecolor="white",
+        cbar_kws={"shrink": 0.8}, linewidths=0.5, linecolor="white",
     )  # fmt: skip
     ax.set_xlabel("head")
     ax.tick_params(left=False, bottom=False, labelrotation=0)

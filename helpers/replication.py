@@ -43,7 +43,6 @@ LOOK = {
     "partly": (plots.MLP, "s"),
     "not": (plots.ILLUSORY, "X"),
 }
-ALT = "Published and own values of the claims that have both; the table has them as text."
 
 
 @functools.cache
@@ -119,16 +118,30 @@ def figure(model: str | None = None) -> Figure:
                 _draw_claim(ax, claim, found[claim])
             ax.set(xlabel=UNITS[unit])
             ax.margins(y=0.6 / max(len(names), 1))
-            ax.axvline(0, color="0.8", zorder=0)
+            ax.axvline(0, color=plots.REFERENCE, zorder=0)
             ax.invert_yaxis()
             ax.set_visible(bool(names))
         legend = {}
         for ax in axes:
             legend |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
         drawn.legend(legend.values(), legend, loc="outside lower center", ncols=4)
-        title = [part for part in _counts(report_table(model)).split(" · ") if part[-2:] != " 0"]
-        drawn.suptitle(" · ".join(title), weight="bold")
+        drawn.suptitle(_title(model), weight="bold")
     return drawn
+
+
+def _title(model: str | None) -> str:
+    """The count of every verdict that occurs."""
+    counts = _counts(report_table(model)).split(" · ")
+    return " · ".join(part for part in counts if not part.endswith(" 0"))
+
+
+def figure_in_words(model: str | None = None) -> str:
+    """What `figure` shows, for readers who cannot see it."""
+    return (
+        "One row per claim that has a published number and ours: a hollow diamond for the "
+        "published one, a filled mark with its interval for ours, a line between them; above "
+        f"those in percent, below those without unit. All claims: {_title(model)}."
+    )
 
 
 def _draw_claim(ax: Axes, claim: str, entry: Mapping[str, Any]) -> None:
@@ -138,7 +151,7 @@ def _draw_claim(ax: Axes, claim: str, entry: Mapping[str, Any]) -> None:
     low, high = entry.get("interval") or (entry["value"], entry["value"])
     ax.plot([low, high], [row, row], color=color, lw=2)
     published, ours = spec["paper"]["value"], entry["value"]
-    ax.plot([published, ours], [row, row], color="0.85", lw=1, zorder=0)
+    ax.plot([published, ours], [row, row], color=plots.REFERENCE, lw=1, zorder=0)
     ax.plot(published, row, "D", mfc="white", mec=plots.BASE, ms=7, ls="", label="published")
     ax.plot(ours, row, marker, color=color, ms=7, ls="", label=f"ours: {entry['verdict']}")
 
@@ -168,7 +181,7 @@ def to_html(model: str | None = None) -> str:
     caption = "Every claim: the published number, ours with its 95 % interval, the verdict"
     rules = [[claim, spec["statement"], spec["rule"]["text"]] for claim, spec in claims().items()]
     body = f"""<p class="verdict">{escape(_counts(table))}</p>
-<img src="data:image/png;base64,{image}" alt="{escape(ALT)}">
+<img src="data:image/png;base64,{image}" alt="{escape(figure_in_words(model))}">
 {output.html_table(caption, list(table), table.values.tolist())}
 {output.html_table("The rules, fixed before we measured", ["claim", "says", "rule"], rules)}
 <p>{escape(versions())}.</p>"""

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -18,6 +19,7 @@ import torch
 from conftest import build_hf_model, build_tiny_model, build_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from test_output import headings
 
 from helpers import audit_cli, findings
 from helpers.audit import _why_not, audit
@@ -452,8 +454,16 @@ def test_the_page_is_one_well_formed_file_without_foreign_markup(result):
     for finding in result.findings:
         assert finding.reason in page.text and finding.limits in page.text
     (image,) = (attributes for tag, attributes in page.tags if tag == "img")
-    assert image["src"].startswith("data:image/png;base64,iVBOR") and len(image["alt"]) > 20
-    assert ("html", {"lang": "en"}) in page.tags
+    assert image["src"].startswith("data:image/png;base64,iVBOR")
+    assert image["alt"] == result.figure_in_words()
+    assert ("html", {"lang": "en"}) in page.tags and headings(page) == ["h1"]
+
+
+def test_the_figure_in_words_counts_what_is_drawn(result):
+    words = result.figure_in_words()
+    count = Counter(finding.verdict for finding in result.findings)
+    assert f"{count[AGAINST]} against" in words and f"{count[FOR]} for it" in words
+    assert f"{result.effect.fldd.value:.0%}" in words and words.endswith(f"{result.verdict}.")
 
 
 def test_markup_in_a_cell_is_text(result):

@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from test_reference import assert_in_order
 
 from helpers.classroom import (
     course,
@@ -282,6 +283,13 @@ def test_the_feedback_needs_no_network_and_names_no_machine(batch):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=\"(https?:)?//", text)
         assert str(exercises.NOTEBOOKS.parent) not in text and "site-packages" not in text
+
+
+def test_the_feedback_names_its_language_and_its_headings_are_in_order(batch):
+    _, out, _ = batch
+    text = page(out, "good")
+    assert text.lstrip().startswith("<!DOCTYPE html>") and '<html lang="en">' in text
+    assert_in_order([int(level) for level in re.findall(r"<h([1-6])\b", text)])
 
 
 def test_a_student_in_a_folder_and_one_beside_are_both_graded(batch):

@@ -1,5 +1,6 @@
 """Lessons as files: executed in order, clean, alike where they should be."""
 
+import ast
 import base64
 import json
 import re
@@ -11,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FEWEST_EXERCISES = 3  # in all lessons but the first, which only opens the series
+FEWEST_LETTERS = 40  # of a figure's alternative text
 
 
 @pytest.fixture(params=LESSONS, ids=lambda path: path.stem)
@@ -100,6 +102,28 @@ def test_cells_fit_on_a_screen(lesson):
 
 def test_cell_ids_are_words(lesson):
     assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", cell.id) for cell in lesson.cells)
+
+
+def words_in(source):
+    """The alternative texts that a cell gives its figures, as patterns: numbers are computed."""
+    for call in ast.walk(ast.parse(source)):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "plots.show":
+            (alt,) = [keyword.value for keyword in call.keywords if keyword.arg == "alt"]
+            parts = alt.values if isinstance(alt, ast.JoinedStr) else [alt]
+            fixed = (part.value if isinstance(part, ast.Constant) else None for part in parts)
+            yield "".join(".+" if text is None else re.escape(text) for text in fixed)
+
+
+def test_every_figure_has_words_of_its_own(lesson):
+    for cell in code(lesson):
+        images = [o for o in cell.outputs if "image/png" in o.get("data", {})]
+        if not images:
+            continue
+        (image,), (pattern,) = images, words_in(cell.source)
+        alt = image.metadata["image/png"]["alt"]
+        assert len(alt) >= FEWEST_LETTERS and alt.endswith("."), cell.id
+        assert re.fullmatch(pattern, alt), cell.id
+        assert image.data["text/plain"] == alt, cell.id
 
 
 def test_every_figure_is_followed_by_words(lesson):

@@ -2,12 +2,14 @@
 
 import html.parser
 import os
+import re
 import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from test_plots import GRAPHICS, TEXT, contrast
 
 from helpers import output
 
@@ -71,6 +73,11 @@ def markdown_tables(text: str) -> list[list[list[str]]]:
         elif token.type == "inline" and inside:
             tables[-1][-1].append("".join(part.content for part in token.children))
     return tables
+
+
+def headings(page: Page) -> list[str]:
+    """Its headings' tags in order."""
+    return [tag for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
 
 
 def one_line(text: str) -> str:
@@ -149,6 +156,7 @@ def test_no_cell_breaks_an_html_table(cells):
     assert "<b>caption</b>" in page.text
     scopes = [attributes["scope"] for tag, attributes in page.tags if tag == "th"]
     assert scopes == ["col", "col", *["row"] * len(rows)]
+    assert page.tags[0][1]["aria-label"] == "<b>caption</b>"  # what the keyboard scrolls
 
 
 def test_a_page_is_whole_and_its_title_is_text():
@@ -158,3 +166,12 @@ def test_a_page_is_whole_and_its_title_is_text():
     assert page.text.count("A <b>title</b> & more") == 2 and "body" in page.text
     assert ("html", {"lang": "en"}) in page.tags and ("meta", {"charset": "utf-8"}) in page.tags
     assert text.startswith("<!DOCTYPE html>")
+    assert headings(page) == ["h1"]
+
+
+def test_the_colours_of_a_page_can_be_read():
+    text, paper = re.search(r"body { color: (#\w+); background: (#\w+)", output.STYLE).groups()
+    border = re.search(r"border: 1px solid (#\w+)", output.STYLE)[1]
+    head = re.search(r"thead th { background: (#\w+)", output.STYLE)[1]
+    assert min(contrast(text, paper), contrast(text, head)) >= TEXT
+    assert min(contrast(border, paper), contrast(border, head)) >= GRAPHICS

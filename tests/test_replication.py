@@ -9,7 +9,7 @@ import sys
 import matplotlib.pyplot as plt
 import pytest
 from markdown_it import MarkdownIt
-from test_output import Page, assert_needs_no_other_file, markdown_tables, one_line
+from test_output import Page, assert_needs_no_other_file, headings, markdown_tables, one_line
 
 from helpers import replication, report
 from helpers.expected import expected
@@ -158,7 +158,9 @@ def test_the_page_holds_the_figure():
     (image,) = (attributes for tag, attributes in page.tags if tag == "img")
     kind, data = image["src"].split(",")
     assert kind == "data:image/png;base64" and base64.b64decode(data).startswith(PNG)
-    assert len(image["alt"]) > 20
+    assert image["alt"] == replication.figure_in_words(OTHER)
+    assert image["alt"].endswith("All claims: partly: 1 · not measured: 37.")
+    assert headings(page) == ["h1"]
     assert plt.get_fignums() == [], "the figure is closed"
 
 

@@ -23,7 +23,7 @@ SHOW = f"from IPython.display import Image, display; import base64; p = base64.b
 GOOD = {
     "text": "print('model', __import__('os').environ['SUBSPACE_ILLUSION_MODEL'])",
     "value": "6 * 7",
-    "one-figure": f"{SHOW}; display(Image(p))",
+    "one-figure": f"{SHOW}; display(Image(p, alt='One pixel.'))",
     "two-figures": "display(Image(p)); display(Image(p))",
     "not-run": "",
     "unsolved": "raise NotImplementedError",
@@ -168,6 +168,7 @@ def test_inplace_is_clean(lessons):
     assert counts == list(range(1, len(counts) + 1)) and cells["not-run"].execution_count is None
     assert cells["value"].outputs[0].execution_count == 2
     assert cells["value"].outputs[0].data["text/plain"] == "42"
+    assert cells["one-figure"].outputs[0].metadata == {"image/png": {"alt": "One pixel."}}
     assert cells["unsolved"].outputs[0].ename == "NotImplementedError"
     assert not any("execution" in cell.metadata for cell in cells.values())
     once = path.read_bytes()

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from test_reference import assert_in_order
 
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -150,8 +151,17 @@ def test_every_figure_is_there_and_has_words(lesson):
     stored = [o["data"]["image/png"] for o in outputs(cells) if "image/png" in o.get("data", {})]
     shown = [(page.path.parent / image["src"]).read_bytes() for image in page.images]
     assert shown == [base64.b64decode(png) for png in stored]
-    words = [image["alt"] for image in page.images]
-    assert all(len(alt) > 10 and not alt.endswith(".png") for alt in words)
+    words = [o["metadata"]["image/png"]["alt"] for o in outputs(cells) if o.get("metadata")]
+    assert [image["alt"] for image in page.images] == words
+
+
+def test_pages_name_their_language_and_their_headings_are_in_order(pages):
+    for name, page in pages.items():
+        text = page.path.read_text(encoding="utf-8")
+        assert re.search(r'<html[^>]* lang="en"', text), name
+        if name != "search.html":
+            article = text.split("<article")[1].split("</article>")[0]
+            assert_in_order([int(level) for level in re.findall(r"<h([1-6])\b", article)])
 
 
 def test_every_printed_line_is_there(lesson):
@@ -206,15 +216,6 @@ def test_sizes_are_sane(book, pages):
     for name, page in pages.items():
         assert 5_000 < page.path.stat().st_size < 1_000_000, name
     assert sum(path.stat().st_size for path in book.rglob("*")) < 40_000_000
-
-
-def test_words_of_a_figure(book_pages):
-    say = book_pages.alternative_text
-    after = {"source": "The line falls. Then it rises."}
-    both = 'left.set_title("It falls")\nfig.suptitle("Two ways")\nax.set(xlabel="x", title="So")'
-    assert say({"source": both}, after) == "It falls; Two ways; So"
-    assert say({"source": ["ax.set_title(", '"A finding")']}, after) == "A finding"
-    assert say({"source": 'ax.set_title(f"AUROC {a:.2f}")'}, after) == "The line falls."
 
 
 def test_badges_become_links_of_words(book_pages):

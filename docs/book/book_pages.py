@@ -6,9 +6,10 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+from helpers.figures import alternative_texts
+
 MATHJAX = ("tex-chtml.js", "output/chtml", "input/tex/extensions", "a11y", "sre")
 REMOTE_IMAGE = re.compile(r"!\[([^]]*)\]\(https?://[^)]*\)")
-TITLE = re.compile(r'title\w*[ =(]+f?"([^"{]+)"')  # title="...", set_title("..."), title = "..."
 
 PARTS = {"notebooks": "Lessons", "docs": "Guides"}  # a folder's part of the book
 OTHER_PART = "The project"
@@ -26,33 +27,24 @@ def table_of_contents(documents):
     )
 
 
-def alternative_text(cell, following):
-    """A figure in words: the titles its code sets, else the first sentence of what follows it."""
-    titles = TITLE.findall("".join(cell["source"]))
-    if titles:
-        return "; ".join(titles)
-    return re.split(r"(?<=[.:])\s", "".join(following["source"]))[0]
-
-
-def _has_figure(cell):
-    return any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
-
-
 def _fold(metadata, what):
     """Hide a cell's source behind a line that names it."""
     metadata.setdefault("tags", []).append("hide-input")
     metadata["mystnb"] |= {"code_prompt_show": f"Show {what}", "code_prompt_hide": f"Hide {what}"}
 
 
-def _mark(cell, following):
-    """Fold the set-up and hidden sources, and give a figure its alternative text."""
+def _mark(cell):
+    """Fold the set-up and hidden sources, and give a figure its alternative text.
+
+    MyST-NB takes that text from the cell only, so a cell has one figure.
+    """
     metadata, shown = cell["metadata"], cell["metadata"].setdefault("mystnb", {})
     if metadata.get("jupyter", {}).get("source_hidden"):
         _fold(metadata, "the solution")
     if cell["id"] == "setup":
         _fold(metadata, "the set-up, the same in every lesson")
-    if _has_figure(cell):
-        shown["image"] = {"alt": alternative_text(cell, following)}
+    for alt in alternative_texts(cell):
+        shown["image"] = {"alt": alt}
 
 
 def book_markdown(text):
@@ -76,11 +68,11 @@ def as_page(notebook, number):
     by_id = {cell["id"]: cell for cell in notebook["cells"]}
     by_id["title"]["source"] = _title(by_id, number)
     cells = [cell for cell in notebook["cells"] if cell["id"] != "nav"]
-    for cell, following in zip(cells, [*cells[1:], {"source": ""}], strict=True):
+    for cell in cells:
         if cell["cell_type"] == "markdown":
             cell["source"] = book_markdown("".join(cell["source"]))
         else:
-            _mark(cell, following)
+            _mark(cell)
     return notebook | {"cells": cells}
 
 

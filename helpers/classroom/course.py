@@ -28,6 +28,8 @@ MISSING = (
 )
 # Where there is no network, a page that waits for a script stays empty for a while.
 REMOTE = re.compile(r'<script src="[^"]*">\s*</script>')
+# The line above the notebook is no heading of the fourth level: the title follows it.
+TOP_LINE = re.compile(r"<h4>(.*?)</h4>", flags=re.DOTALL)
 CONFIG = f'''\
 """nbgrader's settings of this course: run nbgrader in this folder.
 
@@ -189,4 +191,6 @@ def feedback(folder: Path, assignment: str, name: str) -> str:
 
     _run(GenerateFeedback(coursedir=_course(folder, assignment, STUDENT)))
     page = folder / "feedback" / STUDENT / assignment / f"{Path(name).stem}.html"
-    return REMOTE.sub("", page.read_text(encoding="utf-8"))
+    text = REMOTE.sub("", page.read_text(encoding="utf-8"))
+    text = TOP_LINE.sub(r'<p class="h4">\1</p>', text, count=1)
+    return text.replace("<html>", '<html lang="en">', 1)

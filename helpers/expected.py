@@ -47,12 +47,11 @@ def drifts(model: str | None = None) -> list[str]:
     found, sentences = recorded(model), []
     for claim, reference in expected(model).items():
         value, wanted = found.get(claim, reference).get("value"), reference.get("value")
+        tolerance = reference.get("tolerance") or 0
         if (value is None) != (wanted is None):
             sentences.append(f"{claim}: {value} instead of {wanted}")
-        elif value is not None and not abs(value - wanted) <= (
-            off := reference.get("tolerance", 0)
-        ):
-            limits = f"{wanted:.4g} ± {off:.2g}"
+        elif value is not None and not abs(value - wanted) <= tolerance:
+            limits = f"{wanted:.4g} ± {tolerance:.2g}"
             sentences.append(f"{claim} ({claims()[claim]['title']}): {value:.4g}, not {limits}")
     return sentences
 

@@ -247,7 +247,8 @@ def _check_table(facts: pd.DataFrame) -> None:
     if not isinstance(facts, pd.DataFrame) or not set(COLUMNS) <= set(facts):
         raise ValueError(f"a table of facts is a DataFrame with the columns {', '.join(COLUMNS)}")
     for row, fact in enumerate(facts[list(COLUMNS)].to_dict("records")):
-        if empty := [name for name, text in fact.items() if not str(text).strip() or text != text]:
+        texts = [name for name, text in fact.items() if isinstance(text, str) and text.strip()]
+        if empty := [name for name in COLUMNS if name not in texts]:
             raise ValueError(f"fact {row} has no {empty[0]}: fill every cell of the table")
         if fact["template"].count(SLOT) != 1:
             raise ValueError(

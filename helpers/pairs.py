@@ -49,8 +49,8 @@ class Pairs:
     table: pd.DataFrame
 
     def __post_init__(self) -> None:
-        _check_lengths({field.name: getattr(self, field.name) for field in fields(self)})
         _check_table(self.table)
+        _check_lengths({field.name: getattr(self, field.name) for field in fields(self)})
         for prompts in (self.base_tokens, self.source_tokens):
             for tokens in prompts:
                 require.ids("the tokens of a prompt", tokens)
@@ -107,10 +107,9 @@ class Pairs:
         """
         texts = {"base": base, "source": source}
         words = {"answer": answer, "counterfactual": counterfactual}
-        if alone := [
-            name for name, column in {**texts, **words}.items() if isinstance(column, str)
-        ]:
-            raise ValueError(f"give a list with one text per pair as {alone[0]}, not one text")
+        for name, column in {**texts, **words}.items():
+            if isinstance(column, str):
+                raise ValueError(f"{name} must be a list with one text per pair, not one text")
         table = pd.DataFrame(index=range(len(base))) if table is None else table
         _check_table(table)
         _check_lengths({**texts, **words, "table": table})

@@ -332,7 +332,8 @@ def _check_sites(model: TransformerBridge, sites: Sequence[Site]) -> None:
 
 def _check_prompts(model: TransformerBridge, pairs: Pairs) -> None:
     prompts = (*pairs.base_tokens, *pairs.source_tokens)
-    _check_vocabulary(model, torch.cat([*prompts, pairs.answer, pairs.counterfactual]))
+    tokens = (*prompts, pairs.answer, pairs.counterfactual)
+    _check_vocabulary(model, torch.cat([part.cpu() for part in tokens]))
     longest, most = max(map(len, prompts)), model.cfg.n_ctx
     if longest > most:
         raise ValueError(f"a prompt has {longest} tokens, but this model reads {most} at most")

@@ -57,7 +57,12 @@ def facts_at_layer(
         activation difference with the two parts). The patches are: direction; row, its row part
         normalised; read row, which reads the row part and writes the direction; null, its null part
         normalised; whole MLP.
+
+    Raises:
+        ValueError: The pairs are none of facts, or the model has no such layer.
     """
+    if "relation" not in pairs.table:
+        raise ValueError("the table of the pairs has no relation: use pairs of facts")
     model = shared_model(name)
     cached = cache_pairs(model, pairs, Site(layer, "mlp_hidden"))
     base, source = cached.base, cached.source

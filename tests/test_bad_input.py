@@ -34,6 +34,7 @@ from helpers import (
     editing,
     expected,
     facts,
+    findings,
     geometry,
     ioi,
     metrics,
@@ -155,7 +156,7 @@ def state(s) -> dict:
         "weights": [torch.equal(*both) for both in zip(s.tensors, s.weights, strict=True)],
         "gradients": [p for p in s.parameters if p.grad is not None or p.requires_grad],
         "cached": (s.cached.base.grad, s.cached.base.requires_grad),
-        "files": {p for p in files if p.is_file() and not p.is_symlink() and p.suffix != ".lock"},
+        "files": {p for p in files if not p.is_symlink() and p.suffix != ".lock"},
     }
 
 
@@ -276,7 +277,7 @@ PAIRS = [
         changed("tokens", source_tokens=(torch.ones(9),) * 5),
         "tokens of a prompt must be .* torch.float32",
     ),
-    (prompts(base="Mary and John"), "a list with one text per pair as base"),
+    (prompts(base="Mary and John"), "base must be a list with one text per pair"),
     (prompts(base=[None]), "a prompt must be one text, not None"),
     (prompts(base=[""], source_position=-1, position=1), "outside the base prompt of pair 0"),
     (prompts(answer=[5]), "an answer must be a word, not 5"),
@@ -346,6 +347,7 @@ PATCHING = [
     (patched(tokens=torch.ones(5, 1)), "of whole numbers"),
     (patched(clamp={"mlp_hidden.2": BASE}), "a Site is needed"),
     (patched(clamp={Site(2, "mlp_hidden"): [1.0]}), f"a clamped activation {NOT_FLOATS}"),
+    (patched(clamp={Site(2, "mlp_hidden"): torch.ones(5, 95)}), "96 dimensions, not 95"),
     (lambda s: s.cached.record(s.cached.base, "blocks.2.hook_in"), r"\['blocks.2.hook_in'\]"),
     (lambda s: s.cached.record(s.cached.base, ["blocks.9.x"]), "no hook blocks.9.x", KeyError),
     (lambda s: batches.measure_in_batches(s.model, s.pairs, SITE, lambda c: None), NOT_FLOATS),
@@ -561,6 +563,11 @@ ROME = [
     (lambda s: rome.rome_edit(s.rome, EYE, rome.RomeSettings(steps=1)), "6 rows for 96 hidden"),
 ]
 
+
+def related(s):
+    return replace(s.pairs, table=s.pairs.table.assign(relation="a"))
+
+
 JUDGING = [
     (lambda s: prevalence.RandomMLP.like(s.model, -1), "layer -1 is out of range"),
     (lambda s: prevalence.illusions_at_layer(s.layers[1], s.layers[1], epochs=0), "epochs must"),
@@ -590,8 +597,10 @@ JUDGING = [
     (lambda s: audit.audit(s.model, SITE, torch.ones(D), s.many, n_random=1.5), "n_random must"),
     (lambda s: audit.audit(s.model, SITE, torch.ones(D), s.many, batch_size=0), "batch_size"),
     (lambda s: audit.audit(s.model, SITE, torch.ones(D), s.pairs[0]), "1 pairs are too few"),
-    (lambda s: sweeps.facts_at_layer("any", s.pairs, 9), "layer 9 is out of range"),
-    (lambda s: sweeps.facts_at_layer("any", s.pairs, 1, directions=torch.ones(5, 3)), "dimensions"),
+    (lambda s: sweeps.facts_at_layer("any", s.pairs, 1), "use pairs of facts"),
+    (lambda s: sweeps.facts_at_layer("any", related(s), 9), "layer 9 is out of range"),
+    (lambda s: sweeps.facts_at_layer("any", related(s), 1, directions=BASE), "has 4 dimensions"),
+    (lambda s: findings.conclude(metrics.Estimate(1, 1, 1), [], []), "at least one"),
     (lambda s: models.load_model(device=object()), "cannot be used", models.ModelError),
     (lambda s: models.load_model("a b\nc"), "cannot be loaded", models.ModelError),
     (lambda s: exercises.read_lesson(""), "There is no lesson ''", exercises.ClassroomError),

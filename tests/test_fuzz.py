@@ -13,7 +13,7 @@ import math
 import pytest
 import torch
 from conftest import build_tokenizer
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers import compare, expected, geometry, metrics, replication, report, require
@@ -21,8 +21,9 @@ from helpers.audit_cli import DirectionFileError, parse_site, read_direction
 from helpers.pair_files import NEEDED, POSITIONS, PairFileError, read_pairs, read_table
 from helpers.sites import HOOKS, OF_ONE_HEAD, Site
 
-KEPT = (HealthCheck.function_scoped_fixture,)  # one folder for all examples of a test
-fuzz = settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=KEPT)
+# One folder serves all examples of a test, and a busy machine is no failure.
+FINE = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)
+fuzz = settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=FINE)
 seeds, sizes = st.integers(0, 10**6), st.integers(1, 7)
 scales = st.floats(-30, 30).map(lambda power: 10.0**power)
 
@@ -117,10 +118,13 @@ def test_an_interval_lies_among_the_values(values, seed):
 
 
 @fuzz
-@given(values=values, scale=st.floats(0.01, 100), share=st.floats(-2, 2))
-def test_fldd_is_a_share_whatever_the_unit(values, scale, share):
-    clean = values.double()
-    assume(clean.mean() > 1e-3 * clean.abs().max() and len(set(values.tolist())) == 1)
+@given(
+    clean=st.lists(st.floats(0.1, 100), min_size=1, max_size=9),
+    scale=st.floats(0.01, 100),
+    share=st.floats(-2, 2),
+)
+def test_fldd_is_a_share_whatever_the_unit(clean, scale, share):
+    clean = torch.tensor(clean, dtype=torch.float64)
     found = metrics.fractional_logit_difference_decrease(scale * clean, scale * (1 - share) * clean)
     assert all(math.isclose(number, share, abs_tol=1e-6) for number in found)
 
@@ -263,12 +267,9 @@ def test_what_csv_writes_comes_back(tmp_path, encoding, end, rows):
 )
 def test_a_direction_file_gives_a_vector_or_its_own_error(tmp_path, content, cut, suffix):
     path = tmp_path / f"v{suffix}"
-    start = {
-        ".npy": b"\x93NUMPY\x01\x00v\x00",
-        ".pt": b"PK\x03\x04",
-        ".safetensors": b"\x40" + b"\0" * 7,
-    }
-    path.write_bytes(((start[suffix] if cut is not None else b"") + content)[:cut])
+    magic = {".npy": b"\x93NUMPY\x01\x00v\x00", ".pt": b"PK\x03\x04", ".safetensors": b"\x40"}
+    start = magic[suffix] if cut is not None else b""
+    path.write_bytes((start + content)[:cut])
     with contextlib.suppress(DirectionFileError):
         assert torch.isfinite(read_direction(path)).all()
 
@@ -324,9 +325,7 @@ def test_results_are_read_or_called_damaged(tmp_path, monkeypatch, content, refe
             assert "No results for smollm2-135m" in str(error)
             assert not report.recorded() and not expected.expected()
         except ValueError as error:
-            assert "claims.json is damaged" in str(error) or "smollm2-135m.json is dam" in str(
-                error
-            )
+            assert any(f"{path} is damaged" in str(error) for path in (ours, theirs))
 
 
 @fuzz

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
+from helpers import require
 from helpers.pairs import Pairs, Tokenizes, encode, single_token
 
 Feature: TypeAlias = Literal["number", "gender"]
@@ -56,9 +57,9 @@ def make_pairs(
         raise ValueError(f"the split must be 'train' or 'test', not {split!r}")
     values, templates = list(task["answers"]), task[split]
     contents = list(itertools.product(range(len(templates)), _words(model, feature, split)))
-    if not 2 <= n <= 2 * len(contents):
+    if not 2 <= require.whole("n", n) <= 2 * len(contents):
         raise ValueError(f"n must be from 2 to {2 * len(contents)} pairs of {feature}, not {n}")
-    rng, rows = np.random.default_rng(seed), []
+    rng, rows = np.random.default_rng(require.whole("seed", seed, least=0)), []
     drawn = [rng.choice(len(contents), -(-n // 2), replace=False) for _ in values]
     for number in range(n):
         turn = number % 2
@@ -91,7 +92,7 @@ def _tasks() -> dict[str, Any]:
 
 
 def _task(feature: str) -> Mapping[str, Any]:
-    if feature not in _tasks():
+    if feature not in list(_tasks()):
         raise ValueError(f"no feature {feature!r}: choose from {list(_tasks())}")
     return _tasks()[feature]
 

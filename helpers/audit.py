@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import TransformerBridge
 
-from helpers import __version__, audit_report
+from helpers import __version__, audit_report, require
 from helpers.diagnostics import ONLY_READ, Score, scores, writing_matrix
 from helpers.findings import (
     SMALLEST_EFFECT,
@@ -39,7 +39,7 @@ from helpers.geometry import patch_subspace, random_direction, unit
 from helpers.metrics import Estimate, bootstrap
 from helpers.pairs import Pairs
 from helpers.patching import CachedPairs, cache_pairs
-from helpers.sites import HOOKS, OF_ONE_HEAD, Site
+from helpers.sites import HOOKS, OF_ONE_HEAD, Site, check_sites
 
 FEWEST_PAIRS = 8
 PACKAGES = ("torch", "transformer_lens", "transformers")
@@ -203,8 +203,14 @@ def dimension(model: TransformerBridge, site: Site) -> int:
 
 def _checked(model: TransformerBridge, site: Site, direction: Tensor) -> Float[Tensor, "d"]:
     """The direction as a unit vector, if it fits the site."""
-    site.check(model)
-    direction = torch.as_tensor(direction).detach().float()
+    check_sites(model, [site])
+    try:
+        direction = torch.as_tensor(direction).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"a direction is one vector of numbers [d], not {direction!r}") from error
+    if direction.is_complex():
+        raise ValueError("a direction is one vector of real numbers [d], but this is complex")
+    direction = direction.float()
     if direction.ndim != 1:
         raise ValueError(
             f"a direction is one vector [d], but this has the shape {tuple(direction.shape)}"
@@ -225,7 +231,7 @@ def _check_counts(n_pairs: int, n_random: int) -> None:
             f"{n_pairs} pairs are too few: ranges and intervals over pairs need at least "
             f"{FEWEST_PAIRS}, better 50"
         )
-    if n_random < 1:
+    if require.whole("n_random", n_random) < 1:
         raise ValueError(f"n_random must be at least 1, to compare with chance, not {n_random}")
 
 

@@ -47,9 +47,9 @@ def parse_site(text: str) -> Site:
         raise ValueError(f"unknown kind of site {kind!r} in {text!r}: choose one of {list(HOOKS)}")
     of_head = kind in OF_ONE_HEAD
     wanted = f"{kind}.LAYER.HEAD" if of_head else f"{kind}.LAYER"
-    whole = all(re.fullmatch("[0-9]+", number) for number in numbers)
+    whole = all(re.fullmatch("[0-9]{1,9}", number) for number in numbers)
     if not whole or len(numbers) != 1 + of_head:
-        raise ValueError(f"{text!r} must have the form {wanted}, with numbers from 0")
+        raise ValueError(f"{text!r:.80} must have the form {wanted}, with numbers from 0")
     layer, head = (*map(int, numbers), None)[:2]
     return Site(layer, kind, head=head)
 
@@ -72,6 +72,8 @@ def read_direction(path: str | Path) -> Float[Tensor, "d"]:
         raise DirectionFileError(f"{path} must end in {', '.join(READERS)}: {SHOW_SAVING}")
     try:
         content = READERS[path.suffix.lower()](path)
+    except OSError as error:
+        raise DirectionFileError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # damaged files raise whatever their parser stumbles over
         raise DirectionFileError(
             f"{path} is damaged, or holds more than numbers: {SHOW_SAVING}"
@@ -119,6 +121,8 @@ def _vector(path: Path, content: Any) -> Float[Tensor, "d"]:
         raise DirectionFileError(
             f"{path} has the shape {shape}: a direction has the shape [d], [d, 1] or [1, d]"
         )
+    if content.layout != torch.strided or content.is_meta:
+        raise DirectionFileError(f"{path} holds no plain tensor: save v.to_dense() on the CPU")
     vector = content.detach().reshape(-1).float()
     if not torch.isfinite(vector).all():
         raise DirectionFileError(f"{path} holds NaN or infinity: check what produced it")

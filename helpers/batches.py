@@ -9,7 +9,7 @@ from transformer_lens import TransformerBridge
 
 from helpers.pairs import Pairs
 from helpers.patching import CachedPairs, Effect, cache_pairs
-from helpers.sites import Site
+from helpers.sites import Site, check_sites
 
 Patch = Callable[[CachedPairs], Float[Tensor, "pairs d"]]
 
@@ -27,9 +27,10 @@ def in_batches(
     Raises:
         ValueError: `memory` is not positive, or as for `cache_pairs`.
     """
-    if not memory > 0:
-        raise ValueError(f"memory must be a positive number of bytes, got {memory}")
-    size = max(1, int(memory // bytes_per_pair(model, pairs, site)))
+    if not isinstance(memory, (int, float)) or not memory > 0:
+        raise ValueError(f"memory must be a positive number of bytes, got {memory!r}")
+    check_sites(model, [site])
+    size = max(1, int(min(memory / bytes_per_pair(model, pairs, site), len(pairs))))
     for start in range(0, len(pairs), size):
         yield cache_pairs(model, pairs[start : start + size], site)
 

@@ -4,6 +4,8 @@
 
 Reads what `make run MODEL=...` recorded, or the reference values that come with the project;
 writes `comparison.md` and `comparison.html` to the results folder and prints the table.
+
+Exit status: 0, 1 if nothing is known of a model, 2 for wrong use or files that cannot be used.
 """
 
 import argparse
@@ -24,6 +26,7 @@ def compare(models: Sequence[str]) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: Nothing is known of one of the models.
+        ValueError: What was recorded is damaged.
     """
     found = {}
     for model in models:
@@ -56,11 +59,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command `python -m helpers.compare`; returns its exit status."""
     parser = argparse.ArgumentParser("python -m helpers.compare", description="Models compared.")
     parser.add_argument("models", nargs="+", metavar="MODEL", help="name, hub id or folder")
+    options = parser.parse_args(arguments)
     try:
-        table = compare(parser.parse_args(arguments).models)
+        _run(options.models)
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(models: Sequence[str]) -> None:
+    """Compare, write both files and print the table."""
+    table = compare(models)
     columns, rows, lines = list(table), table.values.tolist(), counts(table)
     folder = results_folder().parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +86,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(
         format_table(table), *lines, f"Also in {folder}: comparison.md, comparison.html", sep="\n"
     )
-    return 0
 
 
 if __name__ == "__main__":

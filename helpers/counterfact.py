@@ -91,7 +91,7 @@ def _read_counterfact(content: bytes) -> pd.DataFrame:
         if not rows:
             raise ValueError("no records")
         return pd.DataFrame(rows)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"this file is not CounterFact as it was published: {error!r}") from error
 
 

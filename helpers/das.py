@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import trange
 
+from helpers import require
 from helpers.geometry import orthonormal, patch_each, patch_subspace, unit
 from helpers.patching import CachedPairs
 
@@ -82,18 +83,21 @@ def find_direction(
         progress: Show a bar of the epochs (the environment variable TQDM_DISABLE=1 hides it, too).
 
     Raises:
-        ValueError: rank, patience or `init` that does not fit, no pair with a difference, or a loss
-            that became NaN.
+        ValueError: an argument that does not fit, no pair with a difference, activations with NaN,
+            or a loss that is no single number or became NaN.
     """
     base, source = cached.base, cached.source
     _check_arguments(base.shape[1], rank, patience, init)
+    _check_schedule(epochs, batch_size, lr)
+    if not (torch.isfinite(base).all() and torch.isfinite(source).all()):
+        raise ValueError("the activations of the pairs hold NaN or infinity: check the model")
     # Bases and sources are run along different paths: identical ones differ by rounding.
     usable = ((base - source).norm(dim=-1) > 1e-4 * base.norm(dim=-1)).nonzero()[:, 0]
     if len(usable) == 0:
         raise ValueError("base and source are identical in every pair: there is nothing to learn")
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(base.shape[1], rank, generator=generator) if init is None else init
-    weight = orthonormal(start.reshape(-1, rank).to(base)).clone().requires_grad_()
+    weight = orthonormal(start.reshape(-1, rank).to(base)).detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([weight], lr=lr)
     steps = epochs * -(-len(usable) // batch_size)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=steps)
@@ -103,6 +107,8 @@ def find_direction(
         for rows in usable[torch.randperm(len(usable), generator=generator)].split(batch_size):
             activation = patch_subspace(base[rows], source[rows], _free(weight))
             value = loss(cached, activation, rows)
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                raise ValueError("the loss must be one number: take the mean over the rows")
             if not torch.isfinite(value):
                 raise ValueError(f"the loss became {value.item()}: lower the learning rate")
             optimizer.zero_grad()
@@ -139,11 +145,13 @@ def find_pair_directions(
         lr: Step size of Adam, for unit vectors.
 
     Raises:
-        ValueError: `steps` is negative, base and source are the same in a pair, NaN appeared, or
-            the answer does not depend on the site (the last layer, before the last token).
+        ValueError: `steps` is negative, `lr` is not positive, base and source are the same in a
+            pair, NaN appeared, or the answer does not depend on the site (the last layer, before
+            the last token).
     """
-    if steps < 0:
+    if require.whole("steps", steps) < 0:
         raise ValueError(f"steps must not be negative, got {steps}")
+    require.positive("lr", lr)
     base, source, gradient = cached.base, cached.source, cached.base_gradient
     if not gradient.any(dim=-1).all():
         raise ValueError(
@@ -173,12 +181,20 @@ def _bar(n: int, name: str, progress: bool) -> Iterable[int]:
 
 
 def _check_arguments(d: int, rank: int, patience: int | None, init: Tensor | None) -> None:
-    if not 1 <= rank <= d:
+    if not 1 <= require.whole("rank", rank) <= d:
         raise ValueError(f"rank must lie between 1 and {d}, got {rank}")
-    if patience is not None and patience < 1:
+    if patience is not None and require.whole("patience", patience) < 1:
         raise ValueError(f"patience must be at least 1 epoch, or None for never, got {patience}")
+    if init is not None:
+        require.floats("init", init)
     if init is not None and tuple(init.shape) not in {(d, rank), (d,) if rank == 1 else ()}:
         raise ValueError(f"init must have shape ({d}, {rank}), got {tuple(init.shape)}")
+
+
+def _check_schedule(epochs: int, batch_size: int, lr: float) -> None:
+    require.whole("epochs", epochs, least=1)
+    require.whole("batch_size", batch_size, least=1)
+    require.positive("lr", lr)
 
 
 def _free(weight: Float[Tensor, "d rank"]) -> Float[Tensor, "d *rank"]:

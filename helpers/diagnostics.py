@@ -16,9 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
+from helpers import require
 from helpers.geometry import patch_subspace, read_write_patch, row_null_split, unit
 from helpers.patching import CachedPairs
-from helpers.sites import Site
+from helpers.sites import Site, check_sites
 
 if TYPE_CHECKING:
     from helpers.planted import PlantedPairs
@@ -48,8 +49,10 @@ def writing_matrix(model: TransformerBridge, site: Site) -> Writer:
     """What takes the site's activation to the residual stream; None for what is in it already.
 
     Raises:
-        ValueError: what an MLP or a head only reads, which writes nothing by itself.
+        ValueError: what an MLP or a head only reads, which writes nothing by itself, or a site that
+            the model does not have.
     """
+    check_sites(model, [site])
     block = model.blocks[site.layer]
     if site.kind == "mlp_hidden":
         return block.mlp.W_out.detach()
@@ -79,6 +82,7 @@ def scores(cached: Cached, direction: Float[Tensor, "d"], W: Writer) -> dict[str
     Raises:
         ValueError: the direction is zero, holds NaN or does not fit the site.
     """
+    require.floats("the direction", direction, ndim=1)
     patched = patches(cached, direction, W)
     fall, moved = falls(cached, patched), patched["direction"]
     held, far = downstream(cached, moved)

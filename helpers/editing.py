@@ -37,6 +37,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
+from helpers import require
 from helpers.moments import in_double, whitener
 
 
@@ -50,7 +51,7 @@ class RankOneEdit:
         write: What it adds to the MLP's output for each unit sensed.
 
     Raises:
-        ValueError: Not as many reads as writes, or NaN or infinity.
+        ValueError: Not as many reads as writes, NaN or infinity, or no floating-point tensors.
     """
 
     layer: int
@@ -58,7 +59,9 @@ class RankOneEdit:
     write: Float[Tensor, "*edits d_model"]
 
     def __post_init__(self) -> None:
-        if self.read.ndim == 0 or self.read.shape[:-1] != self.write.shape[:-1]:
+        require.floats("read", self.read)
+        require.floats("write", self.write)
+        if self.read.shape[:-1] != self.write.shape[:-1]:
             raise ValueError(
                 f"one write per read is needed, got shapes {tuple(self.read.shape)} and "
                 f"{tuple(self.write.shape)}"
@@ -85,14 +88,23 @@ class DirectionIntervention:
         direction: Any length: with `sign` 1, length 1 would remove the component, and length
             `sqrt(2)` would reverse it.
         sign: 1 or -1.
+
+    Raises:
+        ValueError: Another sign, or not one for each direction.
     """
 
     layer: int
     direction: Float[Tensor, "*edits d_mlp"]
     sign: Float[Tensor, "*edits"]
 
+    def __post_init__(self) -> None:
+        require.floats("direction", self.direction)
+        if self.sign.shape != self.direction.shape[:-1] or not (self.sign.abs() == 1).all():
+            raise ValueError("one sign, 1 or -1, is needed for each direction")
+
     def __call__(self, hidden: Float[Tensor, "*rows d_mlp"]) -> Float[Tensor, "*rows d_mlp"]:
         """The changed activation: a row per intervention, or any rows for a single one."""
+        _require_dimensions("hidden", hidden, self.direction.shape[-1])
         v, sign = self.direction.to(hidden), self.sign.to(hidden)
         return hidden - (sign * (hidden * v).sum(-1))[..., None] * v
 
@@ -101,6 +113,7 @@ class DirectionIntervention:
 
     def as_edit(self, W_out: Float[Tensor, "d_mlp d_model"]) -> RankOneEdit:
         """The edit that does the same at every token: reads `v`, writes `-sign v @ W_out`."""
+        _require_rows("W_out", W_out, self.direction)
         written = self.direction @ W_out.to(self.direction)
         return RankOneEdit(self.layer, self.direction, -self.sign[..., None] * written)
 
@@ -118,7 +131,8 @@ def rank_one_edit(model: TransformerBridge, *edits: RankOneEdit) -> Iterator[Non
 
     Raises:
         ValueError: A row of edits where a single one is needed, a layer or shape that the model
-            does not have, or an architecture whose down projection cannot be reached.
+            does not have, numbers too large for the weights, or an architecture whose down
+            projection cannot be reached.
     """
     weights = [down_projection(model, edit.layer) for edit in edits]
     for edit, weight in zip(edits, weights, strict=True):
@@ -133,6 +147,10 @@ def rank_one_edit(model: TransformerBridge, *edits: RankOneEdit) -> Iterator[Non
         with torch.no_grad():
             for edit, weight in zip(edits, weights, strict=True):
                 weight.add_(torch.outer(in_double(edit.read), in_double(edit.write)).to(weight))
+                if not torch.isfinite(weight).all():
+                    raise ValueError(
+                        f"the edit of layer {edit.layer} is too large for {weight.dtype}"
+                    )
         yield
     finally:
         with torch.no_grad():  # clones of one weight are equal, so the order does not matter
@@ -180,7 +198,7 @@ def down_projection(model: TransformerBridge, layer: int) -> Float[Tensor, "d_ml
     Raises:
         ValueError: No such layer, or the architecture has no such weight.
     """
-    if not 0 <= layer < model.cfg.n_layers:
+    if not 0 <= require.whole("layer", layer) < model.cfg.n_layers:
         raise ValueError(f"layer {layer} is out of range: the model has {model.cfg.n_layers}")
     mlp = model.blocks[layer].mlp
     weight = getattr(mlp, "W_out", None)
@@ -196,8 +214,9 @@ def least_read(
     """`b = C^-1 k / (k^T C^-1 k)`: of all `b` with `b . k = 1`, the one with the least `b^T C b`.
 
     Raises:
-        ValueError: A zero key, or a second moment that is no such matrix or singular.
+        ValueError: A zero key, or a second moment of other dimensions, no such matrix or singular.
     """
+    _require_rows("the second moment", second_moment, key)
     key64, whiten = in_double(key), whitener(second_moment)
     solved = key64 @ whiten.T @ whiten
     scale = _dot(solved, key64)
@@ -226,6 +245,9 @@ def patch_to_edit(
     if base.shape != source.shape or direction.shape[-1] != base.shape[-1]:
         shapes = [tuple(x.shape) for x in (direction, base, source)]
         raise ValueError(f"direction, base and source do not fit together: {shapes}")
+    _require_rows("W_out", W_out, base)
+    if direction.shape not in (base.shape, base.shape[-1:]):
+        raise ValueError(f"one direction for all pairs or one for each, not {len(direction)}")
     v, difference = in_double(direction), in_double(source) - in_double(base)
     if not (_dot(v, v) > 0).all():
         raise ValueError("a direction is the zero vector, which points nowhere")
@@ -252,8 +274,15 @@ def edit_to_patch(
 
     Raises:
         ValueError: `W_out` cannot write what the edit writes, the edit reads nothing that a
-            direction could imitate, or a singular second moment.
+            direction could imitate, a singular second moment, matrices or a key of other
+            dimensions, or a `beta` that is zero, NaN or infinite.
     """
+    _require_rows("W_out", W_out, edit.read)
+    _require_rows("the second moment", second_moment, edit.read)
+    if key is not None:
+        _require_dimensions("the key", key, edit.read.shape[-1])
+    if beta is not None:
+        require.positive("the size of beta", abs(beta))
     read, write, weight = in_double(edit.read), in_double(edit.write), in_double(W_out)
     whiten = whitener(second_moment)
     shortest, seen = _shortest_writers(W_out, whiten)
@@ -273,7 +302,12 @@ def edit_to_patch(
 def extra_variance(
     edit: RankOneEdit, second_moment: Float[Tensor, "d_mlp d_mlp"]
 ) -> Float[Tensor, "*edits"]:
-    """Mean square of what the edit adds to the MLP's output on ordinary text, `(b^T C b) |a|^2`."""
+    """Mean square of what the edit adds to the MLP's output on ordinary text, `(b^T C b) |a|^2`.
+
+    Raises:
+        ValueError: A second moment of other dimensions.
+    """
+    _require_rows("the second moment", second_moment, edit.read)
     read, write = in_double(edit.read), in_double(edit.write)
     return ((read @ in_double(second_moment) * read).sum(-1) * write.square().sum(-1)).to(edit.read)
 
@@ -296,6 +330,23 @@ def rewrite_score(
     if (original >= 1).any():
         raise ValueError("an answer was certain before the edit: there is nothing to supply")
     return (edited - original) / (1 - original)
+
+
+def _require_dimensions(name: str, vectors: Tensor, d: int) -> None:
+    require.floats(name, vectors)
+    if vectors.shape[-1] != d:
+        raise ValueError(f"{name} has {vectors.shape[-1]} dimensions, but the edit reads {d}")
+
+
+def _require_rows(name: str, matrix: Tensor, vectors: Float[Tensor, "*k d"]) -> None:
+    """A matrix must have one row for each dimension of the hidden activation."""
+    require.floats(name, matrix, ndim=2)
+    require.floats("a hidden activation", vectors)
+    if len(matrix) != vectors.shape[-1]:
+        raise ValueError(
+            f"{name} has {len(matrix)} rows for {vectors.shape[-1]} hidden dimensions: is it "
+            "transposed, or of another model?"
+        )
 
 
 def _dot(a: Float[Tensor, "*k d"], b: Float[Tensor, "*k d"]) -> Float[Tensor, "*k 1"]:

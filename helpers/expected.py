@@ -9,13 +9,14 @@ what we measure.
 
 import argparse
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from helpers import notebook, output
 from helpers.models import PACKAGED, model_name
-from helpers.report import ROOT, claims, recorded, results_folder, rule_names
+from helpers.report import ROOT, claims, read_measured, recorded, results_folder, rule_names
 
 KEPT = ("verdict", "value", "interval", "lesson", "note")  # of what a lesson recorded
 RELATIVE, FLOOR = 0.05, {"%": 2.0, "": 0.03, "nats": 0.05}  # 5 % of the value, at least these
@@ -27,9 +28,12 @@ def expected_path(model: str | None = None) -> Path:
 
 
 def expected(model: str | None = None) -> dict[str, dict[str, Any]]:
-    """The reference values of a model by claim; empty if we have none."""
-    path = expected_path(model)
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """The reference values of a model by claim; empty if we have none.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    return read_measured(expected_path(model))
 
 
 def default_tolerance(entry: Mapping[str, Any], unit: str) -> float:
@@ -43,10 +47,11 @@ def drifts(model: str | None = None) -> list[str]:
     found, sentences = recorded(model), []
     for claim, reference in expected(model).items():
         value, wanted = found.get(claim, reference).get("value"), reference.get("value")
+        tolerance = reference.get("tolerance") or 0
         if (value is None) != (wanted is None):
             sentences.append(f"{claim}: {value} instead of {wanted}")
-        elif value is not None and not abs(value - wanted) <= reference["tolerance"]:
-            limits = f"{wanted:.4g} ± {reference['tolerance']:.2g}"
+        elif value is not None and not abs(value - wanted) <= tolerance:
+            limits = f"{wanted:.4g} ± {tolerance:.2g}"
             sentences.append(f"{claim} ({claims()[claim]['title']}): {value:.4g}, not {limits}")
     return sentences
 
@@ -76,13 +81,21 @@ def _short(item: Any, digits: int = 6) -> Any:
 
 
 def update(model: str | None = None) -> Path:
-    """Make what was recorded the reference; other claims and tolerances set before stay."""
+    """Make what was recorded the reference; other claims and tolerances set before stay.
+
+    Raises:
+        FileNotFoundError: Nothing was recorded.
+        ValueError: One of the files is damaged.
+    """
+    if not recorded(model):
+        name = results_folder(model).name
+        raise FileNotFoundError(f"Nothing was recorded for {name}: run the lessons on it first")
     old = expected(model)
     entries = {claim: old.get(claim) for claim in claims() if claim in old.keys() | recorded(model)}
     for claim, entry in recorded(model).items():
         entries[claim] = {key: _short(entry[key]) for key in KEPT if entry.get(key) is not None}
-        if "value" in entry:
-            judged = sorted(rule_names(claims()[claim]["rule"]) & entry["detail"].keys())
+        if entry.get("value") is not None:
+            judged = sorted(rule_names(claims()[claim]["rule"]) & entry.get("detail", {}).keys())
             entries[claim]["detail"] = {name: _short(entry["detail"][name]) for name in judged}
             default = default_tolerance(entry, claims()[claim]["paper"]["unit"])
             entries[claim]["tolerance"] = old.get(claim, {}).get("tolerance", _short(default, 2))
@@ -92,7 +105,17 @@ def update(model: str | None = None) -> Path:
     return path
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `python -m helpers.expected`; returns its exit status, 2 if it cannot be done."""
     parser = argparse.ArgumentParser("python -m helpers.expected")
     parser.add_argument("--model", help="name, hub id or folder (default: the packaged model)")
-    print(update(parser.parse_args().model))
+    try:
+        print(update(parser.parse_args(arguments).model))
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -22,11 +22,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
+from helpers import require
 from helpers.pairs import Pairs, Tokenizes, Tokens, encode
 from helpers.suffix import contiguous
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "facts"
 SLOT = "{subject}"
+COLUMNS = ("relation", "subject", "answer", "template")
 
 
 def relations() -> list[str]:
@@ -86,8 +88,13 @@ def known_facts(
         subject_tokens (how many tokens the subject has in mid-sentence: a patch at the last one
         carries all of a subject only if it is the only one), answer_token (the answer's first) and
         probability (that the model gives it).
+
+    Raises:
+        ValueError: `facts` is no table of facts, or the batch size is not positive.
     """
+    require.whole("batch_size", batch_size, least=1)
     facts = load_facts() if facts is None else facts
+    _check_table(facts)
     facts = facts[np.array([_can_answer(model, word) for word in facts["answer"]], dtype=bool)]
     texts = _fill(facts)
     answers = torch.tensor([answer_token(model, answer) for answer in facts["answer"]]).long()
@@ -125,9 +132,11 @@ def split_subjects(facts: pd.DataFrame, *, seed: int = 0) -> tuple[pd.DataFrame,
     stays on one side in all its relations.
 
     Raises:
-        ValueError: There are fewer than two subjects.
+        ValueError: There are fewer than two subjects, or `facts` is no table of facts.
     """
-    shuffled = facts.sample(frac=1, random_state=np.random.default_rng(seed))
+    _check_table(facts)
+    rng = np.random.default_rng(require.whole("seed", seed, least=0))
+    shuffled = facts.sample(frac=1, random_state=rng)
     ordered = shuffled.sort_values(["relation", "answer"], kind="stable")
     subjects = ordered["subject"].drop_duplicates()
     if len(subjects) < 2:
@@ -176,12 +185,14 @@ def make_pairs(model: Tokenizes, facts: pd.DataFrame, n: int, *, seed: int = 0) 
         counterfactual and template.
 
     Raises:
-        ValueError: More pairs are wanted than there are, or the tokenizer cannot tell where a
-            subject ends or does not know an answer.
+        ValueError: More pairs are wanted than there are, the tokenizer cannot tell where a subject
+            ends or does not know an answer, or `facts` is no table of facts.
     """
+    _check_table(facts)
+    rng = np.random.default_rng(require.whole("seed", seed, least=0))
     facts = facts.drop_duplicates(["relation", "template", "subject"]).reset_index(drop=True)
     answers = np.array([answer_token(model, answer) for answer in facts["answer"]], dtype=int)
-    base, source = _draw(facts, answers, n, np.random.default_rng(seed)).T
+    base, source = _draw(facts, answers, n, rng).T
     ours, theirs = (facts.iloc[rows].reset_index(drop=True) for rows in (base, source))
     base_tokens, position = _read(model, ours)
     source_tokens, source_position = _read(model, theirs)
@@ -229,6 +240,20 @@ def subject_position(model: Tokenizes, prompt: str, subject: str) -> int:
     if len(found) != 1:
         raise ValueError(f"{subject!r} stands {len(found)} times, not once, in {prompt!r}")
     return _token_before(model, prompt, found[0])
+
+
+def _check_table(facts: pd.DataFrame) -> None:
+    """Raise ValueError unless every row is a fact: texts in all columns, one slot per template."""
+    if not isinstance(facts, pd.DataFrame) or not set(COLUMNS) <= set(facts):
+        raise ValueError(f"a table of facts is a DataFrame with the columns {', '.join(COLUMNS)}")
+    for row, fact in enumerate(facts[list(COLUMNS)].to_dict("records")):
+        texts = [name for name, text in fact.items() if isinstance(text, str) and text.strip()]
+        if empty := [name for name in COLUMNS if name not in texts]:
+            raise ValueError(f"fact {row} has no {empty[0]}: fill every cell of the table")
+        if fact["template"].count(SLOT) != 1:
+            raise ValueError(
+                f"a template needs one {SLOT}, but fact {row} has {fact['template']!r}"
+            )
 
 
 @functools.cache
@@ -287,7 +312,7 @@ def _draw(
         queues.append(pairs[np.argsort(turn, kind="stable")])
     queues = [queues[place] for place in rng.permutation(len(queues))]
     most = sum(map(len, queues))
-    if not 1 <= n <= most:
+    if not 1 <= require.whole("n", n) <= most:
         raise ValueError(
             f"n must be from 1 to {most}, the pairs with one relation and template but different "
             f"answers among these {len(facts)} facts, and it is {n}"

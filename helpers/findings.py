@@ -191,14 +191,24 @@ def conclude(effect: Estimate, random: Sequence[Estimate], findings: Sequence[Fi
         effect: FLDD of the direction.
         random: FLDD of random directions, at least one.
         findings: What the tests found.
+
+    Raises:
+        ValueError: There is no random direction.
     """
-    if effect.value < SMALLEST_EFFECT or effect.low <= max(other.high for other in random):
+    if effect.value < SMALLEST_EFFECT or effect.low <= _chance(random):
         return NO_EFFECT
     against = [finding.test for finding in findings if finding.verdict == AGAINST]
     if WHOLE in against or len(against) >= 2:
         return ILLUSION
     acquitted = any(finding.test == WHOLE and finding.verdict == FOR for finding in findings)
     return CONSISTENT if acquitted and not against else UNDECIDED
+
+
+def _chance(random: Sequence[Estimate]) -> float:
+    """The most that a random direction may do."""
+    if not random:
+        raise ValueError("no random directions: compare with at least one")
+    return max(other.high for other in random)
 
 
 NOT_SHOWN = {
@@ -219,7 +229,7 @@ def summarise(effect: Estimate, random: Sequence[Estimate], findings: Sequence[F
     shown = {f.test: f"'{f.test}' ({f.value:.2f})" for f in findings if f.value is not None}
     against = [shown[f.test] for f in findings if f.verdict == AGAINST]
     accusers = f"{' and '.join(against)} {'speaks' if len(against) == 1 else 'speak'} against"
-    chance = max(other.high for other in random)
+    chance = _chance(random)
     because = {
         NO_EFFECT: f", less than {SMALLEST_EFFECT:.0%} or not clearly more than a random "
         f"direction may (up to {chance:.1%}), so there is no effect to explain",

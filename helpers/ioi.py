@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
+from helpers import require
 from helpers.pairs import Pairs, Tokenizes, single_token
 
 Split: TypeAlias = Literal["train", "test"]
@@ -32,7 +33,7 @@ def make_pairs(
     *,
     split: Split = "train",
     seed: int = 0,
-    templates: Sequence[str] | None = None,
+    templates: str | Sequence[str] | None = None,
     prefix: str = "Then, ",
 ) -> Pairs:
     """Pairs that differ in where the subject stands, and in nothing else (section 4 of the paper).
@@ -53,7 +54,7 @@ def make_pairs(
         n: How many pairs.
         split: No name, object, place or template is in both splits.
         seed: The pairs depend on it, on `n` and on the words in use, and on nothing else.
-        templates: Names of templates of this split; None for all.
+        templates: A template of this split, or several, by name; None for all.
         prefix: What every prompt begins with, including the space before the first name.
 
     Returns:
@@ -63,12 +64,14 @@ def make_pairs(
 
     Raises:
         ValueError: More pairs are wanted than there are, a template or split is unknown, the prefix
-            hides a name, or too few words are single tokens for this model.
+            hides a name, too few words are single tokens for this model, or `n` or `seed` is no
+            whole number.
     """
-    if not prefix.endswith(" "):
+    require.whole("n", n)
+    if not isinstance(prefix, str) or not prefix.endswith(" "):
         raise ValueError(f"the prefix must end with a space, for the first name, not {prefix!r}")
     texts = _choose_templates(split, templates)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(require.whole("seed", seed, least=0))
     table = _draw(n, texts, vocabulary(model, split), rng)
     rows = table.to_dict("records")
     base = [prefix + fill(texts[row["template"]], row["pattern"], row) for row in rows]
@@ -141,8 +144,9 @@ def _check_split(split: str) -> Split:
     return split
 
 
-def _choose_templates(split: Split, names: Sequence[str] | None) -> dict[str, str]:
+def _choose_templates(split: Split, names: str | Sequence[str] | None) -> dict[str, str]:
     known = templates(split)
+    names = [names] if isinstance(names, str) else names
     names = list(known) if names is None else list(dict.fromkeys(names))
     if not names or (unknown := [name for name in names if name not in known]):
         raise ValueError(

@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.utilities.statistics import success_rate_ci
 
+from helpers import require
+
 
 class Estimate(NamedTuple):
     """A measured value and the ends of its 95 % interval, in the unit of the value."""
@@ -38,8 +40,11 @@ def bootstrap(
     to the quantity of interest, so ratios of means are resampled as ratios of means.
 
     Raises:
-        ValueError: no rows, or NaN in the samples.
+        ValueError: no rows, NaN in the samples, no matrix of numbers, or no resamples.
     """
+    if not isinstance(samples, Tensor) or samples.ndim != 2:
+        raise ValueError("the samples must be a tensor [pairs columns], a row for every pair")
+    require.whole("n_resamples", n_resamples, least=1)
     if len(samples) == 0:
         raise ValueError("nothing to measure: there are no pairs")
     if not torch.isfinite(samples).all():
@@ -53,7 +58,12 @@ def bootstrap(
 
 
 def mean(values: Float[Tensor, "pairs"], *, seed: int = 0) -> Estimate:
-    """The mean over pairs with its bootstrap interval, in the unit of `values`."""
+    """The mean over pairs with its bootstrap interval, in the unit of `values`.
+
+    Raises:
+        ValueError: no values, NaN, or not one number per pair.
+    """
+    _require_one_per_pair("the values", values)
     return bootstrap(values[:, None], lambda means: means[..., 0], seed=seed)
 
 
@@ -66,7 +76,12 @@ def logit_difference(
 
     The labels are the base prompt's, before and after the patch (section 4.1): a patch that works
     makes this number fall.
+
+    Raises:
+        ValueError: not one answer and one counterfactual per row, or tokens beyond the logits.
     """
+    _require_tokens(logits, answer)
+    _require_tokens(logits, counterfactual)
     answer, counterfactual = answer.to(logits.device), counterfactual.to(logits.device)
     return (logits.gather(-1, answer[:, None]) - logits.gather(-1, counterfactual[:, None]))[:, 0]
 
@@ -82,6 +97,8 @@ def fractional_logit_difference_decrease(
     Raises:
         ValueError: shapes differ, or the model has no clean margin to lose.
     """
+    _require_one_per_pair("clean", clean)
+    _require_one_per_pair("patched", patched)
     if clean.shape != patched.shape:
         raise ValueError(f"{len(clean)} clean and {len(patched)} patched logit differences")
     if clean.mean() <= 0:
@@ -102,8 +119,11 @@ def interchange_accuracy(
     claim to be certain.
 
     Raises:
-        ValueError: there are no pairs.
+        ValueError: there are no pairs or not one counterfactual for each, or NaN in the logits.
     """
+    _require_tokens(logits, counterfactual)
+    if logits.isnan().any():
+        raise ValueError("the logits hold NaN, which counts as the largest: check the model")
     return share(logits.argmax(-1) == counterfactual.to(logits.device))
 
 
@@ -111,9 +131,28 @@ def share(hits: Bool[Tensor, "pairs"]) -> Estimate:
     """Share of true values, with the exact binomial interval.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or they are not true or false, one per pair.
     """
+    if not isinstance(hits, Tensor) or hits.dtype != torch.bool or hits.ndim != 1:
+        raise ValueError("a share is taken of true and false: pass a tensor [pairs] of bool")
     if len(hits) == 0:
         raise ValueError("nothing to measure: there are no pairs")
     ci = success_rate_ci(hits.tolist())
     return Estimate(ci.point_estimate, ci.ci_low, ci.ci_high)
+
+
+def _require_one_per_pair(name: str, values: Tensor) -> None:
+    if not isinstance(values, Tensor) or values.ndim != 1:
+        raise ValueError(f"{name} must be a tensor [pairs], one number for each pair")
+
+
+def _require_tokens(logits: Tensor, tokens: Tensor) -> None:
+    require.floats("the logits", logits, ndim=2)
+    require.ids("the tokens", tokens)
+    rows, columns = logits.shape
+    if len(tokens) != rows:
+        raise ValueError(
+            f"one token for each of {rows} rows of logits is needed, not {len(tokens)}"
+        )
+    if rows and not (0 <= tokens.min() and tokens.max() < columns):
+        raise ValueError(f"the tokens must lie between 0 and {columns - 1}, as the logits do")

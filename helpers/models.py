@@ -112,7 +112,7 @@ def _pick_device(device: str | torch.device | None = None) -> torch.device:
     wanted = device or os.environ.get(DEVICE_VARIABLE) or default
     try:
         return torch.zeros(0, device=wanted).device  # asks for the hardware, not only for the name
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ModelError(
             f"The device {str(wanted)!r} cannot be used: {_summary(error)}. Choose 'cpu' or "
             f"'cuda' as `device` or in the environment variable {DEVICE_VARIABLE}."

@@ -25,10 +25,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
+from helpers import require
 from helpers.models import model_slug
 from helpers.packaged import cache_folder
 from helpers.pairs import encode
-from helpers.sites import Site
+from helpers.sites import Site, check_sites
 from helpers.suffix import only_columns, recording
 
 FOLDER_NAME = "second-moments"
@@ -56,16 +57,11 @@ def second_moment(
         batch_size: Passages per forward pass; less needs less memory.
 
     Raises:
-        ValueError: No layers or one the model does not have, or no token left to look at.
+        ValueError: No layers or one the model does not have, no token left to look at, or one that
+            is not in the vocabulary.
     """
-    sites = [Site(layer, "mlp_hidden") for layer in layers]
-    for site in sites:
-        site.check(model)
-    if not sites or tokens.ndim != 2 or tokens[:, skip:].numel() == 0:
-        raise ValueError(
-            f"second moments need a layer and passages longer than {skip} tokens, got layers "
-            f"{list(layers)} and tokens of shape {tuple(tokens.shape)}"
-        )
+    sites = _check_request(model, layers, tokens, skip, batch_size)
+    layers = [site.layer for site in sites]
     top = max(layers) + 1
     total = dict.fromkeys(layers, 0.0)
     for chunk in tokens.split(batch_size):
@@ -80,6 +76,30 @@ def second_moment(
     return {layer: (total[layer] / count).float() for layer in layers}
 
 
+def _check_request(
+    model: TransformerBridge, layers: Sequence[int], tokens: Tensor, skip: int, batch_size: int
+) -> list[Site]:
+    """The sites of the layers, each once, if there is something to look at and the model reads it.
+
+    Raises:
+        ValueError: As for `second_moment`.
+    """
+    require.whole("skip", skip, least=0)
+    require.whole("batch_size", batch_size, least=1)
+    sites = [Site(layer, "mlp_hidden") for layer in dict.fromkeys(layers)]
+    check_sites(model, sites)
+    shape = tuple(getattr(tokens, "shape", ()))
+    if not layers or len(shape) != 2 or tokens[:, skip:].numel() == 0:
+        raise ValueError(
+            f"second moments need a layer and passages longer than {skip} tokens, got layers "
+            f"{list(layers)} and tokens of shape {shape}"
+        )
+    require.ids("the tokens", tokens.flatten())
+    if not (0 <= tokens.min() and tokens.max() < model.cfg.d_vocab):
+        raise ValueError(f"tokens must lie between 0 and {model.cfg.d_vocab - 1}, the vocabulary")
+    return sites
+
+
 def regularised(second_moment: Float[Tensor, "d d"], ridge: float = 0.1) -> Float[Tensor, "d d"]:
     """`C + ridge * median(diag C) * I`: the second moment as if `x` had a little noise.
 
@@ -89,10 +109,13 @@ def regularised(second_moment: Float[Tensor, "d d"], ridge: float = 0.1) -> Floa
     enormous activations should not set the scale for all.
 
     Raises:
-        ValueError: A ridge below zero.
+        ValueError: A ridge that is negative, NaN or infinite, or no square matrix.
     """
-    if ridge < 0:
-        raise ValueError(f"the ridge must not be negative, got {ridge}")
+    require.floats("the second moment", second_moment, ndim=2)
+    if len(second_moment) != len(second_moment.T):
+        raise ValueError(f"a second moment is a square matrix, not {tuple(second_moment.shape)}")
+    if not 0 <= ridge < float("inf"):
+        raise ValueError(f"the ridge must not be negative or NaN or infinite, got {ridge}")
     diagonal = second_moment.diagonal()
     return second_moment + torch.diag(ridge * diagonal.median().expand_as(diagonal))
 
@@ -104,7 +127,8 @@ def whitener(second_moment: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
         ValueError: It is not symmetric and positive definite, as far as float32 can tell.
     """
     matrix = in_double(second_moment)
-    if matrix.ndim != 2 or not torch.allclose(matrix, matrix.mT, atol=1e-4 * matrix.abs().max()):
+    square = matrix.ndim == 2 and 0 < len(matrix) == len(matrix.T)
+    if not square or not torch.allclose(matrix, matrix.mT, atol=1e-4 * matrix.abs().max()):
         raise ValueError(f"a second moment is a symmetric matrix, not {tuple(matrix.shape)}")
     cholesky, failed = torch.linalg.cholesky_ex(matrix)
     # the share of each dimension that those before it do not explain
@@ -122,8 +146,9 @@ def in_double(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The same in float64 on the CPU, without gradient.
 
     Raises:
-        ValueError: It holds NaN or infinity.
+        ValueError: It holds NaN or infinity, or is no floating-point tensor.
     """
+    require.floats("an activation, weight or second moment", tensor)
     tensor = tensor.detach().cpu().double()
     if not torch.isfinite(tensor).all():
         raise ValueError("an activation, weight or second moment holds NaN or infinity")
@@ -147,6 +172,7 @@ def cached_second_moment(
 
     Arguments and errors are those of `second_moment`.
     """
+    _check_request(model, layers, tokens, skip, batch_size)
     folder = cache_folder() / FOLDER_NAME
     key = _key(model, tokens, skip)
     slug = model_slug(model.cfg.model_name)
@@ -157,7 +183,7 @@ def cached_second_moment(
     with _alone(folder) as writable:
         found = _load(paths)  # another process may have made them while we waited
         missing = [layer for layer in layers if layer not in found]
-        if missing or not layers:  # no layers: it says what is wrong
+        if missing:
             new = second_moment(model, missing, tokens, skip=skip, batch_size=batch_size)
             if writable:
                 _store({paths[layer]: moment for layer, moment in new.items()})

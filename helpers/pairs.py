@@ -12,6 +12,8 @@ from torch import Tensor
 from transformer_lens import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
+from helpers import require
+
 Tokenizes: TypeAlias = TransformerBridge | PreTrainedTokenizerBase
 Tokens: TypeAlias = tuple[Int[Tensor, "pos"], ...]  # one tensor per prompt: lengths may differ
 Rows: TypeAlias = int | slice | Sequence[int] | Sequence[bool] | np.ndarray | pd.Series | Tensor
@@ -34,7 +36,8 @@ class Pairs:
 
     Raises:
         ValueError: There are no pairs or not one entry for each, a position is outside its prompt,
-            or the answer of a pair is its counterfactual.
+            the answer of a pair is its counterfactual, or a prompt, the answers or positions are no
+            tensors [n] of whole numbers.
     """
 
     base_tokens: Tokens
@@ -46,7 +49,13 @@ class Pairs:
     table: pd.DataFrame
 
     def __post_init__(self) -> None:
+        _check_table(self.table)
         _check_lengths({field.name: getattr(self, field.name) for field in fields(self)})
+        for prompts in (self.base_tokens, self.source_tokens):
+            for tokens in prompts:
+                require.ids("the tokens of a prompt", tokens)
+        for name in ("answer", "counterfactual", "position", "source_position"):
+            require.ids(name, getattr(self, name))
         _check_positions(self.base_tokens, self.position, "base")
         _check_positions(self.source_tokens, self.source_position, "source")
         if (same := self.answer == self.counterfactual).any():
@@ -98,7 +107,11 @@ class Pairs:
         """
         texts = {"base": base, "source": source}
         words = {"answer": answer, "counterfactual": counterfactual}
+        for name, column in {**texts, **words}.items():
+            if isinstance(column, str):
+                raise ValueError(f"{name} must be a list with one text per pair, not one text")
         table = pd.DataFrame(index=range(len(base))) if table is None else table
+        _check_table(table)
         _check_lengths({**texts, **words, "table": table})
         base_tokens = tuple(encode(model, text) for text in base)
         source_tokens = tuple(encode(model, text) for text in source)
@@ -121,7 +134,13 @@ class Pairs:
 
 
 def encode(model: Tokenizes, prompt: str) -> Int[Tensor, "pos"]:
-    """Token ids of a prompt as the model reads it by default: with BOS, if it wants one."""
+    """Token ids of a prompt as the model reads it by default: with BOS, if it wants one.
+
+    Raises:
+        ValueError: It is no text.
+    """
+    if not isinstance(prompt, str):
+        raise ValueError(f"a prompt must be one text, not {prompt!r}")
     # One at a time: in a batch, the padding could not be told from a prompt's own tokens.
     if hasattr(model, "to_tokens"):
         return model.to_tokens(prompt, truncate=False)[0].cpu()
@@ -132,8 +151,10 @@ def single_token(model: Tokenizes, word: str) -> int:
     """The token of a word in mid-sentence, that is after a space.
 
     Raises:
-        ValueError: The word is several tokens, or none that the tokenizer knows.
+        ValueError: The word is several tokens, or none that the tokenizer knows, or no text.
     """
+    if not isinstance(word, str):
+        raise ValueError(f"an answer must be a word, not {word!r}")
     tokenizer = getattr(model, "tokenizer", model)
     word = f" {word.strip()}"
     ids = tokenizer(word, add_special_tokens=False)["input_ids"]
@@ -155,7 +176,13 @@ def _row_numbers(rows: Rows, n: int) -> Int[np.ndarray, "rows"]:
 
 def _from_start(position: int | Sequence[int], prompts: Tokens) -> Int[Tensor, "pairs"]:
     """Positions counted from 0; those before the start stay negative."""
-    positions = torch.as_tensor(position).expand(len(prompts))
+    given = np.asarray(position)
+    if given.dtype.kind not in "iu" or given.shape not in ((), (len(prompts),)):
+        raise ValueError(
+            f"a position must be a whole number, or one for each of {len(prompts)} pairs, not "
+            f"{position!r}"
+        )
+    positions = torch.as_tensor(given).expand(len(prompts))
     lengths = torch.tensor([len(tokens) for tokens in prompts], dtype=torch.long)
     return torch.where((positions < 0) & (positions >= -lengths), positions + lengths, positions)
 
@@ -166,6 +193,11 @@ def _check_lengths(columns: dict[str, Sequence]) -> None:
         raise ValueError(f"one entry per pair is needed, but the lengths are {lengths}")
     if not any(lengths.values()):
         raise ValueError("there are no pairs: the data, or the selection from it, is empty")
+
+
+def _check_table(table: pd.DataFrame) -> None:
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError(f"the table must be a pandas DataFrame, not {type(table).__name__}")
 
 
 def _check_positions(prompts: Tokens, positions: Int[Tensor, "pairs"], side: str) -> None:

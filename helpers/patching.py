@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
+from helpers import require
 from helpers.metrics import (
     Estimate,
     fractional_logit_difference_decrease,
@@ -17,7 +18,7 @@ from helpers.metrics import (
     share,
 )
 from helpers.pairs import Pairs
-from helpers.sites import Site
+from helpers.sites import Site, check_sites
 from helpers.suffix import Suffix, at_site, recording
 
 Clamp = Mapping[Site, Float[Tensor, "rows d"]]
@@ -99,12 +100,15 @@ class CachedPairs:
                 per row. With `record` this patches one path only, or cuts it.
 
         Raises:
-            ValueError: an activation of the wrong shape or with NaN, or a clamped site below.
+            ValueError: an activation of the wrong shape or with NaN, a clamped site below, rows
+                that are no numbers, or tokens that are not in the vocabulary.
             IndexError: a row that does not exist.
         """
         rows = self._rows(rows)
         clamp = dict(clamp or {})
         self._check(activation, rows, clamp)
+        if tokens is not None:
+            self._check_tokens(tokens, rows)
         pieces = []
         for group, part in self._parts(rows):
             columns = where = None
@@ -138,7 +142,11 @@ class CachedPairs:
             KeyError: no such hook.
         """
         rows, clamp = self._rows(None), dict(clamp or {})
+        if isinstance(names, str):
+            raise ValueError(f"give a list of hooks, [{names!r}], not a name alone")
         names = list(dict.fromkeys(names))
+        if unknown := [name for name in names if name not in self.groups[0].hook_points]:
+            raise KeyError(f"the model has no hook {unknown[0]}: see model.hook_dict")
         if last_only := [name for name in names if "unembed" in name]:
             raise ValueError(f"{last_only} see the last token only: use patched_logits for logits")
         self._check(activation, rows, clamp)
@@ -232,6 +240,7 @@ class CachedPairs:
         if rows is None:
             return torch.arange(len(self), device=self.base.device)
         rows = torch.as_tensor(rows, device=self.base.device)
+        require.ids("rows", rows)
         if len(rows) and not (0 <= rows.min() and rows.max() < len(self)):
             raise IndexError(f"rows must lie between 0 and {len(self) - 1}")
         return rows
@@ -239,6 +248,7 @@ class CachedPairs:
     def _check(self, activation: Tensor, rows: Tensor, clamp: Clamp) -> None:
         if len(rows) == 0:
             raise ValueError("no rows to patch")
+        require.floats("the new activation", activation)
         expected = (len(rows), self.base.shape[1])
         if tuple(activation.shape) != expected:
             raise ValueError(
@@ -247,17 +257,24 @@ class CachedPairs:
             )
         if not torch.isfinite(activation).all():
             raise ValueError("the new activation holds NaN or infinity")
+        check_sites(self.model, clamp)
         for site, value in clamp.items():
-            site.check(self.model)
             if site.layer <= self.site.layer or site.kind == "resid_mid":
                 raise ValueError(f"{site} cannot be clamped: choose a site above {self.site}")
             if site.position not in (None, self.site.position):
                 raise ValueError(f"{site} cannot be clamped at another token than the patched one")
+            require.floats("a clamped activation", value)
             if value.ndim != 2 or len(value) != len(rows) or not torch.isfinite(value).all():
                 raise ValueError(
                     f"clamping {site} needs finite activations [rows d] for {len(rows)} rows, got "
                     f"shape {tuple(value.shape)}"
                 )
+
+    def _check_tokens(self, tokens: Tensor, rows: Tensor) -> None:
+        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or len(tokens) != len(rows):
+            raise ValueError(f"tokens must be a tensor [rows k] for {len(rows)} rows")
+        require.ids("the tokens", tokens.flatten())
+        _check_vocabulary(self.model, tokens.flatten())
 
 
 def cache_pairs(
@@ -269,7 +286,8 @@ def cache_pairs(
         batch_size: Prompts per forward pass while caching; less needs less memory.
 
     Raises:
-        ValueError: no such layer, head, activation or position in the model or in a prompt.
+        ValueError: no such layer, head, activation or position in the model or in a prompt, tokens
+            that the model does not have, or a prompt that is too long for it.
     """
     return cache_sites(model, pairs, [site], batch_size=batch_size)[0]
 
@@ -280,9 +298,12 @@ def cache_sites(
     """As `cache_pairs` for several sites at one position: the prompts are still run once.
 
     Raises:
-        ValueError: no sites, sites at different positions, or one the model or a prompt lacks.
+        ValueError: no sites, sites at different positions, one that the model or a prompt lacks, or
+            pairs that do not fit the model.
     """
+    require.whole("batch_size", batch_size, least=1)
     _check_sites(model, sites)
+    _check_prompts(model, pairs)
     bases = _at_position(pairs.base_tokens, pairs.position, sites[0])
     sources = _at_position(pairs.source_tokens, pairs.source_position, sites[0])
     groups, index = _group_prompts(model, bases, sites, batch_size)
@@ -304,10 +325,27 @@ Index = dict[Prompt, tuple[int, int]]
 def _check_sites(model: TransformerBridge, sites: Sequence[Site]) -> None:
     if not sites:
         raise ValueError("no sites given")
+    check_sites(model, sites)
     if len({site.position for site in sites}) > 1:
         raise ValueError("sites at different positions: cache one position at a time")
-    for site in sites:
-        site.check(model)
+
+
+def _check_prompts(model: TransformerBridge, pairs: Pairs) -> None:
+    prompts = (*pairs.base_tokens, *pairs.source_tokens)
+    tokens = (*prompts, pairs.answer, pairs.counterfactual)
+    _check_vocabulary(model, torch.cat([part.cpu() for part in tokens]))
+    longest, most = max(map(len, prompts)), model.cfg.n_ctx
+    if longest > most:
+        raise ValueError(f"a prompt has {longest} tokens, but this model reads {most} at most")
+
+
+def _check_vocabulary(model: TransformerBridge, tokens: Int[Tensor, "n"]) -> None:
+    size = model.cfg.d_vocab
+    if unknown := tokens[(tokens < 0) | (tokens >= size)].tolist():
+        raise ValueError(
+            f"there is no token {unknown[0]} in the vocabulary of {size}: were the pairs made for "
+            "another model?"
+        )
 
 
 def _at_position(

@@ -234,8 +234,16 @@ def plant(
             layer, of a feature that moves the residual stream there.
 
     Raises:
-        ValueError: an unknown family.
+        ValueError: an unknown family, or pairs at other sites.
     """
+    kinds = [part.site.kind for part in (hidden, before, stream)]
+    layers = {part.site.layer for part in (hidden, before, stream)}
+    sizes = {len(part) for part in (hidden, before, stream)}
+    if kinds != ["mlp_hidden", "resid_mid", "resid_post"] or len(layers) > 1 or len(sizes) > 1:
+        raise ValueError(
+            "the same pairs are needed at mlp_hidden, resid_mid and resid_post of one layer, but "
+            f"these are at {hidden.site}, {before.site} and {stream.site}"
+        )
     if family not in FAMILIES:
         raise ValueError(f"no family {family!r}: choose from {list(FAMILIES)}")
     generator = torch.Generator().manual_seed(seed)

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformer_lens import TransformerBridge
 from transformers.activations import ACT2FN
 
+from helpers import require
 from helpers.das import answer_logit_difference, find_direction
 from helpers.geometry import (
     patch_subspace,
@@ -39,7 +40,7 @@ def sign_of(pairs: Pairs) -> Float[Tensor, "pairs"]:
             values in it.
     """
     column = next((name for name in KINDS if name in pairs.table), None)
-    if column is None or pairs.table[column].nunique() != 2:
+    if column is None or pairs.table[column].nunique(dropna=False) != 2:
         raise ValueError(f"pairs need one of the columns {KINDS} in their table, with two values")
     first = pairs.table[column] == pairs.table[column].min()
     return torch.where(torch.tensor(first.to_numpy()), 1.0, -1.0)
@@ -90,7 +91,12 @@ class RandomMLP:
 
     @classmethod
     def like(cls, model: TransformerBridge, layer: int, *, seed: int = 0) -> "RandomMLP":
-        """Weights drawn with the standard deviations of the real ones."""
+        """Weights drawn with the standard deviations of the real ones.
+
+        Raises:
+            ValueError: the model has no such layer.
+        """
+        Site(layer, "mlp_hidden").check(model)
         mlp, generator = model.blocks[layer].mlp, torch.Generator().manual_seed(seed)
 
         def draw(weight: Tensor) -> Tensor:
@@ -143,7 +149,13 @@ def illusions_at_layer(
         normalised row part) and read null (the null part senses, the whole direction acts); random
         (a direction); random MLP, the construction in an MLP of random weights; whole random MLP.
         What cannot be constructed, because nothing listens or nothing is carried, is left out.
+
+    Raises:
+        ValueError: `train` and `test` are of different layers, or there is no epoch.
     """
+    if train.hidden.site != test.hidden.site:
+        raise ValueError(f"train is at {train.hidden.site}, but test at {test.hidden.site}")
+    require.whole("epochs", epochs, least=1)
     hidden, layer = test.hidden, test.hidden.site.layer
     W, reads = hidden.model.blocks[layer].mlp.W_out.detach(), mean_gradient(train.stream)
     directions = {"random": random_direction(len(W), seed=layer).to(W)}

@@ -91,7 +91,10 @@ def parse_repository(text: str, branch: str = "main") -> Repository:
         raise ValueError(f"The address holds a user or a password: give one like {EXAMPLE}.")
     if not text.startswith("https://"):
         raise ValueError(f"{text!r} does not start with https://: give an address like {EXAMPLE}.")
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:  # half an IPv6 address
+        raise ValueError(f"{text!r} is not the address of a repository: {error}.") from error
     host, names = parts.netloc.lower(), parts.path.strip("/")
     if parts.query or parts.fragment or not HOST.fullmatch(host) or not _plain(names):
         raise ValueError(f"{text!r} is not the address of a repository: one is {EXAMPLE}.")
@@ -122,9 +125,12 @@ def stamp_lesson(text: str, name: str, repository: Repository) -> str:
     """The text of a notebook file with this address and these badges, instead of any it had.
 
     Raises:
-        ValueError: The notebook lacks the cells that carry them.
+        ValueError: It is no notebook, or lacks the cells that carry them.
     """
-    notebook = nbformat.reads(text, as_version=4)
+    try:
+        notebook = nbformat.reads(text, as_version=4)
+    except Exception as error:  # nbformat raises whatever it stumbles over
+        raise ValueError(f"{name} is not a notebook, or is damaged: {error}") from error
     cells = {cell.id: cell for cell in notebook.cells}
     if "nav" not in cells or "setup" not in cells:
         raise ValueError(f"{name} needs a cell `nav` and a cell `setup`.")
@@ -151,6 +157,7 @@ def publish(repository: Repository, root: Path = ROOT) -> list[Path]:
 
     Raises:
         ValueError: A file cannot be stamped. None has been changed then.
+        OSError: A file is missing or cannot be read (nothing has been changed), or written.
     """
     new = {
         path: stamp_lesson(path.read_text(encoding="utf-8"), path.name, repository)
@@ -198,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     repository = parse(arguments)
     try:
         changed = publish(repository)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     print(f"{len(changed)} files changed. {describe(repository)}")

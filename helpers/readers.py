@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from helpers import require
 from helpers.geometry import unit
 from helpers.patching import CachedPairs
 from helpers.sites import Site
@@ -25,13 +26,18 @@ def score_gradients(cached: CachedPairs, readers: Heads) -> Float[Tensor, "reade
 
     Raises:
         ValueError: no readers, one that is not above the site or not in the model, or a pair table
-            without names.
+            without names or with places outside the prompts.
     """
     _check(cached, readers)
     missing = {"io_position", "subject_position"} - set(cached.pairs.table)
     if missing:
         raise ValueError(f"the table of the pairs has no {sorted(missing)}: use IOI pairs")
     places = cached.pairs.table[["io_position", "subject_position"]]
+    lengths = [len(tokens) for tokens in cached.pairs.base_tokens]
+    for name, column in places.items():
+        for place, length in zip(column, lengths, strict=True):
+            if require.whole(name, place, least=0) >= length:
+                raise ValueError(f"{name} {place} is outside a prompt of {length} tokens")
     first, second = (torch.tensor(p.to_numpy()) for p in (places.min(axis=1), places.max(axis=1)))
     rows = torch.arange(len(cached))
     activation = cached.base.clone().requires_grad_()
@@ -62,9 +68,13 @@ def clean_queries(cached: CachedPairs, readers: Heads) -> dict[Site, Float[Tenso
 
 
 def _check(cached: CachedPairs, readers: Heads) -> None:
-    if not readers:
+    if readers is None or not len(readers):
         raise ValueError("there are no readers: run lesson 02 for this model first")
-    for layer, head in readers:
+    for reader in readers:
+        try:
+            layer, head = reader
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"a reader is a pair (layer, head), not {reader!r}") from error
         Site(layer, "head_query", head=head).check(cached.model)
         if layer <= cached.site.layer:
             raise ValueError(f"head {layer}.{head} does not lie above {cached.site}")

@@ -102,27 +102,93 @@ def results_folder(model: str | None = None) -> Path:
     return Path(base).expanduser() / model_slug(model)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _read_json(path: Path) -> dict[str, dict[str, Any]]:
+    """The entries of a JSON file by name; none if there is no file."""
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(content, dict):
+        raise _damaged(path, "it holds no names with entries")
+    if wrong := [name for name, entry in content.items() if not isinstance(entry, dict)]:
+        raise _damaged(path, f"what it says of {wrong[0]!r} is no entry")
+    return content
+
+
+def _damaged(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{path} is damaged: {reason}. Mend it, or delete it and run the lessons again"
+    )
+
+
+def read_measured(path: Path) -> dict[str, dict[str, Any]]:
+    """What a file says of our claims, by claim; nothing if there is no file. Others are ignored.
+
+    Raises:
+        ValueError: The file is damaged; the message says where and what to do.
+    """
+    entries = {claim: entry for claim, entry in _read_json(path).items() if claim in claims()}
+    for claim, entry in entries.items():
+        if not _is_measured(entry):
+            raise _damaged(path, f"what it says of {claim} is no measurement with a verdict")
+    return entries
+
+
+def _is_measured(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry has a verdict, and all else that it holds is of its kind."""
+    ends = entry.get("interval")
+    numbers = [entry[name] for name in ("value", "tolerance") if entry.get(name) is not None]
+    numbers += ends if isinstance(ends, list) else []
+    return (
+        entry.get("verdict") in VERDICTS
+        and all(isinstance(entry.get(name, ""), str) for name in ("lesson", "note"))
+        and isinstance(entry.get("detail", {}), dict)
+        and (ends is None or (isinstance(ends, list) and len(ends) == 2))
+        and all(map(_is_number, numbers))
+    )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether this is a number that a float can hold, maybe NaN or infinity."""
+    too_large = isinstance(value, int) and value.bit_length() > 1000
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not too_large
 
 
 def _update_json(path: Path, key: str, entry: Mapping[str, Any]) -> None:
     """Set one entry of a JSON file; lessons that run at the same time wait for each other."""
+    # Before anything is made: what cannot be stored must leave no trace.
+    plain = json.loads(json.dumps(entry, indent=2, allow_nan=False, default=_plain))
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        content = _read_json(path) | {key: entry}
-        text = json.dumps(content, indent=2, allow_nan=False, default=lambda x: x.tolist())
-        output.write(path, text + "\n")
+        content = _read_json(path) | {key: plain}
+        output.write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """A tensor or array as numbers in lists."""
+    if not hasattr(value, "tolist"):
+        raise ValueError(f"{value!r} cannot be stored: pass numbers, texts, lists or tensors.")
+    return value.tolist()
 
 
 def _finite(name: str, number: Any) -> float:
-    if not math.isfinite(number):
+    try:
+        finite = math.isfinite(number)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{name} is {number!r}: pass one number.") from error
+    if not finite:
         raise ValueError(f"{name} is {number}: only finite numbers can be recorded.")
     return float(number)
 
 
 def _interval(ends: Sequence[float]) -> Interval:
-    low, high = (_finite("an end of the interval", end) for end in ends)
+    try:
+        low, high = ends
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The interval is {ends!r}: pass interval=(low, high).") from error
+    low, high = (_finite("an end of the interval", end) for end in (low, high))
     if low > high:
         raise ValueError(f"The interval is reversed: pass interval=({high:g}, {low:g}).")
     return low, high
@@ -158,8 +224,13 @@ def record(
         lesson: The lesson that measured it, if not the one planned for it.
         note: Anything a reader of the report should know.
         model: The model's name, if not the current one.
+
+    Raises:
+        ValueError: There is no such claim, or what is passed cannot be judged or stored.
     """
     spec, value, ends = find_claim(claim), _finite("value", value), None
+    if detail is not None and not isinstance(detail, Mapping):
+        raise ValueError(f"detail is {detail!r}: pass numbers by name, such as {{'iia': 90.0}}.")
     numbers = {**(detail or {}), "value": value}
     if interval is not None:
         numbers["low"], numbers["high"] = ends = _interval(interval)
@@ -206,7 +277,7 @@ def show_paper(spec: Claim) -> str:
 
 def show_ours(spec: Claim, entry: Mapping[str, Any]) -> str:
     """Our number with its unit and interval, or why there is none."""
-    if "value" not in entry:
+    if entry.get("value") is None:
         return entry.get("note", "")
     unit = spec["paper"]["unit"]
     value = f"{_show(entry['value'], unit)} {unit}".strip()
@@ -215,8 +286,12 @@ def show_ours(spec: Claim, entry: Mapping[str, Any]) -> str:
 
 
 def recorded(model: str | None = None) -> dict[str, dict[str, Any]]:
-    """What the lessons have recorded on a model so far, by claim."""
-    return _read_json(results_folder(model) / "claims.json")
+    """What the lessons have recorded on a model so far, by claim.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    return read_measured(results_folder(model) / "claims.json")
 
 
 def summary_table(model: str | None = None) -> pd.DataFrame:
@@ -231,7 +306,7 @@ def summary_table(model: str | None = None) -> pd.DataFrame:
                 "paper": show_paper(spec).removeprefix("paper "),
                 "ours": show_ours(spec, entry),
                 "verdict": entry["verdict"],
-                "lesson": entry["lesson"],
+                "lesson": entry.get("lesson", spec["lesson"]),
             }
         )
     return pd.DataFrame(rows)
@@ -249,12 +324,17 @@ def load_site(name: str, model: str | None = None) -> dict[str, Any]:
 
     A published site (the paper's, for GPT-2) comes first, then the one our own results derived,
     then the one shipped in `data/`.
+
+    Raises:
+        FileNotFoundError: There is no such site; the message says what to run.
+        ValueError: The file is damaged.
     """
-    results = results_folder(model)
-    derived, shipped = (
-        _read_json(path).get(name)
-        for path in (results / "sites.json", ROOT / "data" / "sites" / f"{results.name}.json")
-    )
+    results, found = results_folder(model), []
+    for path in (results / "sites.json", ROOT / "data" / "sites" / f"{results.name}.json"):
+        found.append(_read_json(path).get(name))
+        if found[-1] is not None and not isinstance(found[-1].get("site"), dict):
+            raise _damaged(path, f"the entry {name!r} has no site")
+    derived, shipped = found
     if shipped and shipped.get("published"):
         return shipped["site"]
     if found := derived or shipped:

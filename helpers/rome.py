@@ -26,6 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
+from helpers import require
 from helpers.editing import RankOneEdit, down_projection, least_read
 from helpers.pairs import Pairs, encode
 from helpers.patching import CachedPairs
@@ -45,6 +46,9 @@ class RomeSettings:
         weight_decay: Times `|shift| / |output|^2`, with the MLP's output at the plain prompt.
         clamp: The shift may be at most this many times as long as that output.
         stop_below: A fact is done when the mean of `-log p(target)` is below: 0.05 is 95 %.
+
+    Raises:
+        ValueError: No step, or a number that is negative, NaN or infinite.
     """
 
     steps: int = 20
@@ -53,6 +57,13 @@ class RomeSettings:
     weight_decay: float = 0.5
     clamp: float = 4.0
     stop_below: float = 0.05
+
+    def __post_init__(self) -> None:
+        require.whole("steps", self.steps, least=1)
+        for name in ("learning_rate", "clamp"):
+            require.positive(name, getattr(self, name))
+        for name in ("kl_weight", "weight_decay", "stop_below"):
+            require.positive(name, getattr(self, name), zero=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,11 +113,17 @@ def rome_pairs(
         prefix_length: Tokens of the shortest prefix.
 
     Raises:
-        ValueError: Not one entry for each fact, a template without one place for the subject, or
-            what follows the subject changes its last token.
+        ValueError: Not one entry for each fact, a template without one place for the subject, no
+            subject, a target that is no token of the model, or what follows the subject changes its
+            last token.
     """
     if not len(templates) == len(subjects) == len(targets) > 0:
         raise ValueError("one template, one subject and one target is needed for each fact")
+    for target in targets:
+        if not 0 <= require.whole("a target", target) < model.cfg.d_vocab:
+            raise ValueError(f"a target must be a token below {model.cfg.d_vocab}, not {target}")
+    require.whole("prefixes", prefixes, least=0)
+    require.whole("prefix_length", prefix_length, least=0)
     plain = [_at_subject(model, *words) for words in zip(templates, subjects, strict=True)]
     essence = [_at_subject(model, "{}", subject) for subject in subjects]
     longest = max(place for _, place in [*plain, *essence]) + prefix_length
@@ -281,6 +298,8 @@ def _at_subject(
     model: TransformerBridge, template: str, subject: str
 ) -> tuple[Int[Tensor, "pos"], int]:
     """The prompt as tokens, and the place of the subject's last one."""
+    if not isinstance(subject, str) or not subject.strip():
+        raise ValueError(f"a subject must be a text, not {subject!r}")
     parts = re.split(r"\{(?:subject)?\}", template)
     if len(parts) != 2:
         raise ValueError(f"a template needs one {{}} for the subject: {template!r}")

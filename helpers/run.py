@@ -254,18 +254,24 @@ def run(lessons: Iterable[Path], *, inplace: bool = False) -> int:
 
 
 def parse(arguments: Sequence[str] | None, lessons: Mapping[str, Path]) -> argparse.Namespace:
-    """The command line; an unknown lesson ends the program with the list of those there are."""
+    """The command line; an unknown lesson ends the program with the list of those there are.
+
+    So does a folder of results that cannot be made: it would be found out after the first lesson.
+    """
     parser = argparse.ArgumentParser("python -m helpers.run", description="Run the lessons.")
     parser.add_argument("--model", help="name, hub id or folder (default: the packaged model)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: CUDA if there is one)")
     parser.add_argument("--lesson", nargs="+", metavar="NN", help="numbers (default: all lessons)")
     parser.add_argument("--inplace", action="store_true", help="also save into notebooks/")
     options = parser.parse_args(arguments)
-    options.lesson = [number.zfill(2) for number in options.lesson or lessons]
+    options.lesson = [number and number.zfill(2) for number in options.lesson or lessons]
     for number in options.lesson:
         if number not in lessons:
             known = ", ".join(path.stem for path in lessons.values())
-            parser.error(f"there is no lesson {number}; there are: {known}")
+            parser.error(f"there is no lesson {number or repr(number)}; there are: {known}")
+    folder = results_folder(options.model)
+    if blocked := [path for path in (folder, *folder.parents) if path.is_file()]:
+        parser.error(f"results cannot go to {folder}: {blocked[0]} is a file, not a folder")
     return options
 
 

@@ -1,8 +1,11 @@
 """Where a patch acts: a layer and one of the activations computed there."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from transformer_lens import TransformerBridge
+
+from helpers import require
 
 # TransformerLens hook where each kind is read. `mlp_hidden` is the input of the down projection:
 # for a gated MLP that is act(gate) * up, not the output of the activation function.
@@ -33,6 +36,10 @@ class Site:
             output projection, or its query before rotary positions, `[d_head]`).
         head: The head, for the last two only.
         position: Overrides the pairs' own position; negative counts from the end of each prompt.
+
+    Raises:
+        ValueError: An unknown kind, a head where none belongs or none where one does, or a layer,
+            head or position that is no whole number.
     """
 
     layer: int
@@ -41,10 +48,14 @@ class Site:
     position: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in HOOKS:
+        if self.kind not in list(HOOKS):
             raise ValueError(f"unknown kind of site {self.kind!r}: choose one of {list(HOOKS)}")
         if (self.kind in OF_ONE_HEAD) != (self.head is not None):
             raise ValueError(f"give `head` for {OF_ONE_HEAD}, and for no other kind of site")
+        require.whole("layer", self.layer)
+        for name in ("head", "position"):
+            if getattr(self, name) is not None:
+                require.whole(name, getattr(self, name))
 
     @property
     def hook_name(self) -> str:
@@ -73,3 +84,11 @@ class Site:
     def __str__(self) -> str:
         head = "" if self.head is None else f".{self.head}"
         return f"{self.kind}.{self.layer}{head}"
+
+
+def check_sites(model: TransformerBridge, sites: Iterable[Site]) -> None:
+    """Raise ValueError unless all of these are sites of the model, and not their names."""
+    for site in sites:
+        if not isinstance(site, Site):
+            raise ValueError(f"a Site is needed, such as Site(21, 'mlp_hidden'), not {site!r}")
+        site.check(model)

@@ -64,8 +64,10 @@ def facts_at_layer(
         normalised; whole MLP.
 
     Raises:
-        ValueError: Pairs cached at another kind of site.
+        ValueError: The pairs are none of facts, or cached at another kind of site.
     """
+    if "relation" not in cached.pairs.table:
+        raise ValueError("the table of the pairs has no relation: use pairs of facts")
     if cached.site.kind != "mlp_hidden":
         raise ValueError(f"cache the pairs at an mlp_hidden site, not at {cached.site}")
     pairs, layer, base, source = cached.pairs, cached.site.layer, cached.base, cached.source

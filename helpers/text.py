@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from helpers import require
 from helpers.pairs import Tokenizes, encode
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "text"
@@ -33,7 +34,7 @@ def passages(
     n: int,
     *,
     length: int = 64,
-    names: Sequence[str] | None = None,
+    names: str | Sequence[str] | None = None,
     seed: int = 0,
 ) -> Int[Tensor, "n length"]:
     """Passages of running text, an equal number from each text, as tokens of equal length.
@@ -45,23 +46,27 @@ def passages(
         model: The model, or only its tokenizer.
         n: How many passages.
         length: Tokens of each.
-        names: Which texts; all of them by default.
+        names: Which text, or texts; all of them by default.
         seed: Which passages, and their order.
 
     Raises:
-        ValueError: An unknown text, `length` too short for one token of text, or more passages
-            than the texts hold.
+        ValueError: No text or an unknown one, `length` too short for one token of text, or more
+            passages than the texts hold.
     """
-    names = texts() if names is None else list(names)
+    names = texts() if names is None else [names] if isinstance(names, str) else list(names)
+    if not names:
+        raise ValueError(f"no texts: choose from {texts()}")
+    for name, number in (("n", n), ("length", length)):
+        require.whole(name, number)
     generator = torch.Generator().manual_seed(seed)
     start = _bos(model)
     if length <= len(start):
         raise ValueError(f"a passage of {length} tokens has no room for text")
-    chosen = []
+    width, chosen = length - len(start), []
     for place, name in enumerate(names):
         wanted = len(range(place, n, len(names)))
         tokens = encode(model, "\n".join(paragraphs(name)))[len(start) :]
-        pieces = tokens.unfold(0, length - len(start), length - len(start))
+        pieces = tokens[: len(tokens) // width * width].reshape(-1, width)
         if not 1 <= n or wanted > len(pieces):
             raise ValueError(
                 f"{name} gives 1 to {len(pieces)} passages of {length} tokens, not {wanted}"

@@ -11,7 +11,9 @@ from helpers.report import claims, judge, record, record_untestable
 
 CLAIM_IDS = list(claims())
 SHIPPED = expected.expected("smollm2-135m")
-C9, C21 = {"value": 50.0, "tolerance": 2.0}, {"verdict": report.UNTESTABLE, "note": "few facts"}
+NOT = {"verdict": "not"}
+C9 = NOT | {"value": 50.0, "tolerance": 2.0}
+C21 = {"verdict": report.UNTESTABLE, "note": "few facts"}
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +33,7 @@ def refer(tmp_path, monkeypatch):
     def write(model=None, **entries):
         path = expected_path(model)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(entries))
+        path.write_text(json.dumps({claim: NOT | entry for claim, entry in entries.items()}))
 
     return write
 
@@ -40,6 +42,7 @@ def found(model=None, **entries):
     """Store these entries as if lessons had recorded them; `record` would refuse some of them."""
     folder = report.results_folder(model)
     folder.mkdir(parents=True, exist_ok=True)
+    entries = {claim: NOT | entry for claim, entry in entries.items()}
     (folder / "claims.json").write_text(json.dumps(entries))
 
 
@@ -230,4 +233,4 @@ def test_updating_after_one_lesson_keeps_the_others(refer):
     record("C9", 97.73)
     content = json.loads(update().read_text())
     assert list(content) == ["C3", "C9", "C21"]
-    assert content["C3"] == {"value": 5.0, "tolerance": 9} and content["C21"] == C21
+    assert content["C3"] == NOT | {"value": 5.0, "tolerance": 9} and content["C21"] == C21

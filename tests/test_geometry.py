@@ -152,7 +152,7 @@ BASE, SOURCE = torch.zeros(2, 4), torch.ones(2, 4)
         (lambda: patch_subspace(BASE, SOURCE, torch.ones(4, 5)), "does not fit"),
         (lambda: patch_subspace(BASE, SOURCE, torch.ones(4, 2)), "dependent"),
         (lambda: patch_subspace(BASE, SOURCE, torch.full((4, 2), torch.inf)), "NaN or infinity"),
-        (lambda: patch_subspace(BASE, SOURCE, torch.zeros(4, 2)), "dependent"),
+        (lambda: patch_subspace(BASE, SOURCE, torch.zeros(4, 2)), "zero vector"),
         (lambda: read_write_patch(BASE, SOURCE, torch.ones(3), torch.ones(4)), "read has 3"),
         (lambda: read_write_patch(BASE, SOURCE, torch.ones(4), torch.ones(3)), "write has 3"),
         (lambda: row_null_split(torch.ones(5), torch.ones(4, 2)), "5 dimensions"),

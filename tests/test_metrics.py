@@ -76,7 +76,7 @@ def test_estimate_prints_with_its_interval():
     [
         (lambda: mean(torch.zeros(0)), "no pairs"),
         (lambda: mean(torch.tensor([1.0, torch.nan])), "NaN"),
-        (lambda: interchange_accuracy(torch.zeros(0, 5), torch.zeros(0)), "no pairs"),
+        (lambda: interchange_accuracy(torch.zeros(0, 5), torch.zeros(0).long()), "no pairs"),
         (
             lambda: fractional_logit_difference_decrease(-torch.ones(3), torch.ones(3)),
             "does not do this task",

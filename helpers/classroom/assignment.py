@@ -125,16 +125,25 @@ def write_manifest(lesson: Lesson, folder: Path, seed: int) -> None:
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
+def _made(manifest: Path) -> list[str]:
+    """The files that a manifest lists; none if there is no manifest."""
+    if not manifest.is_file():
+        return []
+    try:
+        return [str(name) for name in json.loads(manifest.read_text(encoding="utf-8"))["files"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ClassroomError(
+            f"{manifest} is damaged, or not from here: choose another folder with --out."
+        ) from error
+
+
 def check_replaceable(folder: Path) -> None:
     """Raise a `ClassroomError` if a folder holds anything that this program did not make."""
     if not folder.exists():
         return
     if not folder.is_dir() or folder.is_symlink():
         raise ClassroomError(f"{folder} is no folder of its own: choose another with --out.")
-    made = []
-    if (folder / MANIFEST).is_file():
-        made = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-    others = sorted(set(_files(folder)) - set(made))
+    others = sorted(set(_files(folder)) - set(_made(folder / MANIFEST)))
     if others:
         raise ClassroomError(
             f"{folder} holds files that were not made here, such as {others[0]}: "
@@ -183,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lesson = read_lesson(options.lesson)
         folder = options.out or NOTEBOOKS.parent / "classroom" / lesson.assignment
         make_assignment(lesson, folder, options.seed)
-    except ClassroomError as error:
+    except (ClassroomError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     print(f"Lesson {lesson.number}: {len(lesson.exercises)} exercises, {lesson.points} points.")

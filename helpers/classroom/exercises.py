@@ -132,9 +132,11 @@ def read_lesson(number: str) -> Lesson:
     Raises:
         ClassroomError: There is no such lesson, or it has no exercises.
     """
-    lessons, number = find_lessons(), number.zfill(2)
+    lessons, number = find_lessons(), number and number.zfill(2)
     if number not in lessons:
-        raise ClassroomError(f"There is no lesson {number}; there are: {', '.join(lessons)}.")
+        raise ClassroomError(
+            f"There is no lesson {number or repr(number)}; there are: {', '.join(lessons)}."
+        )
     lesson = _read(number, lessons[number])
     if not lesson.exercises:
         raise ClassroomError(f"Lesson {number} has no exercises: choose one of the others.")

@@ -149,8 +149,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seconds", type=float, default=20, help="for each answer (default: 20)")
     add("--verbose", action="store_true", help="show nbgrader's messages")
     options = parser.parse_args(arguments)
-    if options.seconds <= 0:
-        parser.error("--seconds must be more than 0.")
+    if not 0 < options.seconds < float("inf"):
+        parser.error("--seconds must be more than 0, and finite.")
+    if options.seed < 0:
+        parser.error("--seed must be 0 or more.")
     if not options.submissions.is_dir():
         parser.error(f"there is no folder {options.submissions}.")
     return options
@@ -164,6 +166,7 @@ def run(options: argparse.Namespace) -> int:
     submissions = find_submissions(options.submissions)
     if not submissions:
         raise ClassroomError(f"There are no notebooks (*.ipynb) in {options.submissions}.")
+    options.out.mkdir(parents=True, exist_ok=True)  # now, not after an hour of grading
     print(PROTECTION[strength()])
     limits = Limits(seconds=options.seconds)
     settings = {"seed": options.seed, "limits": limits}
@@ -182,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.reconfigure(errors="replace")  # names of students may not fit the terminal
     try:
         return run(parse(arguments))
-    except ClassroomError as error:
+    except (ClassroomError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:

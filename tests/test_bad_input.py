@@ -1,0 +1,854 @@
+"""Bad input, as users give it: each gets its own error, and nothing is left behind.
+
+One row per mistake, in tables by module; what the other test files try is not repeated here. After
+every row the model has the hooks, weights and gradients that it had, and no folder a new file.
+"""
+
+import json
+import math
+import os
+import re
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import build_tiny_model, build_tokenizer
+from filelock import FileLock
+from safetensors.torch import save_file
+from test_patching import overridden, random_pairs
+
+from helpers import (
+    agreement,
+    audit,
+    audit_cli,
+    batches,
+    compare,
+    counterfact,
+    das,
+    diagnostics,
+    editing,
+    expected,
+    facts,
+    findings,
+    geometry,
+    ioi,
+    metrics,
+    models,
+    moments,
+    patching,
+    planted,
+    prevalence,
+    publish,
+    readers,
+    replication,
+    report,
+    rome,
+    run,
+    sweeps,
+    text,
+)
+from helpers.classroom import assignment, exercises, grade
+from helpers.pair_files import PairFileError, read_pairs
+from helpers.pairs import Pairs, encode, single_token
+from helpers.sites import Site
+
+SITE = Site(1, "mlp_hidden")
+D = 96  # of `SITE` in the tiny model
+BASE, SOURCE = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+EYE, WEIGHT = torch.eye(6), torch.eye(6)[:, :3]
+EDIT = editing.RankOneEdit(0, torch.ones(6), torch.ones(3))
+TOKENS = torch.arange(3, 35).reshape(4, 8)
+PROMPTS = {
+    "base": ["Mary and John"],
+    "source": ["John and Mary"],
+    "answer": ["Mary"],
+    "counterfactual": ["John"],
+}
+FACTS = pd.DataFrame(
+    [("capital", "France", "Paris"), ("capital", "Italy", "Rome")],
+    columns=["relation", "subject", "answer"],
+).assign(template="The capital of {subject} is")
+HEADER, ROW = "base,source,answer,counterfactual", "Mary and John,John and Mary,Mary,John"
+NOT_FLOATS = "must be a floating-point tensor"
+
+
+# ------------------------------------------------------------------- what every row begins with
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """A model of our own, with pairs cached at a site."""
+    model = build_tiny_model("llama")
+    pairs = random_pairs(model)
+    pairs = replace(pairs, table=pd.DataFrame({"value": list("ababa")}))
+    clean = patching.cache_pairs(model, pairs, SITE).clean_logit_difference
+    swap = clean < 0  # so that the model "does the task"
+    answer = torch.where(swap, pairs.counterfactual, pairs.answer)
+    counterfactual = torch.where(swap, pairs.answer, pairs.counterfactual)
+    pairs = replace(pairs, answer=answer, counterfactual=counterfactual)
+    parts = patching.cache_sites(model, pairs, [SITE, Site(1, "resid_mid"), Site(1, "resid_post")])
+    fact = rome.rome_pairs(model, ["The {}"], ["book"], [3], prefixes=0)
+    words = "river rivers box boxes knife knives key keys was were".split()
+    gpt2 = build_tiny_model("gpt2")
+    tensors = [*model.state_dict().values(), *gpt2.state_dict().values()]
+    return SimpleNamespace(
+        model=model,
+        gpt2=gpt2,
+        tokenizer=model.tokenizer,
+        pairs=pairs,
+        many=pairs[[0, 1, 2, 3, 4] * 2],
+        cached=parts[0],
+        planted=parts,
+        layers=prevalence.cache_layers(model, pairs, [1, 2]),
+        rome=patching.cache_pairs(model, fact, SITE),
+        agreement=build_tokenizer(tuple(words)),
+        points=[
+            p for m in (model, gpt2) for p in {id(p): p for p in m.hook_dict.values()}.values()
+        ],
+        parameters=[*model.parameters(), *gpt2.parameters()],
+        tensors=tensors,
+        weights=[tensor.clone() for tensor in tensors],
+    )
+
+
+@pytest.fixture
+def s(shared, tmp_path, monkeypatch):
+    """What a row may use. The working folder, the results and all caches are below `tmp_path`."""
+    work, files = tmp_path / "work", tmp_path / "files"
+    for folder in (work, files, tmp_path / "temporary"):
+        folder.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("SUBSPACE_ILLUSION_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("SUBSPACE_ILLUSION_CACHE", str(tmp_path / "cache"))
+    for variable in ("SUBSPACE_ILLUSION_MODEL", "SUBSPACE_ILLUSION_DEVICE"):
+        monkeypatch.delenv(variable, raising=False)
+    (files / "short.txt").write_text("The book is on the school in the city. Mary gave it to John.")
+    monkeypatch.setattr(text, "FOLDER", files)  # a whole novel takes seconds to encode
+    monkeypatch.setattr(expected, "ROOT", tmp_path)
+    monkeypatch.setattr(publish.publish, "__defaults__", (tmp_path / "copy",))
+    monkeypatch.setattr(audit_cli, "load_model", lambda name, device: shared.model)
+    monkeypatch.setattr(sweeps, "shared_model", lambda name: shared.model)
+    return SimpleNamespace(**vars(shared), files=files, results=tmp_path / "results", root=tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(s):
+    """The check after every row; files that a row writes as its input lie in `s.files`."""
+    before = state(s)
+    yield
+    assert state(s) == before
+    for lock in s.root.rglob("*.lock"):
+        FileLock(lock).acquire(timeout=0).lock.release()  # nobody holds it
+
+
+def state(s) -> dict:
+    """All that a mistake could change: hooks, weights, gradients and files."""
+    files = [path for path in s.root.rglob("*") if s.files not in path.parents]
+    return {
+        "hooks": sum(len(point.fwd_hooks) + len(point._forward_hooks) for point in s.points),
+        "overridden": overridden(s.model) + overridden(s.gpt2),
+        "weights": [torch.equal(*both) for both in zip(s.tensors, s.weights, strict=True)],
+        "gradients": [p for p in s.parameters if p.grad is not None or p.requires_grad],
+        "cached": (s.cached.base.grad, s.cached.base.requires_grad),
+        "files": {p for p in files if not p.is_symlink() and p.suffix != ".lock"},
+    }
+
+
+def write(s, name: str, content: bytes | str) -> Path:
+    path = s.files / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def measured(s, content: bytes | str) -> None:
+    """Puts a file where the results of the default model are; it counts as input."""
+    s.results.symlink_to(s.files, target_is_directory=True)
+    write(s, "smollm2-135m/claims.json", content)
+
+
+# --------------------------------------------------------------------------------- the functions
+
+
+def changed(name, **changes):
+    """Pairs with another value in one of their fields."""
+    return lambda s: Pairs(**(vars(s.pairs) | changes))
+
+
+def site(*arguments, **keywords):
+    return lambda s: Site(*arguments, **keywords)
+
+
+SITES = [
+    (site("1", "mlp_hidden"), "layer must be a whole number, not '1'"),
+    (site(1.0, "mlp_hidden"), "layer must be a whole number, not 1.0"),
+    (site(True, "mlp_hidden"), "layer must be a whole number, not True"),
+    (site(torch.tensor(1), "mlp_hidden"), r"layer must be a whole number, not tensor\(1\)"),
+    (site(1, "head_output", head=True), "head must be a whole number, not True"),
+    (site(1, "head_output", head=0.0), "head must be a whole number, not 0.0"),
+    (site(1, "mlp_hidden", position="0"), "position must be a whole number, not '0'"),
+    (site(1, "mlp_hidden", position=False), "position must be a whole number, not False"),
+    (site(1, "mlp_hidden", head=0), "for no other kind of site"),
+    (site(1, ["mlp_hidden"]), "unknown kind of site"),
+    (lambda s: Site(-1, "mlp_hidden").check(s.model), "layer -1 is out of range"),
+    (lambda s: Site(1, "head_output", head=-1).check(s.model), "head -1 is out of range"),
+    (lambda s: audit_cli.parse_site("mlp_hidden." + "9" * 5000), "must have the form mlp_hidden"),
+    (lambda s: audit_cli.parse_site("mlp_hidden.\N{FULLWIDTH DIGIT ONE}"), "must have the form"),
+]
+
+GEOMETRY = [
+    (lambda s: geometry.unit([3.0, 4.0]), f"{NOT_FLOATS}, not list"),
+    (lambda s: geometry.unit(np.ones(3)), f"{NOT_FLOATS}, not ndarray"),
+    (lambda s: geometry.unit(torch.tensor([3, 4])), f"{NOT_FLOATS}, not torch.int64"),
+    (lambda s: geometry.unit(torch.tensor(3.0)), r"not torch.float32 of shape \(\)"),
+    (lambda s: geometry.unit(torch.ones(2, 0)), "of no dimensions"),
+    (lambda s: geometry.random_direction(0, seed=0), "d must be a whole number from 1 on, not 0"),
+    (lambda s: geometry.random_direction(2.5, seed=0), "d must be a whole number"),
+    (lambda s: geometry.cosine(torch.ones(3), torch.ones(1)), "1 dimensions but .* has 3"),
+    (lambda s: geometry.orthonormal(torch.ones(3)), r"of 2 dimensions, not .*\(3,\)"),
+    (lambda s: geometry.orthonormal(torch.ones(3, 0)), "the basis is empty"),
+    (lambda s: geometry.orthonormal(torch.eye(3).half()), r"too coarse .*\.float\(\)"),
+    (lambda s: geometry.patch_subspace(BASE, SOURCE, [1, 0, 0, 0]), r"one direction \[d\]"),
+    (lambda s: geometry.patch_subspace(BASE, SOURCE, torch.ones(4, 2, 2)), r"several \[d, k\]"),
+    (lambda s: geometry.patch_subspace(BASE, SOURCE, torch.ones(1, 4)), "1 dimensions but"),
+    (lambda s: geometry.patch_subspace(BASE, SOURCE.double(), torch.ones(4)), r"source.to\(base\)"),
+    (lambda s: geometry.patch_subspace(BASE.long(), SOURCE.long(), torch.ones(4)), NOT_FLOATS),
+    (lambda s: geometry.patch_subspace(BASE, SOURCE, torch.ones(4, 5)), "does not fit in a space"),
+    (lambda s: geometry.patch_each(BASE, SOURCE, torch.zeros(3, 4)), "zero vector"),
+    (lambda s: geometry.patch_each(BASE, SOURCE, torch.ones(1, 4)), "one direction per pair"),
+    (lambda s: geometry.read_write_patch(BASE, SOURCE, [1.0] * 4, BASE[0]), f"read {NOT_FLOATS}"),
+    (lambda s: geometry.row_space(torch.ones(4)), "W_out .* of 2 dimensions"),
+    (lambda s: geometry.row_space(torch.full((4, 2), torch.nan)), "W_out holds NaN"),
+    (lambda s: geometry.row_null_split(torch.full((6,), torch.nan), WEIGHT), "holds NaN"),
+    (lambda s: geometry.row_null_split(torch.ones(6), WEIGHT.T), "6 dimensions but .* has 3"),
+]
+
+LOGITS, THREE = torch.randn(3, 5, generator=torch.Generator().manual_seed(1)), torch.arange(3)
+METRICS = [
+    (lambda s: metrics.mean(torch.ones(3, 2)), r"the values must be a tensor \[pairs\]"),
+    (lambda s: metrics.mean([1.0, 2.0]), r"the values must be a tensor \[pairs\]"),
+    (lambda s: metrics.bootstrap(torch.ones(3), torch.mean), r"tensor \[pairs columns\]"),
+    (
+        lambda s: metrics.bootstrap(torch.ones(3, 1), torch.mean, n_resamples=0),
+        "n_resamples must be a whole number from 1 on, not 0",
+    ),
+    (lambda s: metrics.logit_difference(LOGITS, THREE[:2], THREE), "3 rows .*, not 2"),
+    (lambda s: metrics.logit_difference(LOGITS, THREE, THREE + 3), "between 0 and 4"),
+    (lambda s: metrics.logit_difference(LOGITS, THREE - 1, THREE), "between 0 and 4"),
+    (lambda s: metrics.logit_difference(LOGITS, THREE.float(), THREE), "of whole numbers"),
+    (lambda s: metrics.logit_difference(LOGITS[None], THREE, THREE), "of 2 dimensions"),
+    (lambda s: metrics.interchange_accuracy(LOGITS, THREE[:1]), "3 rows .*, not 1"),
+    (lambda s: metrics.interchange_accuracy(LOGITS * torch.nan, THREE), "logits hold NaN"),
+    (lambda s: metrics.share(torch.tensor([0.5, 0.2])), "tensor .* of bool"),
+    (
+        lambda s: metrics.fractional_logit_difference_decrease(torch.ones(3), torch.ones(3, 1)),
+        r"patched must be a tensor \[pairs\]",
+    ),
+    (
+        lambda s: metrics.fractional_logit_difference_decrease(torch.tensor(1.0), torch.ones(1)),
+        r"clean must be a tensor \[pairs\]",
+    ),
+    (
+        lambda s: metrics.fractional_logit_difference_decrease(
+            torch.ones(2), torch.tensor([1.0, torch.inf])
+        ),
+        "NaN or infinity",
+    ),
+]
+
+
+def prompts(**changes):
+    return lambda s: Pairs.from_prompts(s.tokenizer, **(PROMPTS | changes))
+
+
+PAIRS = [
+    (changed("answer", answer=torch.ones(5)), r"answer must be a tensor \[n\] of whole numbers"),
+    (changed("answer", answer=[1] * 5), "answer must be .*, not list"),
+    (changed("position", position=torch.full((5,), 8.0)), "position must be .* torch.float32"),
+    (changed("table", table=[1] * 5), "pandas DataFrame, not list"),
+    (changed("tokens", base_tokens=([3] * 9,) * 5), "tokens of a prompt must be .*, not list"),
+    (
+        changed("tokens", source_tokens=(torch.ones(9),) * 5),
+        "tokens of a prompt must be .* torch.float32",
+    ),
+    (prompts(base="Mary and John"), "base must be a list with one text per pair"),
+    (prompts(base=[None]), "a prompt must be one text, not None"),
+    (prompts(base=[""], source_position=-1, position=1), "outside the base prompt of pair 0"),
+    (prompts(answer=[5]), "an answer must be a word, not 5"),
+    (prompts(answer=[""]), "must be a single token"),
+    (prompts(answer=["Mary John"]), r"splits into \[' Mary', ' John'\]"),
+    (prompts(counterfactual=["Mary"]), "same answer and counterfactual"),
+    (prompts(position=1.5), "a position must be a whole number.*not 1.5"),
+    (prompts(position="1"), "a position must be a whole number.*not '1'"),
+    (prompts(position=[0, 1]), r"one for each of 1 pairs, not \[0, 1\]"),
+    (prompts(position=[None]), "a position must be a whole number"),
+    (prompts(table={"a": [1]}), "pandas DataFrame, not dict"),
+    (lambda s: encode(s.model, ["a", "b"]), r"one text, not \['a', 'b'\]"),
+    (lambda s: single_token(s.tokenizer, None), "a word, not None"),
+    (lambda s: s.pairs[-9], "out of bounds", IndexError),
+    (lambda s: s.pairs[1.5], "integer", IndexError),
+]
+
+
+def cache(**changes):
+    """Pairs with another value in one of their fields, cached."""
+
+    def call(s):
+        fields = {name: value(s) for name, value in changes.items()}
+        patching.cache_pairs(s.model, Pairs(**(vars(s.pairs) | fields)), SITE)
+
+    return call
+
+
+def too_long(s):
+    return tuple(torch.full((65,), 5) for _ in s.pairs.base_tokens)
+
+
+def patched(**arguments):
+    return lambda s: s.cached.patched_logits(**{"activation": s.cached.base, **arguments})
+
+
+PATCHING = [
+    (lambda s: patching.cache_pairs(s.model, s.pairs, "mlp_hidden.1"), "a Site is needed"),
+    (lambda s: patching.cache_sites(s.model, s.pairs, []), "no sites given"),
+    (lambda s: patching.cache_pairs(s.model, s.pairs, SITE, batch_size=0), "batch_size .* not 0"),
+    (lambda s: patching.cache_pairs(s.model, s.pairs, SITE, batch_size=2.5), "batch_size .* 2.5"),
+    (
+        cache(
+            base_tokens=lambda s: (TOKENS[0] + 10**6,) * 5, position=lambda s: THREE.new_zeros(5)
+        ),
+        "no token 1000003 in the vocabulary of 227",
+    ),
+    (cache(counterfactual=lambda s: -s.pairs.counterfactual), "no token -.* in the vocabulary"),
+    (cache(answer=lambda s: s.pairs.answer + 10**6), "no token 10000.* in the vocabulary"),
+    (cache(base_tokens=too_long), "a prompt has 65 tokens, but this model reads 64 at most"),
+    (
+        lambda s: patching.cache_pairs(s.gpt2, replace(s.pairs, source_tokens=too_long(s)), SITE),
+        "a prompt has 65 tokens",
+    ),
+    (lambda s: s.cached.patched_logits(s.cached.base.tolist()), f"{NOT_FLOATS}, not list"),
+    (lambda s: s.cached.patched_logits(s.cached.base.numpy()), f"{NOT_FLOATS}, not ndarray"),
+    (lambda s: s.cached.patched_logits(s.cached.base.long()), NOT_FLOATS),
+    (lambda s: s.cached.patched_logits(s.cached.base[0]), r"has shape \(96,\)"),
+    (lambda s: s.cached.measure(s.cached.base[:2]), r"needs \(5, 96\)"),
+    (lambda s: s.cached.outcome(s.cached.base / 0), "NaN or infinity"),
+    (patched(rows=torch.tensor([True] * 5)), "of a mask take mask.nonzero"),
+    (patched(rows=torch.arange(5.0)), "rows must be .* of whole numbers"),
+    (patched(rows=torch.tensor(1)), "rows must be"),
+    (patched(rows=torch.arange(5) - 1), "between 0 and 4", IndexError),
+    (patched(tokens=torch.tensor([1, 2])), r"tokens must be a tensor \[rows k\] for 5 rows"),
+    (patched(tokens=torch.full((5, 1), -1)), "no token -1 in the vocabulary"),
+    (patched(tokens=torch.ones(5, 1)), "of whole numbers"),
+    (patched(clamp={"mlp_hidden.2": BASE}), "a Site is needed"),
+    (patched(clamp={Site(2, "mlp_hidden"): [1.0]}), f"a clamped activation {NOT_FLOATS}"),
+    (patched(clamp={Site(2, "mlp_hidden"): torch.ones(5, 95)}), "96 dimensions, not 95"),
+    (lambda s: s.cached.record(s.cached.base, "blocks.2.hook_in"), r"\['blocks.2.hook_in'\]"),
+    (lambda s: s.cached.record(s.cached.base, ["blocks.9.x"]), "no hook blocks.9.x", KeyError),
+    (lambda s: batches.measure_in_batches(s.model, s.pairs, SITE, lambda c: None), NOT_FLOATS),
+    (lambda s: next(batches.in_batches(s.model, s.pairs, SITE, memory="1e9")), "bytes, got '1e9'"),
+    (lambda s: next(batches.in_batches(s.model, s.pairs, Site(9, "mlp_out"))), "layer 9 is out"),
+]
+
+
+def find(**changes):
+    arguments = {"epochs": 1, "progress": False} | changes
+    return lambda s: das.find_direction(s.cached, **arguments)
+
+
+def broken(s):
+    return replace(s.cached, base=s.cached.base * torch.nan)
+
+
+def lost(s):
+    raise RuntimeError("a loss of the user's fails")
+
+
+DAS = [
+    (find(epochs=0), "epochs must be a whole number from 1 on, not 0"),
+    (find(epochs=1.5), "epochs must be"),
+    (find(batch_size=0), "batch_size must be"),
+    (find(lr=0.0), "lr must be a positive finite number, not 0.0"),
+    (find(lr=-1.0), "lr must be a positive"),
+    (find(lr=math.nan), "lr must be a positive"),
+    (find(lr="0.1"), "lr must be a positive finite number, not '0.1'"),
+    (find(rank=1.5), "rank must be a whole number, not 1.5"),
+    (find(rank=True), "rank must be a whole number, not True"),
+    (find(rank=D + 1), "rank must lie between 1 and 96"),
+    (find(patience=2.5), "patience must be a whole number"),
+    (find(init=[1.0] * D), f"init {NOT_FLOATS}"),
+    (find(init=torch.zeros(D)), "zero vector"),
+    (find(init=torch.full((D,), torch.nan)), "NaN"),
+    (find(rank=2, init=torch.ones(D, 2)), "linearly dependent"),
+    (find(loss=lambda *_: torch.ones(2)), "the loss must be one number"),
+    (find(loss=lambda *_: 1.0), "the loss must be one number"),
+    (find(loss=lambda c, a, rows: lost(c)), "a loss of the user's fails", RuntimeError),
+    (lambda s: das.find_direction(broken(s), progress=False), "NaN or infinity"),
+    (lambda s: das.find_pair_directions(s.cached, lr=math.inf, progress=False), "lr must be"),
+    (lambda s: das.find_pair_directions(s.cached, steps=1.5, progress=False), "steps must be"),
+]
+
+
+def named(first, second):
+    """Readers' gradients for pairs with these places of the names."""
+
+    def call(s):
+        table = pd.DataFrame({"io_position": first, "subject_position": second})
+        cached = replace(s.cached, pairs=replace(s.pairs, table=table))
+        readers.score_gradients(cached, [(2, 0)])
+
+    return call
+
+
+READERS = [
+    (lambda s: readers.clean_queries(s.cached, [1, 2]), r"a pair \(layer, head\), not 1"),
+    (lambda s: readers.clean_queries(s.cached, [(2, 0, 1)]), r"a pair .*, not \(2, 0, 1\)"),
+    (lambda s: readers.clean_queries(s.cached, ["2.0"]), "a pair .*, not '2.0'"),
+    (lambda s: readers.clean_queries(s.cached, [(2, True)]), "head must be a whole number"),
+    (named([1, 2, 3, 4, 99], [1] * 5), "io_position 99 is outside a prompt of 9 tokens"),
+    (named([1] * 5, [2, 2, 2, 2, -1]), "subject_position must be a whole number from 0 on"),
+    (named(list("abcde"), [1] * 5), "io_position must be a whole number from 0 on, not 'a'"),
+    (named([1, 2, 3, 4, None], [5] * 5), "io_position must be a whole number"),
+    (named([1] * 5, [1] * 5), "zero vector"),
+]
+
+
+def with_facts(**changes):
+    """Pairs of a table of facts with other cells."""
+    return lambda s: facts.make_pairs(s.tokenizer, FACTS.assign(**changes), 1)
+
+
+TASKS = [
+    (lambda s: ioi.make_pairs(s.tokenizer, 2.5), "n must be a whole number, not 2.5"),
+    (lambda s: ioi.make_pairs(s.tokenizer, "4"), "n must be a whole number, not '4'"),
+    (lambda s: ioi.make_pairs(s.tokenizer, 2, seed=-1), "seed must be a whole number from 0 on"),
+    (lambda s: ioi.make_pairs(s.tokenizer, 2, seed=None), "seed must be .*, not None"),
+    (lambda s: ioi.make_pairs(s.tokenizer, 2, prefix=None), "the prefix must end with a space"),
+    (lambda s: ioi.make_pairs(s.tokenizer, 2, templates="none"), r"\['none'\] templates: those"),
+    (lambda s: agreement.make_pairs(s.agreement, "number", 2.0), "n must be a whole number"),
+    (lambda s: agreement.make_pairs(s.agreement, ["number"], 2), "no feature"),
+    (lambda s: agreement.make_pairs(s.agreement, "number", 2, seed=0.5), "seed must be"),
+    (lambda s: facts.make_pairs(s.tokenizer, FACTS, 1.5), "n must be a whole number"),
+    (lambda s: facts.make_pairs(s.tokenizer, FACTS, 1, seed=-1), "seed must be"),
+    (lambda s: facts.make_pairs(s.tokenizer, [1], 1), "a DataFrame with the columns relation"),
+    (lambda s: facts.known_facts(s.model, FACTS.drop(columns="answer")), "subject, answer, templ"),
+    (lambda s: facts.known_facts(s.model, FACTS, batch_size=0), "batch_size must be"),
+    (lambda s: facts.split_subjects(FACTS.drop(columns="subject")), "with the columns"),
+    (with_facts(template="The capital is"), r"needs one \{subject\}, but fact 0 has"),
+    (with_facts(template="{subject} or {subject} is"), r"needs one \{subject\}"),
+    (with_facts(answer=["Paris", None]), "fact 1 has no answer: fill every cell"),
+    (with_facts(subject=["", "Italy"]), "fact 0 has no subject"),
+    (lambda s: text.passages(s.tokenizer, 2, names=[]), "no texts: choose from"),
+    (lambda s: text.passages(s.tokenizer, 2.0), "n must be a whole number"),
+    (lambda s: text.passages(s.tokenizer, 2, length=10**9), "gives 1 to 0 passages of 1000000000"),
+    (lambda s: text.paragraphs("../text/austen"), "no text '../text/austen'"),
+]
+
+RECORD = {
+    "requested_rewrite": {
+        "relation_id": "P1", "subject": "a", "prompt": "{}",
+        "target_true": {"str": "b"}, "target_new": {"str": "c"},
+    },
+    "paraphrase_prompts": [], "neighborhood_prompts": [],
+}  # fmt: skip
+
+
+def counterfacts(content):
+    return lambda s: counterfact.load_counterfact(write(s, "counterfact.json", content))
+
+
+COUNTERFACT = [
+    (counterfacts(json.dumps([RECORD])[:-20]), "not CounterFact as it was published"),
+    (counterfacts(json.dumps([RECORD]).replace('"b"', "7")), "not CounterFact"),
+    (counterfacts("[NaN]"), "not CounterFact"),
+    (counterfacts("[" * 100_000), "not CounterFact"),
+    (counterfacts(b"\x80\x04binary"), "not CounterFact"),
+    (lambda s: counterfact.load_counterfact(s.files), "directory", IsADirectoryError),
+]
+
+
+def entered(*edits):
+    """Goes into the block of an edit."""
+
+    def call(s):
+        with editing.rank_one_edit(s.model, *edits):
+            pytest.fail("the model was edited")
+
+    return call
+
+
+def edit(layer=1, read=D, write=48, size=1.0):
+    return editing.RankOneEdit(layer, torch.full((read,), size), torch.full((write,), size))
+
+
+EDITING = [
+    (lambda s: editing.RankOneEdit(0, [1.0], [1.0]), f"read {NOT_FLOATS}, not list"),
+    (lambda s: editing.RankOneEdit(0, torch.ones(6).long(), torch.ones(3)), f"read {NOT_FLOATS}"),
+    (entered(edit(layer=True)), "layer must be a whole number, not True"),
+    (entered(edit(layer=1.0)), "layer must be a whole number, not 1.0"),
+    (entered(edit(layer=-1)), "layer -1 is out of range"),
+    (entered(edit(read=48, write=96)), r"takes one edit of shape \(96, 48\)"),
+    (entered(edit(size=1e30)), "the edit of layer 1 is too large"),
+    (entered(edit(), edit(layer=0, size=1e30)), "the edit of layer 0 is too large"),
+    (lambda s: editing.least_read(torch.ones(5), EYE), "6 rows for 5 hidden dimensions"),
+    (lambda s: editing.least_read(torch.ones(6).long(), EYE), NOT_FLOATS),
+    (lambda s: editing.least_read(torch.ones(6), WEIGHT), "symmetric matrix"),
+    (lambda s: editing.patch_to_edit(EYE[0], EYE, EYE, EYE[:5], EYE, layer=0), "W_out has 5 rows"),
+    (
+        lambda s: editing.patch_to_edit(EYE[:2], EYE, EYE, EYE, EYE, layer=0),
+        "one direction for all",
+    ),
+    (lambda s: editing.edit_to_patch(EDIT, WEIGHT.T, EYE), "is it transposed"),
+    (lambda s: editing.edit_to_patch(EDIT, WEIGHT, EYE, key=torch.ones(5)), "the key has 5"),
+    (lambda s: editing.edit_to_patch(EDIT, WEIGHT, EYE, beta=math.nan), "size of beta must be"),
+    (lambda s: editing.edit_to_patch(EDIT, WEIGHT, EYE, beta=0.0), "size of beta must be"),
+    (lambda s: editing.extra_variance(EDIT, EYE[:5, :5]), "5 rows for 6 hidden dimensions"),
+    (
+        lambda s: editing.DirectionIntervention(0, torch.ones(6), torch.tensor(2.0)),
+        "one sign, 1 or -1",
+    ),
+    (
+        lambda s: editing.DirectionIntervention(0, torch.ones(6), torch.tensor(1.0))(torch.ones(5)),
+        "hidden has 5 dimensions, but the edit reads 6",
+    ),
+    (lambda s: editing.rewrite_score(torch.tensor([torch.nan]), torch.ones(1)), "between 0 and 1"),
+]
+
+
+def second(**changes):
+    """Second moments, by the function or by way of the cache."""
+    arguments = {"layers": [1], "tokens": TOKENS} | changes
+    return [
+        lambda s: moments.second_moment(s.model, **arguments),
+        lambda s: moments.cached_second_moment(s.model, **arguments),
+    ]
+
+
+MOMENTS = [
+    *((call, "skip must be a whole number from 0 on, not -1") for call in second(skip=-1)),
+    *((call, "batch_size must be") for call in second(batch_size=0)),
+    *((call, "tokens must lie between 0 and 226") for call in second(tokens=TOKENS * 1000)),
+    *((call, "of whole numbers") for call in second(tokens=TOKENS.float())),
+    *((call, r"tokens of shape \(\)") for call in second(tokens=TOKENS.tolist())),
+    *((call, "layer must be a whole number, not True") for call in second(layers=[True])),
+    *((call, "layer 9 is out of range") for call in second(layers=[1, 9])),
+    (lambda s: moments.regularised(EYE, math.nan), "negative or NaN or infinite, got nan"),
+    (lambda s: moments.regularised(WEIGHT), r"a square matrix, not \(6, 3\)"),
+    (lambda s: moments.whitener(torch.ones(0, 0)), "symmetric matrix"),
+    (lambda s: moments.in_double([1.0]), NOT_FLOATS),
+]
+
+
+def rome_of(**changes):
+    arguments = {"templates": ["The {}"], "subjects": ["book"], "targets": [3]} | changes
+    return lambda s: rome.rome_pairs(s.model, **arguments)
+
+
+ROME = [
+    (rome_of(targets=[10**6]), "a target must be a token below 227, not 1000000"),
+    (rome_of(targets=[-1]), "a target must be a token below"),
+    (rome_of(targets=["Paris"]), "a target must be a whole number, not 'Paris'"),
+    (rome_of(subjects=[" "]), "a subject must be a text"),
+    (rome_of(prefixes=-1), "prefixes must be a whole number from 0 on"),
+    (rome_of(prefix_length=-5), "prefix_length must be"),
+    (rome_of(templates=["{} and {}"]), "a template needs one {}"),
+    (lambda s: rome.RomeSettings(steps=0), "steps must be a whole number from 1 on"),
+    (lambda s: rome.RomeSettings(clamp=-1.0), "clamp must be a positive"),
+    (lambda s: rome.RomeSettings(stop_below=math.nan), "stop_below must be zero or a positive"),
+    (lambda s: rome.rome_edit(s.rome, EYE, rome.RomeSettings(steps=1)), "6 rows for 96 hidden"),
+]
+
+
+def related(s):
+    return replace(s.pairs, table=s.pairs.table.assign(relation="a"))
+
+
+JUDGING = [
+    (lambda s: prevalence.RandomMLP.like(s.model, -1), "layer -1 is out of range"),
+    (lambda s: prevalence.illusions_at_layer(s.layers[1], s.layers[1], epochs=0), "epochs must"),
+    (lambda s: prevalence.illusions_at_layer(s.layers[1], s.layers[2]), "test at mlp_hidden.2"),
+    (
+        lambda s: prevalence.sign_of(
+            replace(s.pairs, table=pd.DataFrame({"value": [*"abab", None]}))
+        ),
+        "two values",
+    ),
+    (lambda s: diagnostics.writing_matrix(s.model, Site(9, "mlp_hidden")), "layer 9 is out"),
+    (lambda s: diagnostics.writing_matrix(s.model, "mlp_hidden.1"), "a Site is needed"),
+    (lambda s: diagnostics.scores(s.cached, torch.ones(D, 2), None), "of 1 dimension, not"),
+    (lambda s: diagnostics.scores(s.cached, [1.0] * D, None), "not list"),
+    (lambda s: planted.plant("mediator", *s.planted[::-1], seed=0), "these are at resid_post.1"),
+    (
+        lambda s: planted.plant("mediator", *s.planted[:2], s.layers[2].stream, seed=0),
+        "the same pairs are needed",
+    ),
+    (lambda s: audit.audit(s.model, "mlp_hidden.1", torch.ones(D), s.many), "a Site is needed"),
+    (lambda s: audit.audit(s.model, SITE, "v.npy", s.many), "one vector of numbers .*'v.npy'"),
+    (lambda s: audit.audit(s.model, SITE, None, s.many), "one vector of numbers .*None"),
+    (
+        lambda s: audit.audit(s.model, SITE, torch.ones(D, dtype=torch.complex64), s.many),
+        "this is complex",
+    ),
+    (lambda s: audit.audit(s.model, SITE, torch.ones(D), s.many, n_random=1.5), "n_random must"),
+    (lambda s: audit.audit(s.model, SITE, torch.ones(D), s.many, batch_size=0), "batch_size"),
+    (lambda s: audit.audit(s.model, SITE, torch.ones(D), s.pairs[0]), "1 pairs are too few"),
+    (lambda s: sweeps.facts_at_layer("any", s.pairs, 1), "use pairs of facts"),
+    (lambda s: sweeps.facts_at_layer("any", related(s), 9), "layer 9 is out of range"),
+    (lambda s: sweeps.facts_at_layer("any", related(s), 1, directions=BASE), "has 4 dimensions"),
+    (lambda s: findings.conclude(metrics.Estimate(1, 1, 1), [], []), "at least one"),
+    (lambda s: models.load_model(device=object()), "cannot be used", models.ModelError),
+    (lambda s: models.load_model("a b\nc"), "cannot be loaded", models.ModelError),
+    (lambda s: exercises.read_lesson(""), "There is no lesson ''", exercises.ClassroomError),
+]
+
+
+def direction(name, content):
+    """Reads a direction from a file with this content: bytes, or what its library saves."""
+
+    def call(s):
+        path = s.files / name
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif path.suffix == ".npy":
+            np.save(path, content, allow_pickle=True)
+        elif path.suffix == ".pt":
+            torch.save(content, path)
+        else:
+            save_file(content, path)
+        audit_cli.read_direction(path)
+
+    return call
+
+
+def cut(s):
+    save_file({"direction": torch.ones(30)}, s.files / "cut.safetensors")
+    os.truncate(s.files / "cut.safetensors", 100)
+    audit_cli.read_direction(s.files / "cut.safetensors")
+
+
+def unreadable(s):
+    (s.files / "v.npy").symlink_to("/proc/self/mem")  # nobody may read it, not even root
+    audit_cli.read_direction(s.files / "v.npy")
+
+
+def pair_file(content):
+    return lambda s: read_pairs(s.model, write(s, "pairs.csv", content))
+
+
+FILES = [
+    (direction("o.npy", np.array([{}], dtype=object)), "is damaged, or holds more than numbers"),
+    (direction("s.npy", np.array(["a"])), "holds <U1, not floating-point numbers"),
+    (direction("c.npy", np.array([1j])), "holds complex128"),
+    (direction("z.npy", b"PK\x03\x04"), "is damaged"),
+    (direction("m.pt", torch.nn.Linear(2, 2)), "is damaged, or holds more than numbers"),
+    (direction("n.pt", {"direction": {"a": torch.ones(2)}}), "holds dict"),
+    (direction("d.pt", torch.ones(3).to_sparse()), "holds no plain tensor"),
+    (direction("e.pt", torch.ones(3, device="meta")), "holds no plain tensor"),
+    (direction("t.safetensors", {"a": torch.ones(3), "b": torch.ones(3)}), r"\['a', 'b'\]: call"),
+    (direction("h.safetensors", b"\xff" * 8 + b"{}"), "is damaged"),
+    (cut, "is damaged"),
+    (unreadable, "cannot be read: Input/output error"),
+]
+
+TABLES = [
+    (pair_file(f"{HEADER}\n{ROW}".replace(",", "\t")), "separate cells by commas"),
+    (pair_file(f"sep=,\n{HEADER}\n{ROW}"), "Name the columns in row 1"),
+    (pair_file(f"\ufeff\ufeff{HEADER}\n{ROW}"), r"lacks the columns \['base'\]"),
+    (pair_file(f"{HEADER}\n{ROW}".encode("utf-32")), "is not UTF-8 text"),
+    (pair_file(f"{HEADER}\n".encode() + b"\xed\xa0\x80,b,Mary,John"), "is not UTF-8 text"),
+    (pair_file(bytes(range(256))), "is not UTF-8 text"),
+    (pair_file(b"\0" * 50), "lacks the columns"),
+    (pair_file(f"{HEADER}\n{ROW}\0"), r"row 2: the counterfactual ' John\\x00'"),
+    (pair_file(f"{HEADER}\n{'a' * 200_000},b,Mary,John"), "larger than field limit"),
+    (pair_file(f'{HEADER}\n"Mary" and,b,Mary,John'), "is not a CSV file"),
+    (pair_file(f"{HEADER},answer\r\n{ROW},x\r\n"), r"the columns \['answer'\] more than once"),
+    (pair_file(f"{HEADER},position\r{ROW},\N{FULLWIDTH DIGIT ONE}\r"), "must be a whole number"),
+    (pair_file(f"{HEADER},position\n{ROW},99999999999"), "must be a whole number"),
+    (lambda s: read_pairs(s.model, "/proc/self/mem"), "cannot be read: Input/output error"),
+]
+
+
+def read(content, function=report.recorded):
+    """Calls a reader of results with this content of `claims.json`."""
+
+    def call(s):
+        measured(s, content)
+        function()
+
+    return call
+
+
+def entry(**changes):
+    return json.dumps({"C3": {"verdict": "not", "value": 1.0, "lesson": "03"} | changes})
+
+
+def site_file(content):
+    def call(s):
+        s.results.symlink_to(s.files, target_is_directory=True)
+        write(s, "smollm2-135m/sites.json", content)
+        report.load_site("ioi")
+
+    return call
+
+
+RESULTS = [
+    *((read(content), "claims.json is damaged: .*run the lessons again")
+      for content in ("", "{", "[]", "null", b"\xff\xfe", "[" * 100_000, '{"C3": 1}')),
+    (read('{"C3": {"value": 1}}'), "what it says of C3 is no measurement"),
+    (read(entry(value="1")), "C3 is no measurement"),
+    (read(entry(value=True)), "C3 is no measurement"),
+    (read(entry(interval=[1])), "C3 is no measurement"),
+    (read(entry(interval="ab")), "C3 is no measurement"),
+    (read(entry(verdict=["not"])), "C3 is no measurement"),
+    (read(entry(note=5)), "C3 is no measurement"),
+    (read("{", report.summary_table), "is damaged"),
+    (read("{", expected.drifts), "is damaged"),
+    (read("{", replication.to_markdown), "is damaged"),
+    (read("{", lambda: compare.compare(["smollm2-135m"])), "is damaged"),
+    (read("{", lambda: report.record("C9", 1.0, (0, 2))), "is damaged"),
+    (site_file("[]"), "sites.json is damaged"),
+    (site_file('{"ioi": {"site": 5}}'), "the entry 'ioi' has no site"),
+    (lambda s: report.record("C3", "1"), "value is '1': pass one number"),
+    (lambda s: report.record("C3", torch.ones(2)), "pass one number"),
+    (lambda s: report.record("C3", 1.0, (1, 2, 3)), r"pass interval=\(low, high\)"),
+    (lambda s: report.record("C3", 1.0, 5), r"The interval is 5: pass interval"),
+    (lambda s: report.record("C3", 1.0, (None, 2)), "an end of the interval is None"),
+    (lambda s: report.record("C3", 1.0, detail=[1]), "pass numbers by name"),
+    (lambda s: report.record("C3", 1.0, detail={"x": 1j}), "1j cannot be stored"),
+    (lambda s: report.record_untestable("C3", object()), "cannot be stored"),
+    (lambda s: report.save_site("ioi", {"layer": math.nan}, {}), "not JSON compliant: nan"),
+    (lambda s: expected.update("nobody"), "Nothing was recorded for nobody", FileNotFoundError),
+    (lambda s: publish.stamp_lesson("[]", "a.ipynb", publish.Repository()), "is not a notebook"),
+    (lambda s: publish.stamp_lesson("{}", "a.ipynb", publish.Repository()), "is not a notebook"),
+    (lambda s: publish.parse_repository("https://[::1/me/it"), "Invalid IPv6 URL"),
+]  # fmt: skip
+
+
+ALL = {
+    "sites": SITES, "geometry": GEOMETRY, "metrics": METRICS, "pairs": PAIRS, "patching": PATCHING,
+    "das": DAS, "readers": READERS, "tasks": TASKS, "counterfact": COUNTERFACT, "editing": EDITING,
+    "moments": MOMENTS, "rome": ROME, "judging": JUDGING, "files": FILES, "tables": TABLES,
+    "results": RESULTS,
+}  # fmt: skip
+KINDS = {"files": audit_cli.DirectionFileError, "tables": PairFileError}
+ROWS = [
+    pytest.param(call, message, *(error or [KINDS.get(name, ValueError)]), id=f"{name}-{number}")
+    for name, rows in ALL.items()
+    for number, (call, message, *error) in enumerate(rows)
+]
+
+
+@pytest.mark.parametrize(("call", "message", "error"), ROWS)
+def test_every_mistake_has_its_own_error(s, call, message, error):
+    with pytest.raises(error) as caught:
+        call(s)
+    assert type(caught.value) is error
+    assert re.search(message, str(caught.value), flags=re.S)
+    assert len(str(caught.value)) < 1000
+
+
+# ------------------------------------------------------------------------- the command lines
+
+
+def judged(s, **changes):
+    """Arguments for `helpers.audit`, with files that are as they should be."""
+    np.save(s.files / "v.npy", np.ones(D))
+    good = {"site": "mlp_hidden.1", "direction": s.files / "v.npy", "pairs": "ioi"}
+    good["pairs"] = write(s, "pairs.csv", f"{HEADER}\n{ROW}\n" * 1)
+    options = good | changes
+    return [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+
+
+def handed_in(s, *more):
+    write(s, "class/anna.ipynb", "no notebook")
+    return ["--submissions", str(s.files / "class"), *more]
+
+
+def manifest(s):
+    return str(write(s, "made/manifest.json", '{"files": 5}').parent)
+
+
+def blocked(s):
+    """A file where a folder is needed."""
+    return str(write(s, "file", ""))
+
+
+def no_results(s):
+    """A file where the results would go."""
+    s.results.symlink_to(s.files / "file")
+    return blocked(s)
+
+
+def damaged(s):
+    measured(s, "{")
+    return "smollm2-135m"
+
+
+COMMANDS = [
+    (audit_cli, lambda s: judged(s, direction=s.files), 2, "is a folder"),
+    (audit_cli, lambda s: judged(s, direction=write(s, "v.pt", b"\x80\x02c")), 2, "is damaged"),
+    (audit_cli, lambda s: judged(s, pairs=s.files), 2, "is a folder: name a CSV file"),
+    (audit_cli, lambda s: judged(s, pairs=write(s, "e.csv", "")), 2, "is empty"),
+    (audit_cli, lambda s: judged(s), 2, "1 pairs are too few"),
+    (audit_cli, lambda s: judged(s, site="head_output.1"), 2, "head_output.LAYER.HEAD"),
+    (audit_cli, lambda s: judged(s, site="mlp_hidden.-1"), 2, "must have the form"),
+    (audit_cli, lambda s: judged(s, site="mlp_hidden.7"), 2, "layer 7 is out of range"),
+    (audit_cli, lambda s: judged(s, out=blocked(s)), 2, "is not a folder: choose another"),
+    (audit_cli, lambda s: judged(s, **{"batch-size": "0"}), 2, "no whole number from 1"),
+    (audit_cli, lambda s: judged(s, seed="1.5"), 2, "'1.5' is no whole number from 0"),
+    (audit_cli, lambda s: judged(s, pairs="gender", n="1"), 2, "are single tokens|n must be"),
+    (run, lambda s: ["--lesson", "x"], 2, "there is no lesson 0x; there are: 00_start_here"),
+    (run, lambda s: ["--lesson", ""], 2, "there is no lesson ''"),
+    (run, lambda s: ["--lesson"], 2, "expected at least one argument"),
+    (run, lambda s: ["03"], 2, "unrecognized arguments: 03"),
+    (run, lambda s: no_results(s) and ["--lesson", "00"], 2, "results is a file, not a folder"),
+    (compare, lambda s: ["nobody"], 1, "No results for nobody: run it first"),
+    (compare, lambda s: [damaged(s)], 2, "claims.json is damaged"),
+    (compare, lambda s: no_results(s) and ["smollm2-135m"], 1, "No results"),
+    (expected, lambda s: ["--model", "nobody"], 2, "Nothing was recorded for nobody"),
+    (expected, lambda s: ["--model", damaged(s)], 2, "claims.json is damaged"),
+    (expected, lambda s: ["smollm2-135m"], 2, "unrecognized arguments"),
+    (publish, lambda s: [], 2, "one of the arguments --repo --clear is required"),
+    (publish, lambda s: ["--clear", "--repo", "x"], 2, "not allowed with argument"),
+    (publish, lambda s: ["--repo", "https://[::1/me/it"], 2, "not the address of a repository"),
+    (publish, lambda s: ["--clear"], 1, "There are no lessons in"),
+    (assignment, lambda s: [], 2, "--lesson"),
+    (assignment, lambda s: ["--lesson", ""], 2, "There is no lesson ''"),
+    (assignment, lambda s: ["--lesson", "00"], 2, "Lesson 00 has no exercises"),
+    (assignment, lambda s: ["--lesson", "01", "--seed", "-1"], 2, "--seed must be 0 or more"),
+    (assignment, lambda s: ["--lesson", "01", "--seed", "x"], 2, "invalid int value: 'x'"),
+    (assignment, lambda s: ["--lesson", "01", "--out", blocked(s)], 2, "no folder of its own"),
+    (assignment, lambda s: ["--lesson", "01", "--out", blocked(s) + "/x"], 2, "file"),
+    (assignment, lambda s: ["--lesson", "01", "--out", manifest(s)], 2, "manifest.json is damaged"),
+    (grade, lambda s: handed_in(s, "--lesson", "99"), 2, "There is no lesson 99"),
+    (grade, lambda s: handed_in(s, "--seconds", "nan"), 2, "--seconds must be more than 0"),
+    (grade, lambda s: handed_in(s, "--seconds", "inf"), 2, "and finite"),
+    (grade, lambda s: handed_in(s, "--seed", "-1"), 2, "--seed must be 0 or more"),
+    (grade, lambda s: handed_in(s, "--out", blocked(s)), 2, "file"),
+    (grade, lambda s: ["--submissions", blocked(s)], 2, "there is no folder"),
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "status", "message"),
+    [
+        pytest.param(*row, id=f"{row[0].__name__.split('.')[-1]}-{number}")
+        for number, row in enumerate(COMMANDS)
+    ],
+)
+def test_every_command_says_what_is_wrong(s, capsys, module, arguments, status, message):
+    arguments = arguments(s)
+    before = state(s)
+    try:
+        found = module.main(arguments)
+    except SystemExit as ended:
+        found = ended.code
+    error = capsys.readouterr().err
+    assert found == status
+    assert re.search(message, error.splitlines()[-1]) and "Traceback" not in error
+    assert state(s) == before

@@ -87,7 +87,6 @@ def update(model: str | None = None) -> Path:
             default = default_tolerance(entry, claims()[claim]["paper"]["unit"])
             entries[claim]["tolerance"] = old.get(claim, {}).get("tolerance", _short(default, 2))
     path = expected_path(model)
-    path.parent.mkdir(parents=True, exist_ok=True)
     output.write(path, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
     return path
 

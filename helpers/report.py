@@ -4,13 +4,14 @@ A lesson measures a claim and calls `record`. The verdict follows from the claim
 `data/claims.json` fixed before anything was measured; nobody types a verdict.
 """
 
+import contextlib
 import difflib
 import functools
 import json
 import math
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,10 @@ COMPARE = {
     ">": operator.gt,
     "==": operator.eq,
 }
+
+
+class ResultsError(RuntimeError):
+    """Results cannot be kept or read; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -102,17 +107,35 @@ def results_folder(model: str | None = None) -> Path:
     return Path(base).expanduser() / model_slug(model)
 
 
+@contextlib.contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong with files in a results folder into a ResultsError."""
+    try:
+        yield
+    except OSError as error:
+        raise ResultsError(
+            f"Results cannot be kept in {folder}: {error}. Make room there, or set the environment "
+            "variable SUBSPACE_ILLUSION_RESULTS to a folder where you can write."
+        ) from error
+
+
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise ResultsError(
+            f"{path} is damaged: {error}. Delete it, and run the lessons whose results you miss."
+        ) from error
 
 
 def _update_json(path: Path, key: str, entry: Mapping[str, Any]) -> None:
     """Set one entry of a JSON file; lessons that run at the same time wait for each other."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        content = _read_json(path) | {key: entry}
-        text = json.dumps(content, indent=2, allow_nan=False, default=lambda x: x.tolist())
-        output.write(path, text + "\n")
+    with saving(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            content = _read_json(path) | {key: entry}
+            text = json.dumps(content, indent=2, allow_nan=False, default=lambda x: x.tolist())
+            output.write(path, text + "\n")
 
 
 def _finite(name: str, number: Any) -> float:

@@ -17,13 +17,14 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
+from helpers import output
 from helpers.das import find_pair_directions
 from helpers.geometry import cosine, patch_each, read_write_patch, row_null_split
 from helpers.metrics import logit_difference
 from helpers.models import load_model
 from helpers.pairs import Pairs
 from helpers.patching import cache_pairs
-from helpers.report import ROOT, results_folder
+from helpers.report import ROOT, results_folder, saving
 from helpers.sites import Site
 
 
@@ -94,11 +95,15 @@ def facts_at_layer(
 
 
 def save_sweep(name: str, sweep: pd.DataFrame) -> Path:
-    """Write the means of a sweep over its pairs, by layer and patch, to the results; the path."""
+    """Write the means of a sweep over its pairs, by layer and patch, to the results; the path.
+
+    Raises:
+        ResultsError: It cannot be written.
+    """
     path = results_folder() / f"{name}-sweep.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
     means = sweep.drop(columns="pair").groupby(["layer", "patch"]).mean(numeric_only=True)
-    means.round(4).to_csv(path)
+    with saving(path.parent):
+        output.write(path, means.round(4).to_csv())
     return path
 
 

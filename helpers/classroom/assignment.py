@@ -186,6 +186,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ClassroomError as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"{folder} cannot be written: {error}. Choose another with --out.", file=sys.stderr)
+        return 2
     print(f"Lesson {lesson.number}: {len(lesson.exercises)} exercises, {lesson.points} points.")
     print(f"The student's, the instructor's and nbgrader's version are in {folder}")
     return 0

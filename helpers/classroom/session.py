@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,9 +16,9 @@ from torch import Tensor
 from helpers.classroom import guard, launch, wire
 from helpers.classroom.guard import Limits, NoWorker
 from helpers.classroom.worker import tensors_in
+from helpers.classroom.workshop import remove
 
 ERROR_CHARS = 2000
-PLACES = (guard.ROOT, Path(sys.prefix), Path(sys.base_prefix), Path.home())
 
 
 class StudentError(Exception):
@@ -36,11 +34,18 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
+def without_places(text: str) -> str:
+    """The text without the names of the machine's folders."""
+    home = os.path.expanduser("~")  # stays as it is where there is no home
+    for place in map(Path, (guard.ROOT, sys.prefix, sys.base_prefix, home)):
+        if place.is_absolute() and place != Path(place.anchor):  # or no slash would be left
+            text = text.replace(str(place), "...")
+    return text
+
+
 def shortened(text: str) -> str:
     """An error's text, plain, without the machine's folders, and not too long."""
-    text = plain(text[: 4 * ERROR_CHARS])
-    for place in PLACES:
-        text = text.replace(str(place), "...")
+    text = without_places(plain(text[: 4 * ERROR_CHARS]))
     return text if len(text) <= ERROR_CHARS else text[:ERROR_CHARS] + " ..."
 
 
@@ -85,7 +90,7 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self._stop()
-        _remove(self.folder)
+        remove(self.folder)
 
     def _begin(self) -> None:
         """Have the worker confine itself; no student's code has run before it answers."""
@@ -153,7 +158,7 @@ class Session:
     def printed_text(self) -> str:
         """What was printed up to the last answer, and how much was cut."""
         cut = f"\n... and {self.cut:,} characters more" if self.cut > 0 else ""
-        return plain(self.printed.replace(self.folder, ".")) + cut
+        return without_places(plain(self.printed.replace(self.folder, "."))) + cut
 
     def get(self, name: str) -> Any:
         """The student's variable of this name: a value, or a function that calls theirs.
@@ -191,13 +196,3 @@ def _copy_back(ours: list[Tensor], theirs: list[Tensor]) -> None:
         elif not torch.equal(mine, new):
             with torch.no_grad():
                 mine.copy_(new)
-
-
-def _remove(folder: str) -> None:
-    """Remove a folder, however deep the student has nested it, and whatever its modes."""
-    if os.name == "posix":
-        subprocess.run(["chmod", "-R", "u+rwx", folder], stderr=subprocess.DEVNULL, check=False)
-    with contextlib.suppress(RecursionError):
-        shutil.rmtree(folder, ignore_errors=True)
-    if os.path.exists(folder) and os.name == "posix":
-        subprocess.run(["rm", "-rf", folder], stderr=subprocess.DEVNULL, check=False)

@@ -138,8 +138,22 @@ def clean(notebook: NotebookNode) -> None:
         cell.execution_count = count
         for part in cell.outputs:
             part.get("data", {}).pop(WIDGET, None)
+            _remove_places(part)
             if part.output_type == "execute_result":
                 part.execution_count = count
+
+
+def _remove_places(part: NotebookNode) -> None:
+    """Take the names of this machine's folders out of what a cell printed, warned of or raised."""
+    texts = {"stream": ("text",), "error": ("evalue", "traceback")}
+    for key in texts.get(part.output_type, ()):
+        value = part[key]
+        whole = isinstance(value, str)
+        part[key] = (
+            output.without_places(value)
+            if whole
+            else [output.without_places(line) for line in value]
+        )
 
 
 def save_figures(notebook: NotebookNode, lesson: str, folder: Path) -> None:

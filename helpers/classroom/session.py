@@ -1,22 +1,20 @@
 """A conversation with one worker: from its start to the end of all its processes."""
 
 import contextlib
-import os
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from helpers.classroom import guard, launch, wire
+from helpers.classroom import launch, wire
 from helpers.classroom.guard import Limits, NoWorker
 from helpers.classroom.worker import tensors_in
 from helpers.classroom.workshop import remove
+from helpers.output import without_places
 
 ERROR_CHARS = 2000
 
@@ -32,15 +30,6 @@ class Ended(StudentError):
 def plain(text: str) -> str:
     """The text without characters that steer a terminal or cannot be written to a file."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
-
-
-def without_places(text: str) -> str:
-    """The text without the names of the machine's folders."""
-    home = os.path.expanduser("~")  # stays as it is where there is no home
-    for place in map(Path, (guard.ROOT, sys.prefix, sys.base_prefix, home)):
-        if place.is_absolute() and place != Path(place.anchor):  # or no slash would be left
-            text = text.replace(str(place), "...")
-    return text
 
 
 def shortened(text: str) -> str:

@@ -117,7 +117,7 @@ def test_killed_grading_leaves_no_process_and_the_next_one_removes_its_folder(
             print("here", flush=True)
 
         launch.PRELOADED = ()
-        with workshop() as place:
+        with workshop("grading-") as place:
             (place / "anna.ipynb").write_text("what Anna handed in")
             threading.Thread(target=tell, args=[place], daemon=True).start()
             judge((), "open('started', 'w').close()\\nwhile True: pass", "")
@@ -130,10 +130,10 @@ def test_killed_grading_leaves_no_process_and_the_next_one_removes_its_folder(
         assert time.monotonic() < deadline, "a worker outlives its judge"
         time.sleep(0.1)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with workshop() as first:
+    with workshop("grading-") as first:
         assert list(tmp_path.iterdir()) == [first]
         tempfile.tempdir = str(tmp_path)
-        with workshop() as second:  # two at once leave each other alone
+        with workshop("grading-") as second:  # two at once leave each other alone
             assert set(tmp_path.iterdir()) == {first, second}
     assert list(tmp_path.iterdir()) == []
 

@@ -15,7 +15,6 @@ import copy
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from nbformat import NotebookNode
 
 from helpers.classroom.course import make_course, quieten
 from helpers.classroom.exercises import NOTEBOOKS, ClassroomError, Exercise, Lesson, read_lesson
+from helpers.classroom.workshop import workshop
 
 MANIFEST = "manifest.json"
 HIDDEN_TESTS = 3  # per exercise
@@ -150,8 +150,8 @@ def make_assignment(lesson: Lesson, folder: Path, seed: int = 0) -> None:
     """
     check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".assignment-", dir=folder.parent) as temporary:
-        new, old = Path(temporary) / "new", Path(temporary) / "old"
+    with workshop(".assignment-", folder.parent) as temporary:
+        new, old = temporary / "new", temporary / "old"
         new.mkdir()
         build(lesson, new, seed)
         write_manifest(lesson, new, seed)

@@ -124,7 +124,7 @@ def grade_all(
         lessons: The lessons to choose from.
         settings: `seed` and `limits`, as for `Grader`.
     """
-    with workshop() as place:
+    with workshop("grading-") as place:
         grader = Grader(lessons, place, **settings)
         for submission in submissions:
             start = time.monotonic()

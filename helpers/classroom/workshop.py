@@ -1,7 +1,8 @@
-"""A folder for all that grading needs for a while, removed in the end even if grading is killed.
+"""A folder for all that a program needs for a while, removed in the end even if it is killed.
 
-It holds what students handed in, so it must not stay. Whoever works in one holds a lock, which the
-system takes back whatever ends the process: a workshop that nobody has locked was abandoned.
+It may hold solutions and what students handed in, so it must not stay. Whoever works in one holds a
+lock, which the system takes back whatever ends the process: a workshop that nobody has locked was
+abandoned, and the next program removes it.
 """
 
 import contextlib
@@ -14,29 +15,34 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-PREFIX, LOCK = "grading-", ".lock"
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def workshop() -> Iterator[Path]:
+def workshop(prefix: str, place: Path | None = None) -> Iterator[Path]:
     """A new folder, for every temporary file made in the block; abandoned ones are removed.
 
+    Args:
+        prefix: Start of its name, and of those that may be removed.
+        place: Where to make it, if not among the system's temporary files.
+
     Raises:
-        OSError: There is no folder for temporary files, or no room in it.
+        OSError: It cannot be made.
     """
-    before = tempfile.tempdir
-    _remove_abandoned(Path(tempfile.gettempdir()))
-    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, FileLock(Path(folder) / LOCK):
-        tempfile.tempdir = folder
-        try:
-            yield Path(folder)
-        finally:
-            tempfile.tempdir = before
+    before, place = tempfile.tempdir, place or Path(tempfile.gettempdir())
+    _remove_abandoned(prefix, place)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=place) as folder:
+        with FileLock(Path(folder) / LOCK):
+            tempfile.tempdir = folder
+            try:
+                yield Path(folder)
+            finally:
+                tempfile.tempdir = before
 
 
-def _remove_abandoned(place: Path) -> None:
+def _remove_abandoned(prefix: str, place: Path) -> None:
     """Remove the workshops that nobody works in any more."""
-    for lock in place.glob(f"{PREFIX}*/{LOCK}"):
+    for lock in place.glob(f"{prefix}*/{LOCK}"):
         with contextlib.suppress(OSError, Timeout):  # another user's, or somebody is at work
             with FileLock(lock, timeout=0):
                 remove(lock.parent)

@@ -9,13 +9,14 @@ what we measure.
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from helpers import notebook, output
 from helpers.models import PACKAGED, model_name
-from helpers.report import ROOT, claims, recorded, results_folder, rule_names
+from helpers.report import ROOT, ResultsError, claims, recorded, results_folder, rule_names
 
 KEPT = ("verdict", "value", "interval", "lesson", "note")  # of what a lesson recorded
 RELATIVE, FLOOR = 0.05, {"%": 2.0, "": 0.03, "nats": 0.05}  # 5 % of the value, at least these
@@ -94,4 +95,7 @@ def update(model: str | None = None) -> Path:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser("python -m helpers.expected")
     parser.add_argument("--model", help="name, hub id or folder (default: the packaged model)")
-    print(update(parser.parse_args().model))
+    try:
+        print(update(parser.parse_args().model))
+    except (OSError, ResultsError) as error:
+        sys.exit(f"There are no new reference values: {error}")

@@ -272,12 +272,15 @@ def run(lessons: Iterable[Path], *, inplace: bool = False) -> int:
 
     Raises:
         ResultsError: The results cannot be saved.
+        OSError: The lessons cannot be saved in place, or there is no room for temporary files.
     """
     if subprocess.run([sys.executable, "-c", PREPARE]).returncode:
         return 1
     results, failed = results_folder(), []
     with saving(results):
         output.check_writable(results)
+    if inplace:
+        output.check_writable(NOTEBOOKS)
     try:
         failed = [path.stem for path in lessons if not run_lesson(path, results, inplace=inplace)]
     finally:
@@ -324,6 +327,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run([lessons[number] for number in options.lesson], inplace=options.inplace)
     except ResultsError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"The lessons cannot be run here, or not be saved: {error}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted; what was finished is kept.")

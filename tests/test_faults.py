@@ -170,6 +170,29 @@ def test_results_that_cannot_be_kept_say_what_to_do(no_folder, monkeypatch, caps
             keep()
 
 
+def test_lessons_that_cannot_be_saved_in_place_say_so_before_the_work(
+    results, no_folder, monkeypatch, capsys
+):
+    monkeypatch.setattr(run, "PREPARE", "")
+    monkeypatch.setattr(run, "find_lessons", lambda _: {"01": no_folder / "01_first.ipynb"})
+    monkeypatch.setattr(run, "NOTEBOOKS", no_folder)
+    monkeypatch.setattr(run, "run_lesson", lambda *_, **__: pytest.fail("hours of work"))
+    assert run.main(["--inplace"]) == 1
+    assert "not be saved: [Errno" in capsys.readouterr().err
+
+
+@posix_only
+def test_lessons_without_a_home_say_what_to_do(monkeypatch, capsys):
+    def nobody(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)  # as for a container's user without an entry
+    monkeypatch.setattr(run, "run", lambda *_, **__: pytest.fail("started"))
+    assert run.main(["--lesson", "01"]) == 1
+    assert "set the environment variable HOME" in capsys.readouterr().err
+
+
 def test_a_full_disk_leaves_what_was_there(results, fill_disk):
     table = pd.DataFrame({"layer": [0], "patch": "row", "pair": 0, "flipped": True})
     report.record("C3", -2.5)

@@ -24,6 +24,7 @@ from transformer_lens import TransformerBridge
 from helpers import agreement, facts, ioi
 from helpers.audit import audit
 from helpers.models import ModelError, load_model, model_slug
+from helpers.output import check_writable
 from helpers.pair_files import read_pairs, read_table
 from helpers.pairs import Pairs
 from helpers.sites import HOOKS, OF_ONE_HEAD, Site
@@ -203,6 +204,7 @@ def run(options: argparse.Namespace) -> None:
         read_table(options.pairs)
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"{options.out} is not a folder: choose another one for --out")
+    check_writable(options.out)
     name = model_slug(options.model)
     print(f"loading {name}", flush=True)
     model = load_model(options.model, options.device)
@@ -225,8 +227,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = "make room there, or choose another folder with --out"
+        print(f"error: {options.out} cannot be written: {error}: {where}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nInterrupted; nothing was written.", file=sys.stderr)

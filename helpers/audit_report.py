@@ -94,7 +94,6 @@ def save(audit: "Audit", folder: Path) -> list[Path]:
         "audit.html": to_html(audit).encode(),
         "audit.png": _png(audit),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         output.write(folder / name, content)
     return [folder / name for name in contents]

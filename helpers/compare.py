@@ -12,12 +12,22 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from helpers import output
 from helpers.replication import measurements
-from helpers.report import UNMEASURED, VERDICTS, claims, results_folder, show_ours, show_paper
+from helpers.report import (
+    UNMEASURED,
+    VERDICTS,
+    ResultsError,
+    claims,
+    results_folder,
+    saving,
+    show_ours,
+    show_paper,
+)  # fmt: skip
 from helpers.run import format_table
 
 
@@ -26,7 +36,7 @@ def compare(models: Sequence[str]) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: Nothing is known of one of the models.
-        ValueError: What was recorded is damaged.
+        ResultsError: What was recorded cannot be read.
     """
     found = {}
     for model in models:
@@ -55,34 +65,39 @@ def counts(table: pd.DataFrame) -> list[str]:
     return lines
 
 
+def write(table: pd.DataFrame) -> Path:
+    """Write a comparison as `comparison.md` and `comparison.html` into the folder that comes back.
+
+    Raises:
+        ResultsError: It cannot be written.
+    """
+    columns, rows, lines = list(table), table.values.tolist(), counts(table)
+    text = "\n\n".join(["# Models side by side", *lines, output.markdown_table(columns, rows)])
+    body = "\n".join(
+        [*(f"<p>{line}</p>" for line in lines), output.html_table("Claims", columns, rows)]
+    )
+    folder = results_folder().parent
+    with saving(folder):
+        output.write(folder / "comparison.md", text + "\n")
+        output.write(folder / "comparison.html", output.html_page("Models side by side", body))
+    return folder
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `python -m helpers.compare`; returns its exit status."""
     parser = argparse.ArgumentParser("python -m helpers.compare", description="Models compared.")
     parser.add_argument("models", nargs="+", metavar="MODEL", help="name, hub id or folder")
     options = parser.parse_args(arguments)
     try:
-        _run(options.models)
+        table = compare(options.models)
+        folder = write(table)
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1
-    except (OSError, ValueError) as error:
+    except ResultsError as error:
         print(error, file=sys.stderr)
         return 2
-    return 0
-
-
-def _run(models: Sequence[str]) -> None:
-    """Compare, write both files and print the table."""
-    table = compare(models)
-    columns, rows, lines = list(table), table.values.tolist(), counts(table)
-    folder = results_folder().parent
-    folder.mkdir(parents=True, exist_ok=True)
-    text = "\n\n".join(["# Models side by side", *lines, output.markdown_table(columns, rows)])
-    output.write(folder / "comparison.md", text + "\n")
-    body = "\n".join(
-        [*(f"<p>{line}</p>" for line in lines), output.html_table("Claims", columns, rows)]
-    )
-    output.write(folder / "comparison.html", output.html_page("Models side by side", body))
+    lines = counts(table)
     print(
         format_table(table), *lines, f"Also in {folder}: comparison.md, comparison.html", sep="\n"
     )

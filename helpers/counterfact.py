@@ -5,10 +5,12 @@ import http.client
 import json
 import os
 import urllib.request
+import warnings
 from pathlib import Path
 
 import pandas as pd
 
+from helpers import output
 from helpers.facts import SLOT
 from helpers.packaged import cache_folder
 
@@ -47,8 +49,12 @@ def load_counterfact(
     for expected, of in ((sha256, "you expect"), (first, f"{note} says")):
         digest = _check_sha256(content, expected, of)
     facts = _read_counterfact(content)  # before it is kept: the page of a login must not be
-    _keep(kept, content)
-    _keep(note, digest.encode())
+    try:
+        for file, text in ((kept, content), (note, digest)):
+            if not file.is_file():
+                output.write(file, text)
+    except OSError as error:
+        warnings.warn(f"CounterFact is not kept in {kept.parent}: {error}", stacklevel=2)
     return facts
 
 
@@ -73,15 +79,6 @@ def _check_sha256(content: bytes, expected: str | None, said_by: str) -> str:
             f"{said_by} {expected}"
         )
     return digest
-
-
-def _keep(file: Path, content: bytes) -> None:
-    """Write a file that is not there yet, all of it or nothing."""
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f"{file.name}.{os.getpid()}.part")
-        part.write_bytes(content)
-        os.replace(part, file)
 
 
 def _read_counterfact(content: bytes) -> pd.DataFrame:

@@ -16,7 +16,15 @@ from typing import Any
 
 from helpers import notebook, output
 from helpers.models import PACKAGED, model_name
-from helpers.report import ROOT, claims, read_measured, recorded, results_folder, rule_names
+from helpers.report import (
+    ROOT,
+    ResultsError,
+    claims,
+    read_measured,
+    recorded,
+    results_folder,
+    rule_names,
+)
 
 KEPT = ("verdict", "value", "interval", "lesson", "note")  # of what a lesson recorded
 RELATIVE, FLOOR = 0.05, {"%": 2.0, "": 0.03, "nats": 0.05}  # 5 % of the value, at least these
@@ -100,7 +108,6 @@ def update(model: str | None = None) -> Path:
             default = default_tolerance(entry, claims()[claim]["paper"]["unit"])
             entries[claim]["tolerance"] = old.get(claim, {}).get("tolerance", _short(default, 2))
     path = expected_path(model)
-    path.parent.mkdir(parents=True, exist_ok=True)
     output.write(path, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
     return path
 
@@ -111,8 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", help="name, hub id or folder (default: the packaged model)")
     try:
         print(update(parser.parse_args(arguments).model))
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
+    except (OSError, ResultsError) as error:
+        print(f"There are no new reference values: {error}", file=sys.stderr)
         return 2
     return 0
 

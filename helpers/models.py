@@ -13,6 +13,7 @@ import functools
 import io
 import logging
 import os
+import pickle
 import re
 import textwrap
 import warnings
@@ -156,6 +157,11 @@ def _explained(source: str) -> Iterator[None]:
     """Turns the errors of loading into one that says what to do."""
     try:
         yield
+    except pickle.UnpicklingError as error:  # torch's own words tell how to run what is in there
+        raise ModelError(
+            f"The weights in {source!r} are a pickle file that is damaged or holds more than "
+            "tensors, and could run code: only take a folder with .safetensors files."
+        ) from error
     except (OSError, ValueError, SafetensorError) as error:
         reason = f"The model {source!r} cannot be loaded: {_summary(error)}."
         if os.path.isdir(source):

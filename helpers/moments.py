@@ -293,6 +293,8 @@ def _alone(folder: Path) -> Iterator[bool]:
         yield False
         return
     try:
+        for left in folder.glob("*.tmp-*"):  # we hold the lock: of processes that were killed
+            left.unlink(missing_ok=True)
         yield True
     finally:
         lock.release()

@@ -57,9 +57,20 @@ class ModelError(RuntimeError):
 
 
 def cache_folder() -> Path:
-    """The folder that keeps the converted model: SUBSPACE_ILLUSION_CACHE or the user's cache."""
+    """The folder that keeps the converted model: SUBSPACE_ILLUSION_CACHE or the user's cache.
+
+    Raises:
+        ModelError: The user has no home folder, and no other one is chosen.
+    """
     chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen or platformdirs.user_cache_dir("subspace-illusion")).expanduser().absolute()
+    try:
+        folder = Path(chosen or platformdirs.user_cache_dir("subspace-illusion"))
+        return folder.expanduser().absolute()
+    except RuntimeError as error:
+        raise ModelError(
+            f"There is no home folder to keep {LABEL} in: set the environment variable "
+            f"{CACHE_VARIABLE} to a folder where you can write."
+        ) from error
 
 
 def packaged_folder() -> Path:

@@ -208,6 +208,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
+    except OSError as error:
+        print(
+            f"Not all files could be stamped: {error}. Make {ROOT} writable, then run it again.",
+            file=sys.stderr,
+        )
+        return 1
     print(f"{len(changed)} files changed. {describe(repository)}")
     return 0
 

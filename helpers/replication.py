@@ -11,6 +11,7 @@ import io
 import json
 import platform
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from html import escape
@@ -29,9 +30,11 @@ from helpers.report import (
     ROOT,
     UNMEASURED,
     VERDICTS,
+    ResultsError,
     claims,
     recorded,
     results_folder,
+    saving,
     show_ours,
     show_paper,
 )  # fmt: skip
@@ -206,20 +209,27 @@ def _counts(table: pd.DataFrame) -> str:
 
 
 def write_report(model: str | None = None) -> list[Path]:
-    """Write the report to `results/<model>/` in its three forms; the paths come back."""
+    """Write the report to `results/<model>/` in its three forms; the paths come back.
+
+    Raises:
+        ResultsError: They cannot be written, or what was recorded cannot be read.
+    """
     folder = results_folder(model)
-    folder.mkdir(parents=True, exist_ok=True)
     contents = {
         "report.md": to_markdown(model),
         "report.html": to_html(model),
         "report.json": to_json(model),
     }
-    for name, content in contents.items():
-        output.write(folder / name, content)
+    with saving(folder):
+        for name, content in contents.items():
+            output.write(folder / name, content)
     return [folder / name for name in contents]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser("python -m helpers.replication")
     parser.add_argument("--model", help="name, hub id or folder (default: the packaged model)")
-    print(*write_report(parser.parse_args().model), sep="\n")
+    try:
+        print(*write_report(parser.parse_args().model), sep="\n")
+    except ResultsError as error:
+        sys.exit(str(error))

@@ -4,13 +4,14 @@ A lesson measures a claim and calls `record`. The verdict follows from the claim
 `data/claims.json` fixed before anything was measured; nobody types a verdict.
 """
 
+import contextlib
 import difflib
 import functools
 import json
 import math
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,10 @@ COMPARE = {
     ">": operator.gt,
     "==": operator.eq,
 }
+
+
+class ResultsError(ValueError):
+    """Results cannot be kept or read; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,18 @@ def results_folder(model: str | None = None) -> Path:
     return Path(base).expanduser() / model_slug(model)
 
 
+@contextlib.contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong with files in a results folder into a ResultsError."""
+    try:
+        yield
+    except OSError as error:
+        raise ResultsError(
+            f"Results cannot be kept in {folder}: {error}. Make room there, or set the environment "
+            "variable SUBSPACE_ILLUSION_RESULTS to a folder where you can write."
+        ) from error
+
+
 def _read_json(path: Path) -> dict[str, dict[str, Any]]:
     """The entries of a JSON file by name; none if there is no file."""
     if not path.exists():
@@ -117,17 +134,15 @@ def _read_json(path: Path) -> dict[str, dict[str, Any]]:
     return content
 
 
-def _damaged(path: Path, reason: str) -> ValueError:
-    return ValueError(
-        f"{path} is damaged: {reason}. Mend it, or delete it and run the lessons again"
-    )
+def _damaged(path: Path, reason: str) -> ResultsError:
+    return ResultsError(f"{path} is damaged: {reason}. Delete it, and run the lessons again.")
 
 
 def read_measured(path: Path) -> dict[str, dict[str, Any]]:
     """What a file says of our claims, by claim; nothing if there is no file. Others are ignored.
 
     Raises:
-        ValueError: The file is damaged; the message says where and what to do.
+        ResultsError: The file is damaged; the message says where and what to do.
     """
     entries = {claim: entry for claim, entry in _read_json(path).items() if claim in claims()}
     for claim, entry in entries.items():
@@ -160,10 +175,11 @@ def _update_json(path: Path, key: str, entry: Mapping[str, Any]) -> None:
     """Set one entry of a JSON file; lessons that run at the same time wait for each other."""
     # Before anything is made: what cannot be stored must leave no trace.
     plain = json.loads(json.dumps(entry, indent=2, allow_nan=False, default=_plain))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        content = _read_json(path) | {key: plain}
-        output.write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    with saving(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            content = _read_json(path) | {key: plain}
+            output.write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def _plain(value: Any) -> Any:

@@ -31,8 +31,16 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
+from helpers import output
 from helpers.replication import write_report
-from helpers.report import ROOT, UNMEASURED, results_folder, summary_table
+from helpers.report import (
+    ROOT,
+    UNMEASURED,
+    ResultsError,
+    results_folder,
+    saving,
+    summary_table,
+)  # fmt: skip
 
 NOTEBOOKS = ROOT / "notebooks"
 ERROR_LINES = 8  # of a traceback: enough for the failing line and the message
@@ -48,6 +56,10 @@ KERNEL_VARIABLES = {
     "SUBSPACE_ILLUSION_STATIC": "1",  # nor sliders that nobody can drag
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # figures go into the notebook
 }
+NO_HOME = (
+    "Your user has no home folder, and Jupyter needs one: set the environment variable HOME to a "
+    "folder where you can write."
+)
 # In a process of its own, so that the model's memory is free again when the lessons start.
 PREPARE = """
 from helpers.models import ModelError, load_model
@@ -124,23 +136,36 @@ def clean(notebook: NotebookNode) -> None:
     executed = [cell for cell in notebook.cells if cell.get("execution_count")]
     for count, cell in enumerate(executed, start=1):
         cell.execution_count = count
-        for output in cell.outputs:
-            output.get("data", {}).pop(WIDGET, None)
-            if output.output_type == "execute_result":
-                output.execution_count = count
+        for part in cell.outputs:
+            part.get("data", {}).pop(WIDGET, None)
+            _remove_places(part)
+            if part.output_type == "execute_result":
+                part.execution_count = count
+
+
+def _remove_places(part: NotebookNode) -> None:
+    """Take the names of this machine's folders out of what a cell printed, warned of or raised."""
+    texts = {"stream": ("text",), "error": ("evalue", "traceback")}
+    for key in texts.get(part.output_type, ()):
+        value = part[key]
+        whole = isinstance(value, str)
+        part[key] = (
+            output.without_places(value)
+            if whole
+            else [output.without_places(line) for line in value]
+        )
 
 
 def save_figures(notebook: NotebookNode, lesson: str, folder: Path) -> None:
     """Write every PNG of a notebook as `<lesson>_<cell id>.png`, replacing an earlier run's."""
-    folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(f"{lesson}_*.png"):
-        old.unlink()
+        old.unlink(missing_ok=True)  # another run at the same time may have been faster
     for cell in notebook.cells:
-        data = [output.get("data", {}) for output in cell.get("outputs", ())]
+        data = [part.get("data", {}) for part in cell.get("outputs", ())]
         images = [datum["image/png"] for datum in data if "image/png" in datum]
         for number, image in enumerate(images, start=1):
             suffix = f"_{number}" if len(images) > 1 else ""
-            (folder / f"{lesson}_{cell.id}{suffix}.png").write_bytes(base64.b64decode(image))
+            output.write(folder / f"{lesson}_{cell.id}{suffix}.png", base64.b64decode(image))
 
 
 @contextlib.contextmanager
@@ -203,20 +228,23 @@ def run_lesson(path: Path, results: Path, *, inplace: bool = False) -> bool:
 
     Returns:
         Whether it ran to its end.
+
+    Raises:
+        ResultsError: What it showed cannot be saved.
     """
     notebook = nbformat.read(path, as_version=4)
     try:
         problem = execute(notebook, path)
     finally:
         clean(notebook)
-        executed = results / "notebooks" / path.name
-        executed.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(notebook, executed)
-        save_figures(notebook, path.name[:2], results / "figures")
+        text = nbformat.writes(notebook) + "\n"
+        with saving(results):
+            output.write(results / "notebooks" / path.name, text)
+            save_figures(notebook, path.name[:2], results / "figures")
     if problem:
         print(problem, flush=True)
     elif inplace:
-        nbformat.write(notebook, path)
+        output.write(path, text)
     return not problem
 
 
@@ -240,10 +268,19 @@ def print_findings() -> None:
 
 
 def run(lessons: Iterable[Path], *, inplace: bool = False) -> int:
-    """Load the model, run the lessons in order and print the findings; the exit status."""
+    """Load the model, run the lessons in order and print the findings; the exit status.
+
+    Raises:
+        ResultsError: The results cannot be saved.
+        OSError: The lessons cannot be saved in place, or there is no room for temporary files.
+    """
     if subprocess.run([sys.executable, "-c", PREPARE]).returncode:
         return 1
     results, failed = results_folder(), []
+    with saving(results):
+        output.check_writable(results)
+    if inplace:
+        output.check_writable(NOTEBOOKS)
     try:
         failed = [path.stem for path in lessons if not run_lesson(path, results, inplace=inplace)]
     finally:
@@ -287,10 +324,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command `python -m helpers.run`; returns its exit status."""
     lessons = find_lessons(NOTEBOOKS)
     options = parse(arguments, lessons)
+    if os.path.expanduser("~") == "~":
+        print(NO_HOME, file=sys.stderr)
+        return 1
     choose("SUBSPACE_ILLUSION_MODEL", options.model or os.environ.get("SUBSPACE_ILLUSION_MODEL"))
     choose("SUBSPACE_ILLUSION_DEVICE", options.device)
     try:
         return run([lessons[number] for number in options.lesson], inplace=options.inplace)
+    except ResultsError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"The lessons cannot be run here, or not be saved: {error}.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nInterrupted; what was finished is kept.")
         return 130

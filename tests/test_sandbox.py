@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import textwrap
 import time
@@ -14,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from helpers import checks
+from helpers import checks, output
 from helpers.classroom import guard, launch, wire
 from helpers.classroom.sandbox import Limits, free_names, judge
 
@@ -243,6 +244,17 @@ def test_what_steers_a_terminal_is_taken_out():
     assert judgement.error == "ValueError: \ufffd]0;b\ufffd (line 2 of your cell)"
 
 
+def test_what_was_printed_names_no_folder_of_the_machine(monkeypatch):
+    monkeypatch.setenv("HOME", "/")  # as for a container's user: not every slash is its name
+    cell = "import sys, torch\nprint(torch.__file__, sys.base_prefix, 1 / 2, 'a/b')\n1 / 0"
+    judgement = judge((), cell, "")
+    assert judgement.printed.startswith("...") and judgement.printed.endswith("0.5 a/b\n")
+    for place in (sys.prefix, sys.base_prefix, str(guard.ROOT)):
+        assert place not in judgement.printed
+    raised = judge((), f"raise ValueError({sys.prefix + ' a/b'!r})", "").error
+    assert raised == f"ValueError: {output.without_places(sys.prefix)} a/b (line 1 of your cell)"
+
+
 def test_ending_the_process_loses_the_point():
     assert "exit status 0" in attack("import os; os._exit(0)").error
     assert "ends the program" in attack("import sys; sys.exit()").error
@@ -283,11 +295,22 @@ def test_signals_reach_nobody_else():
         "libc.fcntl(1, 8, PARENT)",  # whom signals of this file go to
         "libc.ioctl(1, 0x8901, ctypes.byref(ctypes.c_int(PARENT)))",
         "libc.setuid(65534)",
+        "libc.linkat(-100, VICTIM, -100, b'here', 0x400)",
+        "libc.open(VICTIM.rsplit(b'/', 1)[0], 0o20200002, 0o600)",  # a file without a name there
+        "libc.open(SITE + b'/owned.pth', 0o102, 0o600)",
+        "libc.open(SOLUTIONS, 0)",
+        "libc.chroot(b'.')",
+        "libc.syscall(321, 0, 0, 0)",
+        "libc.open(b'/proc/PARENT/mem', 2)",
+        "libc.open(b'/dev/shm/owned', 0o102, 0o600)",
+        "libc.open(b'/proc/self/root/tmp/owned', 0o102, 0o600)",
         "libc.mount(b'none', b'.', b'tmpfs', 0, None)",
     ],
 )
 def test_the_kernel_refuses_what_goes_round_python(call, victim):
     call = call.replace("PARENT", str(os.getpid())).replace("VICTIM", repr(bytes(victim)))
+    call = call.replace("SITE", repr(os.fsencode(sysconfig.get_path("purelib"))))
+    call = call.replace("SOLUTIONS", repr(bytes(next((guard.ROOT / "notebooks").glob("01*")))))
     body = f"import ctypes\nlibc = ctypes.CDLL(None)\nresult = {call}"
     judgement = attack(body, returns="'done' if result in (-1, 32512) else f'it got {result}'")
     assert judgement.passed, judgement.error

@@ -15,7 +15,6 @@ import copy
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from nbformat import NotebookNode
 
 from helpers.classroom.course import make_course, quieten
 from helpers.classroom.exercises import NOTEBOOKS, ClassroomError, Exercise, Lesson, read_lesson
+from helpers.classroom.workshop import workshop
 
 MANIFEST = "manifest.json"
 HIDDEN_TESTS = 3  # per exercise
@@ -159,8 +159,8 @@ def make_assignment(lesson: Lesson, folder: Path, seed: int = 0) -> None:
     """
     check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".assignment-", dir=folder.parent) as temporary:
-        new, old = Path(temporary) / "new", Path(temporary) / "old"
+    with workshop(".assignment-", folder.parent) as temporary:
+        new, old = temporary / "new", temporary / "old"
         new.mkdir()
         build(lesson, new, seed)
         write_manifest(lesson, new, seed)
@@ -194,6 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_assignment(lesson, folder, options.seed)
     except (ClassroomError, OSError) as error:
         print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"{folder} cannot be written: {error}. Choose another with --out.", file=sys.stderr)
         return 2
     print(f"Lesson {lesson.number}: {len(lesson.exercises)} exercises, {lesson.points} points.")
     print(f"The student's, the instructor's and nbgrader's version are in {folder}")

@@ -33,12 +33,18 @@ from helpers.classroom.submission import (
     read_cells,
     shown,
 )
+from helpers.classroom.workshop import workshop
+from helpers.output import check_writable
 
 PROTECTION = {
     "kernel": "Answers run under the kernel's protection (Landlock).",
     "python": "This system has no Landlock, or an old one: rely on Python's guard only. "
     "Grade only notebooks of people you trust not to attack you.",
 }
+WHERE_TO_WRITE = (
+    "Choose a folder for the results with --out, and one for temporary files with the environment "
+    "variable TMPDIR, where there is room and you can write."
+)
 
 
 class Grader:
@@ -118,8 +124,8 @@ def grade_all(
         lessons: The lessons to choose from.
         settings: `seed` and `limits`, as for `Grader`.
     """
-    with tempfile.TemporaryDirectory(prefix="grading-") as workshop:
-        grader = Grader(lessons, Path(workshop), **settings)
+    with workshop("grading-") as place:
+        grader = Grader(lessons, place, **settings)
         for submission in submissions:
             start = time.monotonic()
             result = grader.grade(submission, folder)
@@ -159,7 +165,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Grade as the command line says; returns the exit status."""
+    """Grade as the command line says; returns the exit status.
+
+    Raises:
+        ClassroomError: There is nothing to grade, or nothing to grade with.
+        OSError: The results cannot be written, or there is no room for temporary files.
+    """
     require_nbgrader()
     quieten(options.verbose)
     lessons = [read_lesson(options.lesson)] if options.lesson else lessons_with_exercises()
@@ -168,6 +179,7 @@ def run(options: argparse.Namespace) -> int:
         raise ClassroomError(f"There are no notebooks (*.ipynb) in {options.submissions}.")
     options.out.mkdir(parents=True, exist_ok=True)  # now, not after an hour of grading
     print(PROTECTION[strength()])
+    check_writable(options.out)
     limits = Limits(seconds=options.seconds)
     settings = {"seed": options.seed, "limits": limits}
     results = []
@@ -187,6 +199,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(parse(arguments))
     except (ClassroomError, OSError) as error:
         print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"Nothing could be written: {error}. {WHERE_TO_WRITE}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nInterrupted: the results hold those graded so far.")

@@ -2,12 +2,12 @@
 
 import csv
 import io
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from helpers import output
 
 GRADES = ("student", "lesson", "points", "max_points", "notes", "file", "page")
 BY_EXERCISE = ("student", "lesson", "exercise", "points", "max_points", "message", "file")
@@ -117,26 +117,17 @@ def _page_names(results: Iterable[Result]) -> Iterator[str]:
         yield f"{name}.html"
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file in one step, readable by its owner only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w",
-        encoding="utf-8",
-        errors="replace",
-        newline="",
-        dir=path.parent,
-        prefix=".unfinished-",
-        delete=False,
-    ) as file:
-        file.write(text)
-    os.replace(file.name, path)
-
-
 def write_results(results: Sequence[Result], folder: Path) -> None:
-    """Write `grades.csv`, `grades_by_exercise.csv` and `feedback/<student>_lesson_NN.html`."""
-    _write(folder / "grades_by_exercise.csv", exercises_table(results))
-    _write(folder / "grades.csv", grades_table(results))
-    for result, name in zip(results, _page_names(results), strict=True):
-        if name:
-            _write(folder / "feedback" / name, result.page)
+    """Write `grades.csv`, `grades_by_exercise.csv` and `feedback/<student>_lesson_NN.html`.
+
+    Only their owner may read them. `grades.csv` comes last: what it names is there.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    pages = zip(results, _page_names(results), strict=True)
+    files = {f"feedback/{name}": result.page for result, name in pages if name}
+    files["grades_by_exercise.csv"] = exercises_table(results)
+    files["grades.csv"] = grades_table(results)
+    for name, text in files.items():
+        output.write(folder / name, text.encode("utf-8", "replace"), mode=0o600)

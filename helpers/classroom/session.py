@@ -1,26 +1,22 @@
 """A conversation with one worker: from its start to the end of all its processes."""
 
 import contextlib
-import os
-import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from helpers.classroom import guard, launch, wire
+from helpers.classroom import launch, wire
 from helpers.classroom.guard import Limits, NoWorker
 from helpers.classroom.worker import tensors_in
+from helpers.classroom.workshop import remove
+from helpers.output import without_places
 
 ERROR_CHARS = 2000
-PLACES = (guard.ROOT, Path(sys.prefix), Path(sys.base_prefix), Path.home())
 
 
 class StudentError(Exception):
@@ -38,9 +34,7 @@ def plain(text: str) -> str:
 
 def shortened(text: str) -> str:
     """An error's text, plain, without the machine's folders, and not too long."""
-    text = plain(text[: 4 * ERROR_CHARS])
-    for place in PLACES:
-        text = text.replace(str(place), "...")
+    text = without_places(plain(text[: 4 * ERROR_CHARS]))
     return text if len(text) <= ERROR_CHARS else text[:ERROR_CHARS] + " ..."
 
 
@@ -85,7 +79,7 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self._stop()
-        _remove(self.folder)
+        remove(self.folder)
 
     def _begin(self) -> None:
         """Have the worker confine itself; no student's code has run before it answers."""
@@ -153,7 +147,7 @@ class Session:
     def printed_text(self) -> str:
         """What was printed up to the last answer, and how much was cut."""
         cut = f"\n... and {self.cut:,} characters more" if self.cut > 0 else ""
-        return plain(self.printed.replace(self.folder, ".")) + cut
+        return without_places(plain(self.printed.replace(self.folder, "."))) + cut
 
     def get(self, name: str) -> Any:
         """The student's variable of this name: a value, or a function that calls theirs.
@@ -191,13 +185,3 @@ def _copy_back(ours: list[Tensor], theirs: list[Tensor]) -> None:
         elif not torch.equal(mine, new):
             with torch.no_grad():
                 mine.copy_(new)
-
-
-def _remove(folder: str) -> None:
-    """Remove a folder, however deep the student has nested it, and whatever its modes."""
-    if os.name == "posix":
-        subprocess.run(["chmod", "-R", "u+rwx", folder], stderr=subprocess.DEVNULL, check=False)
-    with contextlib.suppress(RecursionError):
-        shutil.rmtree(folder, ignore_errors=True)
-    if os.path.exists(folder) and os.name == "posix":
-        subprocess.run(["rm", "-rf", folder], stderr=subprocess.DEVNULL, check=False)

@@ -1,0 +1,313 @@
+"""Accidents: programs killed in mid-work, folders that take no files, full disks, files of others.
+
+More of them stand where they belong: downloads and models in `test_models`, lessons in `test_run`,
+what students try in `test_sandbox`.
+"""
+
+import ast
+import errno
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+
+import pandas as pd
+import psutil
+import pytest
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from helpers import compare, counterfact, moments, output, replication, report, run, sweeps
+from helpers.classroom import assignment, grade, gradebook
+from helpers.classroom.workshop import workshop
+
+posix_only = pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+HANG = """
+    import os, time
+    from pathlib import Path
+    os.replace = lambda *_: (print("here", flush=True), time.sleep(600))
+"""
+
+
+def kill_in_mid_work(*program: str, **variables: str) -> None:
+    """Run a program in a process of its own until it prints a line, then kill it."""
+    source = "\n".join(map(textwrap.dedent, program))
+    environment = {**os.environ, "PYTHONPATH": str(report.ROOT), **variables}
+    command = [sys.executable, "-c", source]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout.readline() == b"here\n"
+        process.kill()
+
+
+@pytest.fixture
+def no_folder(tmp_path):
+    """A path where there can be no folder, for any user."""
+    (tmp_path / "file").write_text("in the way")
+    return tmp_path / "file" / "folder"
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """An empty results folder."""
+    monkeypatch.setenv("SUBSPACE_ILLUSION_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("SUBSPACE_ILLUSION_MODEL", "gpt2")
+    return report.results_folder()
+
+
+@pytest.fixture
+def fill_disk(monkeypatch):
+    """From its call on no file can be put into its place."""
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return lambda: monkeypatch.setattr(os, "replace", fail)
+
+
+# -------------------------------------------------------------------------- killed
+
+
+@posix_only
+def test_a_killed_writer_leaves_the_old_file_and_what_it_left_goes(tmp_path):
+    path = tmp_path / "file.txt"
+    output.write(path, "old")
+    kill_in_mid_work(HANG, f"from helpers import output; output.write(Path({str(path)!r}), 'new')")
+    assert path.read_text() == "old"
+    (left,) = set(tmp_path.iterdir()) - {path}
+    output.write(path, "newer")
+    assert left.exists()  # for all we know somebody is about to rename it
+    theirs = tmp_path / ".file.txt.backup"
+    theirs.touch()
+    for old in (left, theirs):
+        os.utime(old, (0, time.time() - output.ABANDONED - 1))
+    output.write(path, "newest")
+    assert path.read_text() == "newest" and set(tmp_path.iterdir()) == {path, theirs}
+
+
+@posix_only
+def test_who_is_killed_while_recording_leaves_no_lock_and_no_half_entry(results):
+    report.record("C3", -2.5)
+    before = (results / "claims.json").read_bytes()
+    path = str(results / "claims.json")
+    kill_in_mid_work(
+        HANG, f"from helpers import report; report._update_json(Path({path!r}), 'C4', {{}})"
+    )
+    assert (results / "claims.json").read_bytes() == before
+    report.record("C3", -3)
+    assert report.recorded()["C3"]["value"] == -3 and "C4" not in report.recorded()
+
+
+@posix_only
+def test_killed_grading_leaves_no_process_and_the_next_one_removes_its_folder(
+    tmp_path, monkeypatch
+):
+    program = """
+        import threading, time
+        from helpers.classroom import launch
+        from helpers.classroom.sandbox import judge
+        from helpers.classroom.workshop import workshop
+
+        def tell(place):
+            while not list(place.glob("exercise-*/started")):
+                time.sleep(0.02)
+            print("here", flush=True)
+
+        launch.PRELOADED = ()
+        with workshop("grading-") as place:
+            (place / "anna.ipynb").write_text("what Anna handed in")
+            threading.Thread(target=tell, args=[place], daemon=True).start()
+            judge((), "open('started', 'w').close()\\nwhile True: pass", "")
+    """
+    kill_in_mid_work(program, TMPDIR=str(tmp_path))
+    (abandoned,) = tmp_path.iterdir()
+    assert (abandoned / "anna.ipynb").exists() and list(abandoned.glob("exercise-*"))
+    deadline = time.monotonic() + 60
+    while any(str(tmp_path) in (p.info["cwd"] or "") for p in psutil.process_iter(["cwd"])):
+        assert time.monotonic() < deadline, "a worker outlives its judge"
+        time.sleep(0.1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with workshop("grading-") as first:
+        assert list(tmp_path.iterdir()) == [first]
+        tempfile.tempdir = str(tmp_path)
+        with workshop("grading-") as second:  # two at once leave each other alone
+            assert set(tmp_path.iterdir()) == {first, second}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_processes_left_of_second_moments_goes(tmp_path):
+    (tmp_path / "x.safetensors.tmp-abc").touch()
+    (tmp_path / "x.safetensors").touch()
+    with moments._alone(tmp_path) as writable:
+        assert writable
+    assert not (tmp_path / "x.safetensors.tmp-abc").exists()
+    assert (tmp_path / "x.safetensors").exists()
+
+
+# -------------------------------------------------------------------------- no place for files
+
+
+def test_results_that_cannot_be_kept_say_what_to_do(no_folder, monkeypatch, capsys):
+    monkeypatch.setenv("SUBSPACE_ILLUSION_RESULTS", str(no_folder))
+    monkeypatch.setattr(run, "PREPARE", "")
+    monkeypatch.setattr(run, "run_lesson", lambda *_, **__: pytest.fail("hours of work"))
+    for main, arguments in ((run.main, ["--lesson", "01"]), (compare.main, ["smollm2-135m"])):
+        assert main(arguments) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"Results cannot be kept in {no_folder}")
+        assert "SUBSPACE_ILLUSION_RESULTS" in error and "Traceback" not in error
+    table = pd.DataFrame({"layer": [0], "patch": "row", "flipped": True})
+    for keep in (
+        lambda: report.record("C3", -2.5),
+        lambda: report.save_site("name", {}, {}),
+        lambda: replication.write_report(),
+        lambda: sweeps.save_sweep("facts", table),
+    ):
+        with pytest.raises(report.ResultsError, match="SUBSPACE_ILLUSION_RESULTS"):
+            keep()
+
+
+def test_lessons_that_cannot_be_saved_in_place_say_so_before_the_work(
+    results, no_folder, monkeypatch, capsys
+):
+    monkeypatch.setattr(run, "PREPARE", "")
+    monkeypatch.setattr(run, "find_lessons", lambda _: {"01": no_folder / "01_first.ipynb"})
+    monkeypatch.setattr(run, "NOTEBOOKS", no_folder)
+    monkeypatch.setattr(run, "run_lesson", lambda *_, **__: pytest.fail("hours of work"))
+    assert run.main(["--inplace"]) == 1
+    assert "not be saved: [Errno" in capsys.readouterr().err
+
+
+@posix_only
+def test_lessons_without_a_home_say_what_to_do(monkeypatch, capsys):
+    def nobody(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)  # as for a container's user without an entry
+    monkeypatch.setattr(run, "run", lambda *_, **__: pytest.fail("started"))
+    assert run.main(["--lesson", "01"]) == 1
+    assert "set the environment variable HOME" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_what_was_there(results, fill_disk):
+    table = pd.DataFrame({"layer": [0], "patch": "row", "flipped": True})
+    report.record("C3", -2.5)
+    sweeps.save_sweep("facts", table)
+    before = {path: path.read_bytes() for path in results.iterdir()}
+    fill_disk()
+    for keep in (
+        lambda: report.record("C3", -3),
+        lambda: sweeps.save_sweep("facts", table.assign(flipped=False)),
+        replication.write_report,
+    ):
+        with pytest.raises(report.ResultsError, match="Make room there"):
+            keep()
+    assert {path: path.read_bytes() for path in results.iterdir()} == before
+
+
+def test_a_damaged_results_file_is_named(results, capsys):
+    report.record("C3", -2.5)
+    (results / "claims.json").write_text('{"C3": {"val')
+    for read in (report.recorded, lambda: report.record("C3", -3), replication.write_report):
+        with pytest.raises(report.ResultsError, match=r"claims.json is damaged: .* Delete it"):
+            read()
+    assert compare.main(["gpt2"]) == 2
+    assert "claims.json is damaged" in capsys.readouterr().err
+
+
+def test_a_data_set_that_cannot_be_kept_is_used_all_the_same(no_folder, monkeypatch):
+    record = {
+        "requested_rewrite": {
+            "relation_id": "P103",
+            "subject": "A",
+            "prompt": "{} speaks",
+            "target_true": {"str": "French"},
+            "target_new": {"str": "English"},
+        },
+        "paraphrase_prompts": [],
+        "neighborhood_prompts": [],
+    }
+    monkeypatch.setenv("SUBSPACE_ILLUSION_CACHE", str(no_folder))
+    monkeypatch.setattr(counterfact, "_download", lambda url: json.dumps([record]).encode())
+    with pytest.warns(UserWarning, match="is not kept"):
+        assert counterfact.load_counterfact()["answer"].tolist() == ["French"]
+
+
+def a_submission(folder):
+    (folder / "in").mkdir()
+    (folder / "in" / "anna.ipynb").write_text("{}")
+    return str(folder / "in")
+
+
+def test_grades_that_cannot_be_kept_say_what_to_do_before_the_work(
+    no_folder, tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("nbgrader")
+    monkeypatch.setattr(grade, "grade_all", lambda *_, **__: pytest.fail("hours of work"))
+    assert grade.main(["--submissions", a_submission(tmp_path), "--out", str(no_folder)]) == 2
+    assert "Choose a folder for the results with --out" in capsys.readouterr().err
+    assert assignment.main(["--lesson", "01", "--out", str(no_folder)]) == 2
+    assert "Choose another with --out" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_earlier_grades(tmp_path, monkeypatch, capsys, fill_disk):
+    pytest.importorskip("nbgrader")
+    result = gradebook.Result("anna", "01", "anna.ipynb", page="feedback")
+    out = tmp_path / "out"
+    gradebook.write_results([result], out)
+    if os.name == "posix":
+        files = [path for path in out.rglob("*") if path.is_file()]
+        assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    before = (out / "grades.csv").read_bytes()
+    monkeypatch.setattr(grade.Grader, "grade", lambda *_: gradebook.Result("bob", "01", ""))
+    fill_disk()
+    assert grade.main(["--submissions", a_submission(tmp_path), "--out", str(out)]) == 2
+    assert "there is room" in capsys.readouterr().err
+    assert (out / "grades.csv").read_bytes() == before
+
+
+# -------------------------------------------------------------------------- files of others
+
+
+class Malicious:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_second_moment_that_would_run_code_is_made_again(tmp_path):
+    path = tmp_path / "kept.safetensors"
+    path.write_bytes(pickle.dumps(Malicious(tmp_path / "owned"), 2))
+    assert moments._load({0: path}) == {}
+    with pytest.raises(SafetensorError):  # nor do the benchmarks run it
+        load_file(path)
+    assert not (tmp_path / "owned").exists()
+
+
+UNPICKLES = ("pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal")
+SAFE = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
+TO_ITSELF = "helpers/classroom/wire.py"  # a worker reads what its judge sends
+
+
+@pytest.mark.parametrize("package", ["helpers", "benchmarks"])
+def test_no_file_is_read_in_a_way_that_can_run_code(package):
+    found = []
+    for path in sorted((report.ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                name, given = ast.unparse(node.func), {k.arg: k.value for k in node.keywords}
+                option, value = SAFE.get(name, ("", None))
+                unsafe = option and getattr(given.get(option), "value", None) is not value
+                owner, _, method = name.partition(".")
+                unpickles = owner in UNPICKLES and method.startswith("load")
+                if unsafe or unpickles or "read_pickle" in name:
+                    found.append(path.relative_to(report.ROOT).as_posix())
+    assert found == [TO_ITSELF] * (package == "helpers")

@@ -7,6 +7,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from helpers import notebook
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -50,3 +52,10 @@ def test_the_oldest_transformers_is_what_the_oldest_transformer_lens_asks_for():
     wanted = map(Requirement, importlib.metadata.requires("transformer_lens"))
     (bound,) = (exact(one, ">=") for one in wanted if one.name == "transformers")
     assert oldest["transformers"] == bound
+
+
+def test_lessons_refuse_what_is_older():
+    oldest = pinned("requirements-oldest.txt") | {"torch": lower_bounds()["torch"]}
+    assert {name: Version(text) for name, text in notebook.OLDEST.items()} == {
+        name: oldest[name] for name in notebook.OLDEST
+    }

@@ -249,6 +249,9 @@ def load_site(name: str, model: str | None = None) -> dict[str, Any]:
 
     A published site (the paper's, for GPT-2) comes first, then the one our own results derived,
     then the one shipped in `data/`.
+
+    Raises:
+        FileNotFoundError: There is none; the message says which lesson derives it.
     """
     results = results_folder(model)
     derived, shipped = (

@@ -8,11 +8,13 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python3.10; 
 
 PY := .venv/bin/python
 READY := .venv/.ready
+INSTALL := -m pip install --quiet --disable-pip-version-check
 
 RUN = $(PY) -m helpers.run$(if $(MODEL), --model "$(MODEL)")$(if $(LESSON), --lesson $(LESSON))$(if $(DEVICE), --device "$(DEVICE)")
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab execute compare assignment grade publish site bench scaling lint clean
+.PHONY: help run test test-versions test-oldest test-newest lab execute compare assignment grade \
+	publish site bench scaling lint clean
 
 help:
 	@echo "make run                 run every lesson; results go to results/<model>/"
@@ -21,6 +23,7 @@ help:
 	@echo "make run DEVICE=cpu      choose the device: cpu, cuda, mps"
 	@echo "make lab                 open the lessons in JupyterLab"
 	@echo "make test                test the helpers and every lesson on the packaged model"
+	@echo "make test-versions       test the helpers with the oldest and the newest packages allowed"
 	@echo "make execute             run the lessons and save their outputs in notebooks/"
 	@echo "make compare MODELS=\"smollm2-135m gpt2\"   put models side by side"
 	@echo "make assignment LESSON=03               student, instructor and autograder versions"
@@ -45,11 +48,25 @@ lab: $(READY)
 	$(PY) -m jupyterlab --notebook-dir=notebooks
 
 # What the lessons record while they are tested goes to a folder that is thrown away.
-test: $(READY)
-	@results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && \
+TEST = results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && \
 	env -u SUBSPACE_ILLUSION_MODEL SUBSPACE_ILLUSION_RESULTS="$$results" \
-	SUBSPACE_ILLUSION_STATIC=1 TQDM_DISABLE=1 \
-	$(PY) -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=900
+	SUBSPACE_ILLUSION_STATIC=1 TQDM_DISABLE=1
+
+test: $(READY)
+	@$(TEST) $(PY) -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=900
+
+# The ends of the ranges in pyproject.toml, without the lessons, each in a fresh environment. torch
+# stays the tested one: on Linux an open range would fetch a CUDA build of several gigabytes.
+test-versions: test-oldest test-newest
+
+test-oldest: PACKAGES = -r requirements-oldest.txt
+test-newest: PACKAGES = $(shell grep "^torch==" requirements-tested.txt)
+test-oldest test-newest: test-%:
+	$(check-python)
+	@echo "Setting up .venvs/$* with $(PYTHON) (a few minutes) ..."
+	@"$(PYTHON)" -m venv --clear .venvs/$*
+	@.venvs/$*/bin/python $(INSTALL) $(PACKAGES) -e ".[lab,test]"
+	@$(TEST) .venvs/$*/bin/python -m pytest tests
 
 compare: $(READY)
 	$(if $(MODELS),,$(error say which: make compare MODELS="smollm2-135m gpt2"))
@@ -85,11 +102,10 @@ lint: $(READY)
 	@$(PY) -m ruff check --line-length 88 notebooks/*.ipynb
 
 clean:
-	rm -rf .venv benchmarks/.venvs results site build .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venvs benchmarks/.venvs results site build .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Written last, so that an interrupted set-up is done again.
-$(READY): requirements-tested.txt pyproject.toml
+define check-python
 	@if [ -z "$(PYTHON)" ]; then \
 		echo "No Python 3.10 or newer with its venv module was found." >&2; \
 		echo "Install one (Debian, Ubuntu: apt install python3 python3-venv) or name it:" >&2; \
@@ -98,9 +114,14 @@ $(READY): requirements-tested.txt pyproject.toml
 		echo "$(PYTHON) cannot be used: Python 3.10 or newer is needed. Name one: PYTHON=..." >&2; exit 1; }
 	@"$(PYTHON)" -c "import venv, ensurepip" 2>/dev/null || { \
 		echo "$(PYTHON) has no venv module (Debian, Ubuntu: apt install python3-venv)." >&2; exit 1; }
+endef
+
+# Written last, so that an interrupted set-up is done again.
+$(READY): requirements-tested.txt pyproject.toml
+	$(check-python)
 	@echo "Setting up .venv with $(PYTHON) (once, a few minutes) ..."
 	@"$(PYTHON)" -m venv .venv
 	@echo "  installing the tested packages ..."
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-tested.txt -e ".[lab,test,dev,classroom,site]"
+	@$(PY) $(INSTALL) -r requirements-tested.txt -e ".[lab,test,dev,classroom,site]"
 	@touch $@
 	@echo "  ready"

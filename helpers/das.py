@@ -18,14 +18,16 @@ from helpers.patching import CachedPairs
 Loss = Callable[[CachedPairs, Float[Tensor, "rows d"], Int[Tensor, "rows"]], Float[Tensor, ""]]
 
 
-def cross_entropy(cached: CachedPairs, activation: Tensor, rows: Tensor) -> Float[Tensor, ""]:
+def cross_entropy(
+    cached: CachedPairs, activation: Float[Tensor, "rows d"], rows: Int[Tensor, "rows"]
+) -> Float[Tensor, ""]:
     """Cross-entropy of the counterfactual answer over the whole vocabulary: the paper's loss."""
     logits = cached.patched_logits(activation, rows)
     return F.cross_entropy(logits, cached.pairs.counterfactual.to(logits.device)[rows])
 
 
 def answer_logit_difference(
-    cached: CachedPairs, activation: Tensor, rows: Tensor
+    cached: CachedPairs, activation: Float[Tensor, "rows d"], rows: Int[Tensor, "rows"]
 ) -> Float[Tensor, ""]:
     """Mean logit difference in nats: cheaper, for only two columns of the unembedding are used."""
     return cached.logit_difference(activation, rows).mean()
@@ -47,7 +49,11 @@ class Fit:
 
     @property
     def direction(self) -> Float[Tensor, "d"]:
-        """The unit vector of a fit of rank 1."""
+        """The unit vector of a fit of rank 1.
+
+        Raises:
+            ValueError: The rank is higher.
+        """
         if self.basis.shape[1] != 1:
             raise ValueError(f"a fit of rank {self.basis.shape[1]} has no single direction")
         return self.basis[:, 0]

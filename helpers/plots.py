@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from helpers.metrics import Estimate
 
@@ -100,9 +101,14 @@ def _luminance(color) -> float:
 
 
 def matrix(
-    ax: Axes, values, row_names: Sequence[str], column_names: Sequence[str], *, limit: float
+    ax: Axes,
+    values: ArrayLike,
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+    *,
+    limit: float,
 ) -> None:
-    """A small matrix with its numbers written in, coloured around zero."""
+    """A small matrix `[rows columns]` with its numbers written in, coloured around zero."""
     heat_map(
         ax, values, annot=True, fmt=".1f", cmap="PuOr", norm=CenteredNorm(halfrange=limit),
         xticklabels=column_names, yticklabels=row_names, cbar=False, square=True,
@@ -111,7 +117,7 @@ def matrix(
     ax.tick_params(left=False, bottom=False)
 
 
-def heads(ax: Axes, values, *, first_layer: int) -> None:
+def heads(ax: Axes, values: ArrayLike, *, first_layer: int) -> None:
     """One cell per head, `[layers heads]`, coloured around zero; numbers in the strongest cells."""
     values = np.asarray(values)
     limit = np.abs(values).max()

@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     repository = parse(arguments)
     try:
         changed = publish(repository)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         print(error, file=sys.stderr)
         return 1
     except OSError as error:

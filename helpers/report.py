@@ -342,8 +342,8 @@ def load_site(name: str, model: str | None = None) -> dict[str, Any]:
     then the one shipped in `data/`.
 
     Raises:
-        FileNotFoundError: There is no such site; the message says what to run.
-        ValueError: The file is damaged.
+        FileNotFoundError: There is none; the message says which lesson derives it.
+        ResultsError: The file is damaged.
     """
     results, found = results_folder(model), []
     for path in (results / "sites.json", ROOT / "data" / "sites" / f"{results.name}.json"):

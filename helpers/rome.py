@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
@@ -236,7 +236,7 @@ class _Search:
         self.before[self.fact[essence]] = before.log_softmax(-1)
 
     def losses(
-        self, shift: Float[Tensor, "facts d_model"], active: Tensor
+        self, shift: Float[Tensor, "facts d_model"], active: Bool[Tensor, "facts"]
     ) -> tuple[Float[Tensor, "facts"], Float[Tensor, "facts"]]:
         """The loss of each active fact (zero for others), and its part that is about the target."""
         rows = active[self.fact].nonzero()[:, 0]

@@ -226,7 +226,9 @@ def _reads(record: dict[str, Tensor]) -> list[Hook]:
     return [(name, keep(name)) for name in record]
 
 
-def contiguous(activation: Tensor, hook: object) -> Tensor:
+def contiguous(
+    activation: Float[Tensor, "rows pos d_model"], hook: object
+) -> Float[Tensor, "rows pos d_model"]:
     """A hook for `unembed.hook_in`, where the last token is cut out of its prompt.
 
     PyTorch multiplies such a slice prompt by prompt and reads all weights for each: seven times

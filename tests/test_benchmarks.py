@@ -1,15 +1,20 @@
-"""The benchmark: contestants agree, the floor is what is computed, tables are of their data."""
+"""The benchmarks: contestants agree, the floor is what is computed, tables are of their data."""
 
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import build_tiny_model
+from test_patching import random_pairs
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import bench, floor, report
+from benchmarks import bench, floor, precision, report, reproducibility
 from benchmarks.problem import make_problem
+from helpers.geometry import patch_subspace, random_direction, row_null_split
 from helpers.packaged import packaged_folder
+from helpers.patching import cache_pairs
+from helpers.sites import Site
 
 FOLDER = Path(bench.__file__).parent
 
@@ -72,3 +77,37 @@ def test_work_without_a_floor_is_refused(problem):
 def test_tables_are_made_from_the_results():
     measured = json.loads((FOLDER / "results" / "bench.json").read_text(encoding="utf-8"))
     assert report.markdown(measured) == (FOLDER / "results" / "bench.md").read_text("utf-8")
+
+
+def test_plain_passes_find_what_the_engine_finds(tiny_model):
+    model, site = tiny_model("llama"), Site(1, "mlp_hidden")
+    cached = cache_pairs(model, random_pairs(model), site)
+    v, W_out = random_direction(cached.base.shape[1], seed=0), model.blocks[1].mlp.W_out
+    row, null = row_null_split(v, W_out)
+    expected = {"clean": cached.clean_logit_difference, "whole MLP": cached.source}
+    for name, part in {"direction": v, "row part": row, "null part": null}.items():
+        expected[name] = patch_subspace(cached.base, cached.source, part)
+    found = precision.measure(model, cached.pairs, site, v, W_out)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        value = value if name == "clean" else cached.logit_difference(value)
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-4)
+
+
+def test_weights_are_rounded_and_nothing_else():
+    exact, model = build_tiny_model("llama"), build_tiny_model("llama")
+    precision.round_weights(model, torch.bfloat16)
+    for before, after in zip(exact.parameters(), model.parameters(), strict=True):
+        assert after.dtype == torch.float32
+        assert torch.equal(after, before.bfloat16().float())
+
+
+def test_differences_are_the_largest_ones():
+    names = (*reproducibility.TRAINED, "first direction")
+    first = {name: torch.tensor(1.0) for name in names} | {"versions": "here"}
+    first |= {"logits": torch.zeros(2, 3), "v": torch.tensor([1.0, 0.0])}
+    assert reproducibility.differences(first | {"versions": "there"}, first) == ["identical"] * 4
+    other = {"v": torch.tensor([0.6, 0.8]), "logits": torch.eye(2, 3) * -3}
+    other |= {"row part": torch.tensor(1.5), "first direction": torch.tensor(0.875)}
+    expected = ["3e+00", "9e-01", "1e-01", "5e-01"]
+    assert reproducibility.differences(first | other, first) == expected

@@ -290,8 +290,8 @@ def run(architecture: str, processed: bool):
     return model, *model.run_with_cache(PROMPT)
 
 
-def assert_near(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
+def assert_near(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
 
 
 def centred(vectors: torch.Tensor) -> torch.Tensor:
@@ -309,11 +309,13 @@ def test_logits_shift_by_one_constant_per_position(architecture):
 @pytest.mark.parametrize("architecture", WITH_LAYER_NORM)
 def test_the_residual_stream_loses_its_mean_and_nothing_else(architecture):
     (raw, _, before), (_, _, after) = run(architecture, False), run(architecture, True)
+    # What float32 can tell: transformers 5.9 draws a GPT-2 whose stream is three times as large.
+    tolerance = 5e-6 * before[f"blocks.{raw.cfg.n_layers - 1}.hook_resid_post"].abs().max().item()
     for layer in range(raw.cfg.n_layers):
         for hook in ("hook_resid_post", "hook_mlp_out", "hook_attn_out"):
             name = f"blocks.{layer}.{hook}"
             assert before[name].mean(-1).abs().max() > 1e-2
-            assert_near(after[name], centred(before[name]))
+            assert_near(after[name], centred(before[name]), tolerance)
 
 
 @pytest.mark.parametrize("architecture", WITH_LAYER_NORM)

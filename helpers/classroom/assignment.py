@@ -192,11 +192,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lesson = read_lesson(options.lesson)
         folder = options.out or NOTEBOOKS.parent / "classroom" / lesson.assignment
         make_assignment(lesson, folder, options.seed)
-    except (ClassroomError, OSError) as error:
+    except ClassroomError as error:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"{folder} cannot be written: {error}. Choose another with --out.", file=sys.stderr)
+        print(f"Not written: {error}. Choose another folder with --out.", file=sys.stderr)
         return 2
     print(f"Lesson {lesson.number}: {len(lesson.exercises)} exercises, {lesson.points} points.")
     print(f"The student's, the instructor's and nbgrader's version are in {folder}")

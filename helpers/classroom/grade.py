@@ -197,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.reconfigure(errors="replace")  # names of students may not fit the terminal
     try:
         return run(parse(arguments))
-    except (ClassroomError, OSError) as error:
+    except ClassroomError as error:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:

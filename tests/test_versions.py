@@ -1,0 +1,61 @@
+"""The oldest packages are those that pyproject.toml and TransformerLens name as lower bounds."""
+
+import importlib.metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from helpers import notebook
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pinned(file: str) -> dict[str, Version]:
+    """The packages of a requirements file, all of them with one exact version."""
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {requirement.name: exact(requirement, "==") for requirement in requirements}
+
+
+def exact(requirement: Requirement, operator: str) -> Version:
+    """The version behind `operator`, which stands exactly once in the requirement."""
+    (version,) = (part.version for part in requirement.specifier if part.operator == operator)
+    return Version(version)
+
+
+def lower_bounds() -> dict[str, Version]:
+    """What the project and the extras `lab` and `test` ask for at least."""
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has none")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    requirements = map(Requirement, project["dependencies"] + extras["lab"] + extras["test"])
+    return {requirement.name: exact(requirement, ">=") for requirement in requirements}
+
+
+def test_the_oldest_packages_are_the_lower_bounds():
+    oldest, bounds = pinned("requirements-oldest.txt"), lower_bounds()
+    del oldest["transformers"], oldest["torch"], bounds["torch"]  # the tests below
+    assert oldest == bounds
+
+
+def test_torch_is_the_tested_one():
+    tested = pinned("requirements-tested.txt")
+    assert pinned("requirements-oldest.txt")["torch"] == tested["torch"] >= lower_bounds()["torch"]
+
+
+def test_the_oldest_transformers_is_what_the_oldest_transformer_lens_asks_for():
+    oldest = pinned("requirements-oldest.txt")
+    if Version(importlib.metadata.version("transformer_lens")) != oldest["transformer_lens"]:
+        pytest.skip("another transformer_lens is installed")
+    wanted = map(Requirement, importlib.metadata.requires("transformer_lens"))
+    (bound,) = (exact(one, ">=") for one in wanted if one.name == "transformers")
+    assert oldest["transformers"] == bound
+
+
+def test_lessons_refuse_what_is_older():
+    oldest = pinned("requirements-oldest.txt") | {"torch": lower_bounds()["torch"]}
+    assert {name: Version(text) for name, text in notebook.OLDEST.items()} == {
+        name: oldest[name] for name in notebook.OLDEST
+    }

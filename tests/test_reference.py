@@ -1,5 +1,6 @@
 """Finding one's way: the glossary, the index of figures, and headings in order everywhere."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -16,6 +17,7 @@ ENTRIES = ENTRY.findall(GLOSSARY)
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "data" / "README.md"]
 
 
+@functools.cache
 def cells(path):
     return nbformat.read(path, as_version=4).cells
 

@@ -5,6 +5,7 @@ made; to run one through the whole program: `python tests/tiny_folders.py llama 
 then `make run MODEL=/tmp/tiny-llama`.
 """
 
+import functools
 import gc
 
 import matplotlib
@@ -20,11 +21,24 @@ import matplotlib.pyplot as plt
 
 LESSONS = sorted((report.ROOT / "notebooks").glob("0[0-9]_*.ipynb"))
 WITH_MODEL = [path.stem for path in LESSONS if path.name[:2] not in ("01", "09")]
-# The tokenizer of Qwen has no BOS.
-ARCHITECTURES = {"gpt2": True, "llama": True, "qwen2": False, "gemma3": True}
+# Whether the tokenizer puts a BOS before every text.
+ARCHITECTURES = {"gpt2": False, "llama": True, "gemma3": True}
+# Lesson 08 takes a quarter of a minute: on one architecture only.
+CASES = [
+    (architecture, stem)
+    for architecture in ARCHITECTURES
+    for stem in WITH_MODEL
+    if architecture == "gemma3" or not stem.startswith("08")
+]
 SMALL = notebook.Sizes(24, 40, 2, 12, pair_steps=2, layers=3)
-# Lesson 02 finds no site in weights that are random: the others get this one.
+# Lesson 02 may find no site in weights that are random: the others get this one.
 SITE = {"layer": 2, "kind": "resid_post", "readers": [[4, 0], [4, 3]]}
+# What these models may lack, by lesson: anything else that is missing is a mistake of ours.
+MAY_LACK = {
+    "02": "no layer holds the order",
+    "05": "too few continents",
+    "07": "in no layer, or in",
+}
 
 
 def run_lesson(stem: str) -> str | None:
@@ -65,21 +79,26 @@ def setting(tmp_path, monkeypatch):
     return choose
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def folder(request, tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / f"tiny-{request.param}"
-    return make_folder(request.param, path, bos=ARCHITECTURES[request.param])
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """`folder(architecture)`: a tiny model of it, made once."""
+
+    @functools.cache
+    def make(architecture):
+        path = tmp_path_factory.mktemp("models") / f"tiny-{architecture}"
+        return make_folder(architecture, path, bos=ARCHITECTURES[architecture])
+
+    return make
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("stem", WITH_MODEL)
-def test_a_lesson_runs_to_its_end(folder, stem, setting):
-    setting(folder)
+@pytest.mark.parametrize(("architecture", "stem"), CASES)
+def test_a_lesson_runs_to_its_end(architecture, stem, folder, setting):
+    setting(folder(architecture))
     report.save_site("ioi", SITE, {})
     reason = run_lesson(stem)
     assert claims_of(stem) <= report.recorded().keys()
-    if not stem.startswith("02"):
-        assert reason is None
+    assert reason is None or MAY_LACK.get(stem[:2], "?") in reason
 
 
 @pytest.mark.filterwarnings("ignore")

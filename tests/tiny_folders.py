@@ -3,11 +3,12 @@
     python tests/tiny_folders.py llama /tmp/tiny-llama
     make run MODEL=/tmp/tiny-llama
 
-The weights are random, except the unembedding: ridge regression fits it to the answers of the IOI,
+The weights are random, except the unembedding: a regression fits it to the answers of the IOI,
 agreement and fact prompts. Such a model prefers the right name and knows many facts, so that the
 lessons find something to work on in every architecture. What they then measure means nothing.
 """
 
+import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,9 +20,10 @@ from conftest import ARCHITECTURES, build_hf_model, build_tokenizer
 from jaxtyping import Float, Int
 from tokenizers import pre_tokenizers
 from torch import Tensor
+from torch.nn.functional import cross_entropy, softplus
 
 from helpers import agreement, facts, ioi
-from helpers.pairs import Pairs, Tokenizes, encode
+from helpers.pairs import Tokenizes, encode
 
 # A small range: attention is then nearly even, so that the last token sees all words of the prompt.
 SETTINGS = {"num_hidden_layers": 6, "hidden_size": 96, "initializer_range": 0.06}
@@ -35,7 +37,7 @@ RELATIONS = ["country_capital", "country_continent", "country_language"]
 RELATIONS += ["city_state", "river_continent", "element_symbol"]
 OPENINGS = "Then, Yesterday, After that, After a long day at work in the city, was were she he"
 NAMES, THINGS = 70, 20  # of our names, and of our nouns, objects and places, that are tokens
-SCALE = 12.0  # nats between a fitted answer and the rest
+STEPS = 150
 
 
 def make_folder(architecture: str, folder: Path, *, bos: bool = True) -> Path:
@@ -67,50 +69,55 @@ def lesson_words() -> tuple[str, ...]:
     return tuple(dict.fromkeys(piece.removeprefix("Ġ") for piece in pieces if piece != "Ġ"))
 
 
-def questions(tokenizer: Tokenizes) -> Iterator[tuple[Int[Tensor, "pos"], int, int | None]]:
-    """Prompts with the token that shall win and, for pairs, the one that shall lose."""
+def questions(tokenizer: Tokenizes) -> Iterator[tuple[Int[Tensor, "pos"], int, int]]:
+    """Prompts of the lessons' tasks, with the token that shall come next and one that shall not."""
     for split in ("train", "test"):
         names = ioi.make_pairs(tokenizer, 300, split=split, seed=7)
-        yield from _both(names, names.answer, names.counterfactual)
+        right, wrong = names.answer.tolist(), names.counterfactual.tolist()
+        yield from zip(names.base_tokens, right, wrong, strict=True)
+        yield from zip(names.source_tokens, right, wrong, strict=True)
         for feature in ("number", "gender"):
             words = agreement.make_pairs(tokenizer, feature, 48, split=split, seed=7)
-            yield from _both(words, words.counterfactual, words.answer)
+            right, wrong = words.answer.tolist(), words.counterfactual.tolist()
+            yield from zip(words.base_tokens, right, wrong, strict=True)
+            yield from zip(words.source_tokens, wrong, right, strict=True)
     known = facts.load_facts(RELATIONS)
-    for prompt, answer in zip(facts._fill(known), known["answer"], strict=True):
-        yield encode(tokenizer, prompt), facts.answer_token(tokenizer, answer), None
+    for template, subject, answer in known[["template", "subject", "answer"]].to_numpy():
+        right = facts.answer_token(tokenizer, answer)
+        wrong = right - 1  # any other
+        yield encode(tokenizer, facts.fill(template, subject)), right, wrong
 
 
-def _both(pairs: Pairs, of_source: Tensor, other: Tensor) -> Iterator[tuple[Tensor, int, int]]:
-    """The base prompts with their answers, and the sources with theirs."""
-    yield from zip(
-        pairs.base_tokens, pairs.answer.tolist(), pairs.counterfactual.tolist(), strict=True
-    )
-    yield from zip(pairs.source_tokens, of_source.tolist(), other.tolist(), strict=True)
-
-
-@torch.no_grad()
-def fit_unembedding(
-    model: torch.nn.Module, asked: Sequence[tuple[Tensor, int, int | None]]
-) -> None:
-    """Set the unembedding to the ridge regression from last hidden states to answers."""
+def fit_unembedding(model: torch.nn.Module, asked: Sequence[tuple[Tensor, int, int]]) -> None:
+    """Fit the unembedding to what is asked, from the last hidden states of the prompts."""
     prompts, right, wrong = zip(*asked, strict=True)
-    rows, last = range(len(asked)), torch.tensor([len(prompt) - 1 for prompt in prompts])
+    last = torch.tensor([len(prompt) - 1 for prompt in prompts])
     padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)  # on the right: unseen
-    states = model.base_model(padded).last_hidden_state[rows, last]
-    wanted = torch.zeros(len(asked), model.config.vocab_size)
-    for row in rows:
-        wanted[row, right[row]] = SCALE
-        if wrong[row] is not None:
-            wanted[row, wrong[row]] = -SCALE
-    model.get_output_embeddings().weight.copy_(ridge(states, wanted).T)
+    with torch.no_grad():
+        states = model.base_model(padded).last_hidden_state[range(len(asked)), last]
+    tokens, places = torch.tensor([right, wrong]).unique(return_inverse=True)
+    unembedding = model.get_output_embeddings().weight.requires_grad_(False)
+    unembedding.zero_()
+    unembedding[tokens] = regression(states, *places, len(unembedding) - len(tokens))
 
 
-def ridge(x: Float[Tensor, "n d"], y: Float[Tensor, "n k"]) -> Float[Tensor, "d k"]:
-    """The linear map from `x` to `y` with the smallest squared error, slightly shrunk."""
-    x, y = x.double(), y.double()
-    moment = x.T @ x
-    ridge = 1e-4 * moment.diagonal().mean() * torch.eye(len(moment), dtype=x.dtype)
-    return torch.linalg.solve(moment + ridge, x.T @ y)
+def regression(
+    x: Float[Tensor, "n d"], right: Int[Tensor, "n"], wrong: Int[Tensor, "n"], others: int
+) -> Float[Tensor, "classes d"]:
+    """Weights that tell the right class from the wrong, and from so many others with logit zero."""
+    moment = x.T @ x / len(x) + 1e-6 * torch.eye(x.shape[1])
+    whiten = torch.linalg.inv(torch.linalg.cholesky(moment))
+    weight = torch.zeros(int(max(right.max(), wrong.max())) + 1, x.shape[1], requires_grad=True)
+    rest, z = torch.full((len(x), 1), math.log(others)), x @ whiten.T
+    optimizer = torch.optim.Adam([weight], lr=0.1)
+    for _ in range(STEPS):
+        logits = torch.cat([z @ weight.T, rest], dim=1)
+        margin = logits.gather(1, right[:, None]) - logits.gather(1, wrong[:, None])
+        loss = cross_entropy(logits, right) + softplus(-margin).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return weight.detach() @ whiten
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ agreement and fact prompts. Such a model prefers the right name and knows many f
 lessons find something to work on in every architecture. What they then measure means nothing.
 """
 
+import itertools
 import math
 import re
 import sys
@@ -37,7 +38,12 @@ RELATIONS = ["country_capital", "country_continent", "country_language"]
 RELATIONS += ["city_state", "river_continent", "element_symbol"]
 OPENINGS = "Then, Yesterday, After that, After a long day at work in the city, was were she he"
 NAMES, THINGS = 70, 20  # of our names, and of our nouns, objects and places, that are tokens
-STEPS = 150
+# Pairs, split and seed of the IOI pairs in the lessons: few words say which name is meant in a
+# random state, so these prompts are learnt by heart.
+ORDERS = [(60, "train", 0), (100, "train", 0), (40, "train", 0), (24, "train", 0), (80, "train", 0)]
+ORDERS += [(100, "test", 0), (400, "test", 1), (60, "test", 1), (40, "test", 1), (120, "test", 1)]
+ORDERS += [(24, "test", 5)]
+STEPS = 100
 
 
 def make_folder(architecture: str, folder: Path, *, bos: bool = True) -> Path:
@@ -71,16 +77,16 @@ def lesson_words() -> tuple[str, ...]:
 
 def questions(tokenizer: Tokenizes) -> Iterator[tuple[Int[Tensor, "pos"], int, int]]:
     """Prompts of the lessons' tasks, with the token that shall come next and one that shall not."""
-    for split in ("train", "test"):
-        names = ioi.make_pairs(tokenizer, 300, split=split, seed=7)
-        right, wrong = names.answer.tolist(), names.counterfactual.tolist()
-        yield from zip(names.base_tokens, right, wrong, strict=True)
-        yield from zip(names.source_tokens, right, wrong, strict=True)
-        for feature in ("number", "gender"):
-            words = agreement.make_pairs(tokenizer, feature, 48, split=split, seed=7)
-            right, wrong = words.answer.tolist(), words.counterfactual.tolist()
-            yield from zip(words.base_tokens, right, wrong, strict=True)
-            yield from zip(words.source_tokens, wrong, right, strict=True)
+    for n, split, seed in ORDERS:
+        pairs = ioi.make_pairs(tokenizer, n, split=split, seed=seed)
+        yield from zip(
+            pairs.base_tokens, pairs.answer.tolist(), pairs.counterfactual.tolist(), strict=True
+        )
+    for split, feature in itertools.product(("train", "test"), ("number", "gender")):
+        pairs = agreement.make_pairs(tokenizer, feature, 60, split=split, seed=7)
+        right, wrong = pairs.answer.tolist(), pairs.counterfactual.tolist()
+        yield from zip(pairs.base_tokens, right, wrong, strict=True)
+        yield from zip(pairs.source_tokens, wrong, right, strict=True)
     known = facts.load_facts(RELATIONS)
     for template, subject, answer in known[["template", "subject", "answer"]].to_numpy():
         right = facts.answer_token(tokenizer, answer)

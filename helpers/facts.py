@@ -125,6 +125,20 @@ def count_known(facts: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     return total.join(counts).fillna(0).astype(int)
 
 
+def count_pairs(known: pd.DataFrame) -> int:
+    """How many pairs `make_pairs` can draw from known facts, if each relation has one template."""
+    return int(count_known(known, known)["pairs"].sum())
+
+
+def with_third_answers(known: pd.DataFrame) -> pd.DataFrame:
+    """The known facts of relations with three different answers or more.
+
+    There, every pair has an answer that belongs to neither of its facts.
+    """
+    answers = known.groupby("relation")["answer_token"].transform("nunique")
+    return known[answers > 2]
+
+
 def split_subjects(facts: pd.DataFrame, *, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Training and test facts, half each, without a common subject.
 

@@ -4,12 +4,15 @@ import importlib.metadata
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from packaging.version import Version
+from torch import Tensor
 
 import helpers
-from helpers import plots, report
+from helpers import metrics, plots, report
 from helpers.models import PACKAGED, model_name
 
 # The oldest versions the lessons work with; older ones fail later, and less clearly.
@@ -98,6 +101,28 @@ def needs(there: object, reason: str, *, claims: Sequence[str]) -> None:
     for claim in claims:
         report.record_untestable(claim, reason)
     raise NotTestable(reason)
+
+
+def needs_margin(clean: Float[Tensor, "pairs"], *, claims: Sequence[str]) -> None:
+    """As `needs`: go on if the model does the task, that is if its mean margin is surely positive.
+
+    Args:
+        clean: The logit difference of every pair before any patch, in nats.
+    """
+    margin = metrics.mean(clean)
+    reason = f"the model does not do this task: its mean margin is {margin:.2f} nats"
+    needs(margin.low > 0, reason, claims=claims)
+
+
+def load_site(*, claims: Sequence[str]) -> dict[str, Any]:
+    """The site that lesson 02 derived; as `needs` if it found that this model has none.
+
+    Raises:
+        FileNotFoundError: lesson 02 has not been run for this model.
+    """
+    c9 = report.recorded().get("C9", {})
+    needs(c9.get("verdict") != report.UNTESTABLE, c9.get("note", ""), claims=claims)
+    return report.load_site("ioi")
 
 
 def expect(name: str, value: float, expected: float, *, tolerance: float) -> None:

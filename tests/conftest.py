@@ -71,51 +71,56 @@ def build_tokenizer(
 
 def gpt2_config(**common) -> transformers.PretrainedConfig:
     """LayerNorm, learned positions, biases everywhere, tied embeddings."""
-    return transformers.GPT2Config(num_hidden_layers=4, **SIZE, **common)
+    return transformers.GPT2Config(**{"num_hidden_layers": 4, **SIZE, **common})
 
 
 def neox_config(**common) -> transformers.PretrainedConfig:
     """LayerNorm, rotary positions, attention and MLP in parallel."""
-    return transformers.GPTNeoXConfig(
-        num_hidden_layers=3, intermediate_size=160, rotary_pct=0.5, **SIZE, **common
-    )
+    own = {"num_hidden_layers": 3, "intermediate_size": 160, "rotary_pct": 0.5}
+    return transformers.GPTNeoXConfig(**{**SIZE, **own, **common})
 
 
 def llama_config(**common) -> transformers.PretrainedConfig:
     """RMSNorm, rotary positions, gated MLP, two query heads per key-value head."""
-    return transformers.LlamaConfig(
-        num_hidden_layers=3, intermediate_size=96, num_key_value_heads=2, **SIZE, **common
-    )
+    own = {"num_hidden_layers": 3, "intermediate_size": 96, "num_key_value_heads": 2}
+    return transformers.LlamaConfig(**{**SIZE, **own, **common})
+
+
+def qwen2_config(**common) -> transformers.PretrainedConfig:
+    """As Llama, with biases on queries, keys and values, tied embeddings, one key-value head."""
+    own = {"num_hidden_layers": 3, "intermediate_size": 96, "num_key_value_heads": 1}
+    return transformers.Qwen2Config(**{**SIZE, **own, "tie_word_embeddings": True, **common})
 
 
 def gemma3_config(**common) -> transformers.PretrainedConfig:
     """Norms also after each sublayer, scaled embeddings, attention windows of 6 tokens."""
     sliding, full = "sliding_attention", "full_attention"
-    return transformers.Gemma3TextConfig(
-        num_hidden_layers=4,
-        intermediate_size=96,
-        num_key_value_heads=2,
-        head_dim=12,
-        query_pre_attn_scalar=12,
-        sliding_window=6,
-        layer_types=[sliding, sliding, full, sliding],
-        **SIZE,
-        **common,
-    )
+    own = {"intermediate_size": 96, "num_key_value_heads": 2, "head_dim": 12}
+    own |= {"query_pre_attn_scalar": 12, "sliding_window": 6, "num_hidden_layers": 4}
+    config = {**SIZE, **own, **common}
+    pattern = [sliding, sliding, full] * config["num_hidden_layers"]
+    config["layer_types"] = pattern[: config["num_hidden_layers"]]
+    return transformers.Gemma3TextConfig(**config)
 
 
 ARCHITECTURES = {
     "gpt2": (transformers.GPT2LMHeadModel, gpt2_config),
     "gpt_neox": (transformers.GPTNeoXForCausalLM, neox_config),
     "llama": (transformers.LlamaForCausalLM, llama_config),
+    "qwen2": (transformers.Qwen2ForCausalLM, qwen2_config),
     "gemma3": (transformers.Gemma3ForCausalLM, gemma3_config),
 }
 
 
-def build_hf_model(architecture: str, vocab_size: int, seed: int = 0) -> torch.nn.Module:
-    """A random transformers model in eval mode; norms and biases are random as well."""
+def build_hf_model(
+    architecture: str, vocab_size: int, seed: int = 0, **settings
+) -> torch.nn.Module:
+    """A random transformers model in eval mode; norms and biases are random as well.
+
+    `settings` replace those of the architecture's configuration.
+    """
     model_class, make_config = ARCHITECTURES[architecture]
-    config = make_config(
+    common = dict(
         vocab_size=vocab_size,
         architectures=[model_class.__name__],  # TransformerLens chooses its adapter by this
         initializer_range=INITIALIZER_RANGE,
@@ -123,6 +128,7 @@ def build_hf_model(architecture: str, vocab_size: int, seed: int = 0) -> torch.n
         eos_token_id=SPECIAL.index("<|endoftext|>"),
         pad_token_id=SPECIAL.index("<|endoftext|>"),
     )
+    config = make_config(**common | settings)
     with torch.random.fork_rng():  # the caller's random numbers stay as they were
         torch.manual_seed(seed)
         model = model_class(config).eval()

@@ -22,6 +22,7 @@ from helpers.facts import (
     SLOT,
     answer_token,
     count_known,
+    count_pairs,
     fill,
     known_facts,
     load_facts,
@@ -31,6 +32,7 @@ from helpers.facts import (
     relations,
     split_subjects,
     subject_position,
+    with_third_answers,
 )
 from helpers.packaged import packaged_folder
 from helpers.pairs import encode
@@ -202,6 +204,19 @@ def test_counts_by_hand():
     assert counts["known"].tolist() == [2, 4, 3, 0]
     assert counts["answers"].tolist() == [2, 3, 1, 0]
     assert counts["pairs"].tolist() == [2, 2 * (2 + 2 + 1), 0, 0]
+    assert count_pairs(known) == 12
+    assert count_pairs(known[:0]) == 0
+    assert with_third_answers(known)["relation"].unique().tolist() == ["a"]
+
+
+def test_as_many_pairs_as_counted_can_be_drawn(smollm):
+    facts = load_facts(["country_continent", "river_continent"])
+    facts = facts.groupby(["relation", "answer"]).head(2)
+    tokens = [answer_token(smollm, answer) for answer in facts["answer"]]
+    n = count_pairs(facts.assign(answer_token=tokens))
+    assert len(make_pairs(smollm, facts, n)) == n
+    with pytest.raises(ValueError, match=f"n must be from 1 to {n},"):
+        make_pairs(smollm, facts, n + 1)
 
 
 # Where the subject ends.

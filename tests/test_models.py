@@ -45,7 +45,7 @@ from helpers.models import (
 )
 
 PROMPT = "Then, Mary and John went to the store, and John gave a book to"
-WITH_LAYER_NORM, WITH_RMS_NORM = ("gpt2", "gpt_neox"), ("llama", "gemma3")
+WITH_LAYER_NORM, WITH_RMS_NORM = ("gpt2", "gpt_neox"), ("llama", "qwen2", "gemma3")
 FAKE_GGUF = b"GGUF stand-in"
 
 

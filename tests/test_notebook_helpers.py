@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from helpers import notebook, plots
+from helpers import notebook, plots, report
 from helpers.metrics import Estimate
 
 
@@ -55,6 +55,30 @@ def test_sizes_come_from_the_environment(monkeypatch):
     monkeypatch.setenv("SUBSPACE_ILLUSION_SIZES", "huge")
     with pytest.raises(ValueError, match="SUBSPACE_ILLUSION_SIZES must be one of"):
         notebook.sizes()
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUBSPACE_ILLUSION_RESULTS", str(tmp_path))
+
+
+def test_a_margin_that_may_be_zero_ends_the_lesson(results):
+    sure, unsure = torch.tensor([1.0, 2.0, 1.5]), torch.tensor([1.0, -1.0, 0.5])
+    notebook.needs_margin(sure, claims=["C9"])
+    assert report.recorded() == {}
+    with pytest.raises(notebook.NotTestable, match=r"its mean margin is 0.17 \[-1.00, 1.00\] nats"):
+        notebook.needs_margin(unsure, claims=["C9"])
+    assert report.recorded()["C9"]["verdict"] == report.UNTESTABLE
+
+
+def test_lessons_inherit_why_there_is_no_site(results):
+    report.save_site("ioi", {"layer": 2}, {})
+    assert notebook.load_site(claims=["C3"]) == {"layer": 2}
+    report.record_untestable("C9", "no layer holds it")
+    with pytest.raises(notebook.NotTestable, match="no layer holds it"):
+        notebook.load_site(claims=["C3", "C4"])
+    notes = {claim: entry["note"] for claim, entry in report.recorded().items()}
+    assert notes == dict.fromkeys(["C9", "C3", "C4"], "no layer holds it")
 
 
 def test_output_levels_are_labelled_where_they_meet_the_edge():

@@ -12,10 +12,14 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 import transformers
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformer_lens import TransformerBridge
 
 from helpers.models import load_model, process_weights
+
+settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+settings.load_profile("patient")
 
 # One token each, with and without a leading space. Extend freely: the models read its length.
 NAMES = "Mary John Tom James Dan Sarah Emma Anna Paul Mark Kate Laura Jack Alice Peter Lucy".split()

@@ -9,6 +9,7 @@ import functools
 import tempfile
 from collections.abc import Callable, Sequence
 
+import hypothesis
 import pytest
 import torch
 import transformers
@@ -41,6 +42,10 @@ INITIALIZER_RANGE = 0.3
 
 # Threads cost such small models far more than they bring, above all beside another busy process.
 torch.set_num_threads(1)
+
+# A busy machine takes its time over an example; that is no failure.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 # TransformerLens reads the tokenizer folder again while it wraps a model, so the folders stay.
 _folder = tempfile.TemporaryDirectory(prefix="tiny-tokenizers-")

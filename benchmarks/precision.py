@@ -1,7 +1,7 @@
 """What a direction of the float32 model does on weights, or in arithmetic, of less precision.
 
-Full forward passes with one hook: the engine of `helpers.patching` refuses a model that does not
-reproduce its own logits to a ten-thousandth.
+Full forward passes with one hook, without the engine of `helpers.patching`, so that nothing but the
+precision is different.
 """
 
 import functools

@@ -73,3 +73,11 @@ class Site:
     def __str__(self) -> str:
         head = "" if self.head is None else f".{self.head}"
         return f"{self.kind}.{self.layer}{head}"
+
+
+def before_mlp(model: TransformerBridge) -> str:
+    """The kind of site whose stream the MLPs read.
+
+    `resid_mid`; where attention and MLP work in parallel (GPT-NeoX), both read `resid_pre`.
+    """
+    return "resid_mid" if "blocks.0.hook_resid_mid" in model.hook_dict else "resid_pre"

@@ -159,7 +159,8 @@ def illusions_at_layer(
     hidden, layer = test.hidden, test.hidden.site.layer
     W, reads = hidden.model.blocks[layer].mlp.W_out.detach(), mean_gradient(train.stream)
     directions = {"random": random_direction(len(W), seed=layer).to(W)}
-    if (v := construct(mean_difference(train.hidden), reads, W)) is not None:
+    v = construct(mean_difference(train.hidden), reads, W) if _carries(train.hidden) else None
+    if v is not None:
         directions["constructed"] = v
     if v is not None and seeds:
         directions["trained"] = _train(train.hidden, v, seeds, epochs)
@@ -173,6 +174,12 @@ def illusions_at_layer(
     streams = _random_mlp(train, test, reads)
     tables = [_table(hidden, patched), _table(test.stream, streams)]
     return pd.concat(tables, ignore_index=True)
+
+
+def _carries(cached: CachedPairs) -> bool:
+    """Whether base and source differ in any pair, by more than rounding."""
+    difference = (cached.base - cached.source).norm(dim=-1)
+    return bool((difference > 1e-4 * cached.base.norm(dim=-1)).any())
 
 
 def _train(

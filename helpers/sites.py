@@ -92,3 +92,11 @@ def check_sites(model: TransformerBridge, sites: Iterable[Site]) -> None:
         if not isinstance(site, Site):
             raise ValueError(f"a Site is needed, such as Site(21, 'mlp_hidden'), not {site!r}")
         site.check(model)
+
+
+def before_mlp(model: TransformerBridge) -> str:
+    """The kind of site whose stream the MLPs read.
+
+    `resid_mid`; where attention and MLP work in parallel (GPT-NeoX), both read `resid_pre`.
+    """
+    return "resid_mid" if "blocks.0.hook_resid_mid" in model.hook_dict else "resid_pre"

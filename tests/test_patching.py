@@ -9,7 +9,7 @@ from conftest import build_tiny_model
 
 from helpers.pairs import Pairs
 from helpers.patching import cache_pairs, cache_sites
-from helpers.sites import Site
+from helpers.sites import Site, before_mlp
 from helpers.suffix import run_from
 
 KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_in", "mlp_out", "mlp_hidden")
@@ -420,6 +420,16 @@ def test_sites_the_architecture_lacks_are_named(tiny_model):
     model = tiny_model("gpt_neox")  # attention and MLP in parallel: nothing lies between them
     with pytest.raises(ValueError, match="has no resid_mid"):
         cache_pairs(model, random_pairs(model), Site(0, "resid_mid"))
+
+
+def test_mlps_read_the_stream_that_is_said_to_lie_before_them(any_model):
+    pairs = random_pairs(any_model)
+    stream, entering = cache_sites(
+        any_model, pairs, [Site(1, before_mlp(any_model)), Site(1, "mlp_in")]
+    )
+    name = entering.site.hook_name
+    seen = stream.record(stream.source, [name])[name]
+    assert torch.allclose(seen, entering.source, atol=1e-4)
 
 
 def test_bad_activations_are_named(tiny_model):

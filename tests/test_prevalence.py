@@ -1,5 +1,6 @@
 """The same experiment at any MLP: pieces against closed forms, the table against full runs."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -282,6 +283,15 @@ def test_a_random_mlp_is_patched_beside_the_real_one(layers):
         expected = full_runs(test.stream, test.stream.base + change @ mlp.W_out)
         assert torch.allclose(column(table, patch), expected, atol=1e-3)
         assert (column(table, patch) - column(table, patch, "clean")).abs().max() > 1e-2
+
+
+def test_nothing_is_made_where_pairs_differ_by_rounding_only(layers):
+    train, test = layers
+    base = train.hidden.base
+    same = replace(train.hidden, source=base * (1 + 1e-7 * normal(*base.shape, seed=0).to(base)))
+    made = set(illusions_at_layer(train._replace(hidden=same), test)["patch"])
+    assert made.isdisjoint({"constructed", "trained", "row", "read null"})
+    assert {"whole MLP", "random"} <= made
 
 
 def test_training_starts_from_the_constructed_direction(layers):

@@ -31,8 +31,7 @@ SETTINGS = {"num_hidden_layers": 6, "hidden_size": 96, "initializer_range": 0.06
 SETTINGS |= {"tie_word_embeddings": False}
 OWN = {
     "llama": {"intermediate_size": 160, "attention_bias": True, "mlp_bias": True},
-    "qwen2": {"intermediate_size": 160},
-    "gemma3": {"intermediate_size": 160, "head_dim": 24, "sliding_window": 12},
+    "gemma3": {"intermediate_size": 160, "head_dim": 24, "sliding_window": 20},
 }
 RELATIONS = ["country_capital", "country_continent", "country_language"]
 RELATIONS += ["city_state", "river_continent", "element_symbol"]
@@ -46,9 +45,9 @@ ORDERS += [(24, "test", 5)]
 STEPS = 100
 
 
-def make_folder(architecture: str, folder: Path, *, bos: bool = True) -> Path:
+def make_folder(architecture: str, folder: Path) -> Path:
     """Write a tiny model with a fitted unembedding, and its tokenizer; returns the folder."""
-    tokenizer = build_tokenizer(lesson_words(), bos)
+    tokenizer = build_tokenizer(lesson_words())
     settings = SETTINGS | OWN.get(architecture, {})
     model = build_hf_model(architecture, len(tokenizer), **settings)
     fit_unembedding(model, list(questions(tokenizer)))
@@ -111,8 +110,9 @@ def regression(
     x: Float[Tensor, "n d"], right: Int[Tensor, "n"], wrong: Int[Tensor, "n"], others: int
 ) -> Float[Tensor, "classes d"]:
     """Weights that tell the right class from the wrong, and from so many others with logit zero."""
-    moment = x.T @ x / len(x) + 1e-6 * torch.eye(x.shape[1])
-    whiten = torch.linalg.inv(torch.linalg.cholesky(moment))
+    moment = x.T @ x / len(x)
+    ridge = 1e-3 * moment.diagonal().mean() * torch.eye(len(moment))
+    whiten = torch.linalg.inv(torch.linalg.cholesky(moment + ridge))
     weight = torch.zeros(int(max(right.max(), wrong.max())) + 1, x.shape[1], requires_grad=True)
     rest, z = torch.full((len(x), 1), math.log(others)), x @ whiten.T
     optimizer = torch.optim.Adam([weight], lr=0.1)

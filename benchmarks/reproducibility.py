@@ -95,7 +95,7 @@ def in_process(what: str, folder: Path) -> Found | None:
     command = [str(python), "-m", "benchmarks.reproducibility", "--worker", str(folder), what]
     environment = os.environ | FIRST | PROCESSES.get(what, {})
     subprocess.run(command, check=True, cwd=ROOT, env=environment)
-    return torch.load(folder / f"{what}.pt")
+    return torch.load(folder / f"{what}.pt", weights_only=True)
 
 
 def differences(found: Found, first: Found) -> list[str]:
@@ -177,7 +177,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.worker:
         folder, what = Path(options.worker[0]), options.worker[1]
-        first = torch.load(folder / "first.pt")["v"] if what != "first" else None
+        first = torch.load(folder / "first.pt", weights_only=True)["v"] if what != "first" else None
         return torch.save(train_and_measure(first), folder / f"{what}.pt")
     with tempfile.TemporaryDirectory() as name:
         found = {what: in_process(what, Path(name)) for what in ("first", *PROCESSES)}

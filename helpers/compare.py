@@ -91,16 +91,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         table = compare(options.models)
         folder = write(table)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ResultsError) as error:
         print(error, file=sys.stderr)
         return 1
-    except ResultsError as error:
-        print(error, file=sys.stderr)
-        return 2
     lines = counts(table)
     print(
         format_table(table), *lines, f"Also in {folder}: comparison.md, comparison.html", sep="\n"
     )
+    return 0
 
 
 if __name__ == "__main__":

@@ -274,13 +274,13 @@ def run(lessons: Iterable[Path], *, inplace: bool = False) -> int:
         ResultsError: The results cannot be saved.
         OSError: The lessons cannot be saved in place, or there is no room for temporary files.
     """
-    if subprocess.run([sys.executable, "-c", PREPARE]).returncode:
-        return 1
     results, failed = results_folder(), []
     with saving(results):
         output.check_writable(results)
     if inplace:
         output.check_writable(NOTEBOOKS)
+    if subprocess.run([sys.executable, "-c", PREPARE]).returncode:
+        return 1
     try:
         failed = [path.stem for path in lessons if not run_lesson(path, results, inplace=inplace)]
     finally:
@@ -306,9 +306,6 @@ def parse(arguments: Sequence[str] | None, lessons: Mapping[str, Path]) -> argpa
         if number not in lessons:
             known = ", ".join(path.stem for path in lessons.values())
             parser.error(f"there is no lesson {number or repr(number)}; there are: {known}")
-    folder = results_folder(options.model)
-    if blocked := [path for path in (folder, *folder.parents) if path.is_file()]:
-        parser.error(f"results cannot go to {folder}: {blocked[0]} is a file, not a folder")
     return options
 
 

@@ -568,6 +568,10 @@ def related(s):
     return replace(s.pairs, table=s.pairs.table.assign(relation="a"))
 
 
+def facts_at(s):
+    return replace(s.cached, pairs=related(s))
+
+
 JUDGING = [
     (lambda s: prevalence.RandomMLP.like(s.model, -1), "layer -1 is out of range"),
     (lambda s: prevalence.illusions_at_layer(s.layers[1], s.layers[1], epochs=0), "epochs must"),
@@ -599,7 +603,7 @@ JUDGING = [
     (lambda s: audit.audit(s.model, SITE, torch.ones(D), s.pairs[0]), "1 pairs are too few"),
     (lambda s: sweeps.facts_job("any", s.pairs, 1), "use pairs of facts"),
     (lambda s: sweeps.facts_job("any", related(s), 9), "layer 9 is out of range"),
-    (lambda s: sweeps.facts_at_layer("any", related(s), 1, directions=BASE), "has 4 dimensions"),
+    (lambda s: sweeps.facts_at_layer(facts_at(s), directions=BASE), "has 4 dimensions"),
     (lambda s: findings.conclude(metrics.Estimate(1, 1, 1), [], []), "at least one"),
     (lambda s: models.load_model(device=object()), "cannot be used", models.ModelError),
     (lambda s: models.load_model("a b\nc"), "cannot be loaded", models.ModelError),
@@ -696,7 +700,7 @@ def site_file(content):
     return call
 
 
-RESULTS = [
+DAMAGED = [
     *((read(content), "claims.json is damaged: .*run the lessons again")
       for content in ("", "{", "[]", "null", b"\xff\xfe", "[" * 100_000, '{"C3": 1}')),
     (read('{"C3": {"value": 1}}'), "what it says of C3 is no measurement"),
@@ -713,6 +717,9 @@ RESULTS = [
     (read("{", lambda: report.record("C9", 1.0, (0, 2))), "is damaged"),
     (site_file("[]"), "sites.json is damaged"),
     (site_file('{"ioi": {"site": 5}}'), "the entry 'ioi' has no site"),
+]  # fmt: skip
+RESULTS = [
+    *((*row, report.ResultsError) for row in DAMAGED),
     (lambda s: report.record("C3", "1"), "value is '1': pass one number"),
     (lambda s: report.record("C3", torch.ones(2)), "pass one number"),
     (lambda s: report.record("C3", 1.0, (1, 2, 3)), r"pass interval=\(low, high\)"),
@@ -806,9 +813,9 @@ COMMANDS = [
     (run, lambda s: ["--lesson", ""], 2, "there is no lesson ''"),
     (run, lambda s: ["--lesson"], 2, "expected at least one argument"),
     (run, lambda s: ["03"], 2, "unrecognized arguments: 03"),
-    (run, lambda s: no_results(s) and ["--lesson", "00"], 2, "results is a file, not a folder"),
+    (run, lambda s: no_results(s) and ["--lesson", "00"], 1, "Results cannot be kept in"),
     (compare, lambda s: ["nobody"], 1, "No results for nobody: run it first"),
-    (compare, lambda s: [damaged(s)], 2, "claims.json is damaged"),
+    (compare, lambda s: [damaged(s)], 1, "claims.json is damaged"),
     (compare, lambda s: no_results(s) and ["smollm2-135m"], 1, "No results"),
     (expected, lambda s: ["--model", "nobody"], 2, "Nothing was recorded for nobody"),
     (expected, lambda s: ["--model", damaged(s)], 2, "claims.json is damaged"),

@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"Not written: {error}. Choose another folder with --out.", file=sys.stderr)
+        print(f"It cannot be written: {error}. Choose another with --out.", file=sys.stderr)
         return 2
     print(f"Lesson {lesson.number}: {len(lesson.exercises)} exercises, {lesson.points} points.")
     print(f"The student's, the instructor's and nbgrader's version are in {folder}")

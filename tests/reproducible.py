@@ -30,7 +30,7 @@ from helpers.prevalence import cache_layers, illusions_at_layer
 from helpers.replication import record_cells
 from helpers.run import find_lessons
 from helpers.sites import Site
-from helpers.sweeps import facts_at_layer
+from helpers.sweeps import facts_job
 
 LAYER, PAIRS = 1, 8
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -89,7 +89,7 @@ def sweep(path: str, tasks: dict[str, Pairs]) -> dict[str, Any]:
         "number sweep": pd.concat(
             [illusions_at_layer(at, at, epochs=2) for at in numbers.values()]
         ),
-        "facts sweep": facts_at_layer(path, tasks["facts"], LAYER, steps=2),
+        "facts sweep": facts_job(path, tasks["facts"], LAYER, steps=2),
     }
 
 

@@ -312,7 +312,11 @@ def test_make_runs_in_a_folder_with_any_name(tmp_path):
     python.chmod(0o755)
     (folder / ".venv" / ".ready").touch()
     command = ["make", "run", "MODEL=mein Modell é", "LESSON=03 04"]
-    shown = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    # Below `make test`, make would say which folder it enters.
+    environment = {k: v for k, v in os.environ.items() if k not in ("MAKELEVEL", "MAKEFLAGS")}
+    shown = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=True
+    ).stdout
     parts = ["-m", "helpers.run", "--model", "mein Modell é", "--lesson", "03", "04"]
     assert shown.splitlines() == [str(folder), *(f"[{part}]" for part in parts)]
 

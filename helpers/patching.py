@@ -19,7 +19,7 @@ from helpers.metrics import (
 )
 from helpers.pairs import Pairs
 from helpers.sites import Site, check_sites
-from helpers.suffix import Suffix, at_site, recording
+from helpers.suffix import ALL, Suffix, Write, at_site, only_columns, recording
 
 Clamp = Mapping[Site, Float[Tensor, "rows d"]]
 ROWS_PER_FORWARD = 256  # bounds the memory of one patched forward pass, not its result
@@ -106,18 +106,16 @@ class CachedPairs:
         """
         rows = self._rows(rows)
         clamp = dict(clamp or {})
-        self._check(activation, rows, clamp)
+        self.check(activation, rows, clamp)
         if tokens is not None:
             self._check_tokens(tokens, rows)
         pieces = []
-        for group, part in self._parts(rows):
+        for group, part in self.parts(rows):
             columns = where = None
             if tokens is not None:
                 columns, where = tokens.to(rows.device)[part].unique(return_inverse=True)
-            held = {site: value[part] for site, value in clamp.items()}
-            logits = group.rerun(
-                self.site, activation[part], self.row_of[rows[part]], columns=columns, clamp=held
-            )
+            writes = self._writes(activation, clamp, part)
+            logits = group.rerun(self.row_of[rows[part]], writes, columns=columns)
             pieces.append(logits if where is None else logits.gather(-1, where))
         return self._in_order(pieces, rows)
 
@@ -149,21 +147,23 @@ class CachedPairs:
             raise KeyError(f"the model has no hook {unknown[0]}: see model.hook_dict")
         if last_only := [name for name in names if "unembed" in name]:
             raise ValueError(f"{last_only} see the last token only: use patched_logits for logits")
-        self._check(activation, rows, clamp)
+        self.check(activation, rows, clamp)
         longest = max(group.tokens.shape[1] for group in self.groups)
         pieces: dict[str, list[Tensor]] = {name: [] for name in names}
-        for group, part in self._parts(rows):
-            seen = dict.fromkeys(names)
-            held = {site: value[part] for site, value in clamp.items()}
-            where = self.site, activation[part], self.row_of[part]
-            group.rerun(*where, columns=rows[:1], clamp=held, record=seen)
+        for group, part in self.parts(rows):
+            seen, writes = dict.fromkeys(names), self._writes(activation, clamp, part)
+            group.rerun(self.row_of[part], writes, columns=rows[:1], record=seen)
             for name in names:
                 if seen[name] is None:
                     raise ValueError(f"{name} is not recomputed: choose hooks above {self.site}")
                 pieces[name].append(group.at_patched_token(name, seen[name], longest))
         return {name: self._in_order(found, rows) for name, found in pieces.items()}
 
-    def _parts(self, rows: Tensor) -> list[tuple[Suffix, Tensor]]:
+    def _writes(self, activation: Tensor, clamp: Clamp, part: Tensor) -> list[Write]:
+        """What a forward pass of some of the rows has to write."""
+        return [(site, x[part], ALL) for site, x in {self.site: activation, **clamp}.items()]
+
+    def parts(self, rows: Tensor) -> list[tuple[Suffix, Tensor]]:
         """The rows that can share a forward pass, as places in `rows`, with their prompts."""
         return [
             (group, part)
@@ -176,7 +176,7 @@ class CachedPairs:
         """The results of the parts, put back in the order of the rows."""
         if len(pieces) == 1:
             return pieces[0]
-        order = torch.cat([part for _, part in self._parts(rows)])
+        order = torch.cat([part for _, part in self.parts(rows)])
         return torch.cat(pieces)[order.argsort()]
 
     def logit_difference(
@@ -245,7 +245,9 @@ class CachedPairs:
             raise IndexError(f"rows must lie between 0 and {len(self) - 1}")
         return rows
 
-    def _check(self, activation: Tensor, rows: Tensor, clamp: Clamp) -> None:
+    def check(self, activation: Tensor, rows: Tensor, clamp: Clamp | None = None) -> None:
+        """Refuse what cannot be written; errors as for `patched_logits`."""
+        clamp = clamp or {}
         if len(rows) == 0:
             raise ValueError("no rows to patch")
         require.floats("the new activation", activation)
@@ -311,8 +313,9 @@ def cache_sites(
     group_of, row_of = torch.tensor([index[prompt] for prompt in bases], device=device).T
     source_acts = _source_activations(model, sources, sites, groups, index, batch_size)
     base_acts = {s: _gather([g.activations[s] for g in groups], group_of, row_of) for s in sites}
+    shared = tuple(groups), group_of, row_of
     return [
-        CachedPairs(model, pairs, s, base_acts[s], source_acts[s], tuple(groups), group_of, row_of)
+        CachedPairs(model, pairs, s, base_acts[s], source_acts[s], *shared)
         for s in sites
     ]
 
@@ -439,7 +442,10 @@ def _run_to_sites(
     position = prompts[0][1]
     tokens = _tokens(model, prompts)[:, : position + 1]
     top = max(site.layer for site in sites) + 1
-    with recording(model, {site.hook_name for site in sites}) as record:
+    with (
+        recording(model, {site.hook_name for site in sites}) as record,
+        only_columns(model, torch.zeros(1, dtype=torch.long)),
+    ):
         model(tokens, stop_at_layer=top if top < model.cfg.n_layers else None)
     return {site: at_site(record[site.hook_name], site, position) for site in sites}
 

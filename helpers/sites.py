@@ -1,6 +1,6 @@
 """Where a patch acts: a layer and one of the activations computed there."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass
 
 from transformer_lens import TransformerBridge
@@ -64,6 +64,9 @@ class Site:
 
     def check(self, model: TransformerBridge) -> None:
         """Raise ValueError if the model has no such site."""
+        check_sites(model, [self])
+
+    def _check(self, model: TransformerBridge, hooks: Container[str]) -> None:
         n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
         if not 0 <= self.layer < n_layers:
             raise ValueError(f"layer {self.layer} is out of range: the model has {n_layers}")
@@ -72,7 +75,7 @@ class Site:
         needed = [self.hook_name]
         if self.kind == "resid_mid":  # written by way of the attention output
             needed.append(f"blocks.{self.layer}.hook_attn_out")
-        if missing := [name for name in needed if name not in model.hook_dict]:
+        if missing := [name for name in needed if name not in hooks]:
             raise ValueError(
                 f"this architecture has no {self.kind}: TransformerLens offers no hook {missing[0]}"
             )
@@ -88,10 +91,11 @@ class Site:
 
 def check_sites(model: TransformerBridge, sites: Iterable[Site]) -> None:
     """Raise ValueError unless all of these are sites of the model, and not their names."""
+    hooks = model.hook_dict  # made anew at each access
     for site in sites:
         if not isinstance(site, Site):
             raise ValueError(f"a Site is needed, such as Site(21, 'mlp_hidden'), not {site!r}")
-        site.check(model)
+        site._check(model, hooks)
 
 
 def before_mlp(model: TransformerBridge) -> str:

@@ -20,6 +20,8 @@ from transformers.cache_utils import Cache
 from helpers.sites import Site
 
 Hook = tuple[str, Callable]
+Write = tuple[Site, Float[Tensor, "some d"], slice]  # what to write where, and in which of the rows
+ALL = slice(None)
 
 
 class Suffix:
@@ -47,6 +49,7 @@ class Suffix:
         self.from_start = from_start
         self.hook_points = dict(model.hook_dict)  # TransformerLens builds it anew at each access
         self.start = 0 if from_start else position
+        self.tokens_rerun = tokens.shape[1] - self.start
         self.block_output = _block_output(model)
         self.activations: dict[Site, Tensor] = {}
         self.residuals: dict[int, Tensor] = {}
@@ -77,30 +80,27 @@ class Suffix:
 
     def rerun(
         self,
-        site: Site,
-        activation: Float[Tensor, "rows d"],
         rows: Int[Tensor, "rows"],
+        writes: Sequence[Write],
         *,
         columns: Int[Tensor, "columns"] | None = None,
-        clamp: Mapping[Site, Float[Tensor, "rows d"]] | None = None,
         record: dict[str, Tensor] | None = None,
     ) -> Float[Tensor, "rows columns"]:
-        """Logits at the last token of the prompts `rows` with `activation` written at the site.
+        """Logits at the last token of the prompts `rows` with new activations written at sites.
 
-        `clamp` holds activations to write at further sites of the same token. What the hooks named
-        in `record` see, after all that was written, is stored there.
+        Each write fills its slice of the rows, so a prompt that is given twice can be patched at
+        two sites by one forward pass. What the hooks named in `record` see, after all that was
+        written, is stored there.
         """
-        entry = _entry(self.model, site)
-        residual = self.residuals[entry][rows]
-        writes = {site: activation, **(clamp or {})}
-        hooks = [self._write(place, value, residual, entry) for place, value in writes.items()]
+        entry = min(_entry(self.model, site) for site, *_ in writes)
+        hooks = [self._write(*write, rows, entry) for write in writes]
         hooks += _reads(record if record is not None else {})  # hooks run in this order
         hooks.append(("unembed.hook_in", contiguous))
         with self._hooked(hooks), only_columns(self.model, columns):
             if self.from_start:
                 return self.model(self.tokens[rows])[:, -1]
             logits = run_from(
-                self.model, residual, entry, block_output=self.block_output,
+                self.model, self.residuals[entry][rows], entry, block_output=self.block_output,
                 past_key_values=_select(self.prefix, rows, entry), logits_to_keep=1,
             )  # fmt: skip
         return logits[:, -1]
@@ -119,14 +119,16 @@ class Suffix:
                 handle.hook.remove()
                 point.fwd_hooks.remove(handle)
 
-    def _write(self, site: Site, activation: Tensor, residual: Tensor, entry: int) -> Hook:
-        """The hook that puts the activation in place of the site's vector."""
+    def _write(
+        self, site: Site, activation: Tensor, part: slice, rows: Tensor, entry: int
+    ) -> Hook:
+        """The hook that puts the activation in place of the site's vector in part of the rows."""
         index, name = self.position - self.start, site.hook_name
         if site.kind == "resid_mid":
             # TransformerLens reads this point at the norm before the MLP, where writing would
             # change what the MLP reads but not the residual stream that passes it by.
             name = f"blocks.{site.layer}.hook_attn_out"
-            activation = activation - residual[:, index]
+            activation = activation - self.residuals[site.layer][rows[part], index]
         elif site.layer < entry and not self.from_start:
             name = f"blocks.{site.layer + 1}.hook_resid_pre"
 
@@ -134,9 +136,7 @@ class Suffix:
             if activation.shape[-1] != old.shape[-1]:
                 raise ValueError(f"{site} has {old.shape[-1]} dimensions, not {len(activation[0])}")
             new = old.clone()
-            new[(slice(None), index) if site.head is None else (slice(None), index, site.head)] = (
-                activation
-            )
+            new[(part, index) if site.head is None else (part, index, site.head)] = activation
             return new
 
         return name, write
@@ -158,19 +158,22 @@ class Suffix:
 
         Tried at the lowest site, at the highest, and at one of every kind.
         """
-        row = torch.zeros(1, dtype=torch.long, device=self.tokens.device)
+        first = torch.zeros(1, dtype=torch.long, device=self.tokens.device)
         expected = self.model(self.tokens[:1])[:, -1]
-        columns = expected[0].topk(5).indices
-        tolerance = 1e-4 * expected.abs().max().clamp(min=1.0)
         ordered = sorted(self.activations, key=lambda site: site.layer)
-        for site in {ordered[0], ordered[-1], *{site.kind: site for site in ordered}.values()}:
-            found = self.rerun(site, self.activations[site][:1], row)
-            part = self.rerun(site, self.activations[site][:1], row, columns=columns)
-            if not torch.allclose(found, expected, rtol=0, atol=tolerance):
-                return False
-            if not torch.allclose(part, expected[:, columns], rtol=0, atol=tolerance):
-                return False
-        return True
+        tried = {ordered[0], ordered[-1], *{site.kind: site for site in ordered}.values()}
+        own = [
+            (site, self.activations[site][:1], slice(row, row + 1))
+            for row, site in enumerate(tried)
+        ]
+        columns, highest = expected[0].topk(5).indices, ordered[-1]
+        found = self.rerun(first.repeat(len(tried)), own)
+        part = self.rerun(first, [(highest, self.activations[highest][:1], ALL)], columns=columns)
+        tolerance = 1e-4 * expected.abs().max().clamp(min=1.0)
+        return all(
+            torch.allclose(x, y.expand_as(x), rtol=0, atol=tolerance)
+            for x, y in ((found, expected), (part, expected[:, columns]))
+        )
 
 
 def run_from(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from helpers.das import answer_logit_difference, cross_entropy
 from helpers.geometry import patch_each
+from helpers.many_sites import logit_differences
 from helpers.pairs import Pairs
 from helpers.patching import CachedPairs, cache_pairs, cache_sites
 from helpers.sites import Site
@@ -99,10 +100,8 @@ class Peer:
         pairs = self.pairs(n=int(self.problem["sweep pairs"]))
         kinds = ("resid_post", "attn_out", "mlp_out")
         sites = [Site(at, kind) for at in range(self.model.cfg.n_layers) for kind in kinds]
-        table = [
-            at.logit_difference(at.source).mean() for at in cache_sites(self.model, pairs, sites)
-        ]
-        return torch.stack(table).view(-1, len(kinds))
+        table = logit_differences(cache_sites(self.model, pairs, sites)).mean(-1)
+        return table.view(-1, len(kinds))
 
     @torch.no_grad()
     def positions(self) -> Tensor:
@@ -112,9 +111,8 @@ class Peer:
             sites = [
                 Site(at, "resid_post", position=position) for at in range(self.model.cfg.n_layers)
             ]
-            at_position = cache_sites(self.model, pairs, sites)
-            table += [at.logit_difference(at.source).mean() for at in at_position]
-        return torch.stack(table).view(-1, self.model.cfg.n_layers).T
+            table.append(logit_differences(cache_sites(self.model, pairs, sites)).mean(-1))
+        return torch.stack(table).T
 
     def facts(self) -> Callable[[], Tensor]:
         site, found = Site(int(self.problem["facts layer"]), "mlp_hidden"), []

@@ -47,6 +47,7 @@ PEERS = (
     "nnsight_peer",
     "published",
 )
+ALL_LOGITS = "transformer_lens_hooks, all logits"  # an entry: its peer, and what it does there
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,12 @@ def works(rounds: int) -> list[Work]:
     """What is timed."""
     found = []
     for site in ("mlp", "resid"):
-        evaluation = dict.fromkeys(("plain_hooks", *PEERS), f"evaluate {site}")
-        steps = {peer: f"step {site}" for peer in evaluation if peer != "published"} | {
+        peers = ("plain_hooks", *PEERS)
+        evaluation = dict.fromkeys(peers, f"evaluate {site}") | {
+            ALL_LOGITS: f"evaluate {site}, all logits"
+        }
+        steps = {peer: f"step {site}" for peer in peers if peer != "published"} | {
+            ALL_LOGITS: f"step {site}, all logits",
             "ours, answers": f"step {site}, answers",
             "transformer_lens_hooks, fit_das": f"fit_das {site}",
             "published, vector": f"step {site}, vector",
@@ -82,8 +87,10 @@ def works(rounds: int) -> list[Work]:
     hooks = ("plain_hooks", "ours", "transformer_lens_hooks")
     many = ("plain_hooks", *(peer for peer in PEERS if peer != "published"))
     found.append(Work("facts", dict.fromkeys(hooks, "facts"), min(rounds, 2)))
-    for name, peers in (("evaluate 1000", many), ("sweep", many), ("positions", hooks)):
-        found.append(Work(name, dict.fromkeys(peers, name), rounds=0))
+    found.append(Work("evaluate 1000", dict.fromkeys(many, "evaluate 1000"), rounds=0))
+    sweep = dict.fromkeys(many, "sweep") | {ALL_LOGITS: "sweep, all logits"}
+    found.append(Work("sweep", sweep, rounds=0))
+    found.append(Work("positions", dict.fromkeys(hooks, "positions"), rounds=0))
     return found
 
 

@@ -22,6 +22,7 @@ NAMES = {
     "ours": "this project",
     "ours, answers": "this project, loss on the two answers",
     "transformer_lens_hooks": "TransformerLens 4",
+    "transformer_lens_hooks, all logits": "TransformerLens 4, logits of all tokens",
     "transformer_lens_hooks, fit_das": "TransformerLens 4, `fit_das`, sources included",
     "plain_hooks": "plain PyTorch hooks",
     "pyvene_peer": "pyvene, sources included",
@@ -98,9 +99,11 @@ def markdown(measured: dict) -> str:
         "time divided by what the needed multiplications would take at the machine's matrix rate. "
         "Work from tokens was timed once.\n",
         "Where it says so, source prompts are run at every call; else they were run before. All "
-        "but pyvene and the published method compute the logits of the last token only. *Published "
-        "method* is our rewriting of it: three runs of whole prompts for every patch, and in "
-        "training an orthogonal n x n matrix of which one column is used. "
+        "but pyvene and the published method compute the logits of the last token only, except "
+        "where TransformerLens is said to compute those of all tokens, which is what its model "
+        "does unless it is told otherwise. *Published method* is our rewriting of it: three runs "
+        "of whole prompts for every patch, and in training an orthogonal n x n matrix, computed "
+        "anew from its parameters at each of its three uses. "
         f"{measured['repeated calls']} calls were repeated because the machine was busy.\n",
     ]
     rate = measured["matrix rate"]

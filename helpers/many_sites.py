@@ -29,8 +29,8 @@ def logit_differences(
         activations: What to write at each; by default the source's, the whole component.
 
     Raises:
-        ValueError: no sites, pairs cached by different calls, not one activation for every site, or
-            one of the wrong shape or with NaN.
+        ValueError: no sites, other pairs at some or cached by other calls, not one activation for
+            every site, or one of the wrong shape or with NaN.
     """
     pairs = _check(cached, activations).pairs
     answers = torch.stack([pairs.answer, pairs.counterfactual]).to(cached[0].base.device)
@@ -61,13 +61,16 @@ def effects(
 
 def _check(cached: Sequence[CachedPairs], activations: Sequence[Tensor] | None) -> CachedPairs:
     """One of the sites, all of which can share forward passes."""
+    if isinstance(cached, CachedPairs):
+        raise ValueError("give a list of cached sites, not one alone")
     if not cached:
         raise ValueError("no sites given")
-    if any(at.groups is not cached[0].groups for at in cached):
-        raise ValueError("cache the pairs at all sites by one call of cache_sites")
+    first = cached[0]
+    if any(at.groups is not first.groups or at.pairs is not first.pairs for at in cached):
+        raise ValueError("cache the same pairs at all sites, by one call of cache_sites")
     if activations is not None and len(activations) != len(cached):
         raise ValueError(f"{len(activations)} activations for {len(cached)} sites")
-    return cached[0]
+    return first
 
 
 def _forward_passes(

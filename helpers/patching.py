@@ -314,10 +314,7 @@ def cache_sites(
     source_acts = _source_activations(model, sources, sites, groups, index, batch_size)
     base_acts = {s: _gather([g.activations[s] for g in groups], group_of, row_of) for s in sites}
     shared = tuple(groups), group_of, row_of
-    return [
-        CachedPairs(model, pairs, s, base_acts[s], source_acts[s], *shared)
-        for s in sites
-    ]
+    return [CachedPairs(model, pairs, s, base_acts[s], source_acts[s], *shared) for s in sites]
 
 
 # A prompt is known by its tokens and the position of interest: pairs that share one, run it once.

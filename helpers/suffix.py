@@ -8,7 +8,7 @@ enters block `l` is stored once, and a patched run is: tokens `t, t+1, ...` thro
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -119,9 +119,7 @@ class Suffix:
                 handle.hook.remove()
                 point.fwd_hooks.remove(handle)
 
-    def _write(
-        self, site: Site, activation: Tensor, part: slice, rows: Tensor, entry: int
-    ) -> Hook:
+    def _write(self, site: Site, activation: Tensor, part: slice, rows: Tensor, entry: int) -> Hook:
         """The hook that puts the activation in place of the site's vector in part of the rows."""
         index, name = self.position - self.start, site.hook_name
         if site.kind == "resid_mid":

@@ -6,7 +6,8 @@
 
 runs jobs that load what they need by name, so that any worker can do them: put the call inside
 `joblib.parallel_config(backend="dask")` (or `"ray"`). With all layers in one process it is quicker
-to cache the pairs once, at all sites (`cache_sites`), and to call `facts_at_layer`.
+to cache the pairs once, at all sites (`cache_sites`), and to call `facts_at_layer`; for patches
+that need no fit, `helpers.many_sites` has the sites share forward passes.
 """
 
 import functools

@@ -49,8 +49,15 @@ def test_contestants_train_alike(contestants):
 
     reference = losses("plain_hooks")
     assert reference[-1] < reference[0]
-    for run in (("ours",), ("transformer_lens_hooks",), ("published", "step mlp, vector")):
+    others = [("transformer_lens_hooks", "step mlp, all logits"), ("published", "step mlp, vector")]
+    for run in (("ours",), ("transformer_lens_hooks",), *others):
         torch.testing.assert_close(losses(*run), reference, rtol=0, atol=1e-3)
+
+
+def test_a_rotation_starts_where_the_vector_does(contestants, problem):
+    published = contestants["published"]
+    by_matrix, by_vector = published["step resid"](), published["step resid, vector"]()
+    torch.testing.assert_close(by_matrix, by_vector, rtol=0, atol=1e-3)
 
 
 def test_another_result_is_noticed():

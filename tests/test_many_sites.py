@@ -84,8 +84,12 @@ def test_what_does_not_belong_together_is_refused(tiny_model):
     cached = cached_everywhere(model)
     other = cache_pairs(model, cached[0].pairs, Site(0, "mlp_out"))
     for refuse in (logit_differences, effects):
+        with pytest.raises(ValueError, match="not one alone"):
+            refuse(other)
         with pytest.raises(ValueError, match="no sites"):
             refuse([])
+        with pytest.raises(ValueError, match="the same pairs"):
+            refuse([*cached, replace(cached[0], pairs=other.pairs[[1, 0, 2, 3, 4]])])
         with pytest.raises(ValueError, match="one call of cache_sites"):
             refuse([*cached, other])
         with pytest.raises(ValueError, match="1 activations for"):

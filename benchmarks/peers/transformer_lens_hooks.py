@@ -14,6 +14,7 @@ from transformer_lens.tools.analysis.interchange import (
     run_with_intervention,
 )
 
+Logits = Callable[[Tensor], Tensor]  # of prompts, at their last token
 HOOKS = {
     "mlp": "blocks.{}.mlp.hook_post",
     "resid": "blocks.{}.hook_resid_post",
@@ -32,19 +33,26 @@ class Peer:
     def works(self) -> dict[str, Callable[[], Tensor]]:
         works = {
             "evaluate 1000": self.evaluate_many,
-            "sweep": self.sweep,
+            "sweep": lambda: self.sweep(self.logits),
+            "sweep, all logits": lambda: self.sweep(self.last_of_all_logits),
             "positions": self.positions,
             "facts": self.facts(),
         }
         for site in ("mlp", "resid"):
             sources = self.sources(site)
-            works[f"evaluate {site}"] = self.evaluation(site, sources)
-            works[f"step {site}"] = self.training(site, sources)
+            for kind, logits in (("", self.logits), (", all logits", self.last_of_all_logits)):
+                works[f"evaluate {site}{kind}"] = self.evaluation(site, sources, logits)
+                works[f"step {site}{kind}"] = self.training(site, sources, logits)
             works[f"fit_das {site}"] = self.one_step_of_fit_das(site)
         return works
 
     def logits(self, tokens: Tensor) -> Tensor:
+        """Logits at the last token, which alone is unembedded."""
         return self.model(tokens, logits_to_keep=1)[:, -1]
+
+    def last_of_all_logits(self, tokens: Tensor) -> Tensor:
+        """The same from the model's usual call, which unembeds every token."""
+        return self.model(tokens)[:, -1]
 
     def sources(self, site: str) -> Callable[[], Tensor]:
         """The sources' activations; run at the first call."""
@@ -64,23 +72,27 @@ class Peer:
             self.model, hook, tokens, self.logits, positions=at, batch_size=BATCH
         )
 
-    def evaluation(self, site: str, sources: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def evaluation(
+        self, site: str, sources: Callable[[], Tensor], logits: Logits
+    ) -> Callable[[], Tensor]:
         p, hook = self.problem, HOOKS[site].format(self.layer)
         patch = SubspaceInterchange(_basis(p[f"direction {site}"]))
         at = _last(p["base"])
         return lambda: intervened_logits(
-            self.model, hook, patch, p["base"], sources(), self.logits, positions=at
+            self.model, hook, patch, p["base"], sources(), logits, positions=at
         )
 
-    def training(self, site: str, sources: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def training(
+        self, site: str, sources: Callable[[], Tensor], logits: Logits
+    ) -> Callable[[], Tensor]:
         p, hook, at = self.problem, HOOKS[site].format(self.layer), _last(self.problem["base"])
 
         def loss(vector: Tensor) -> Tensor:
             patch = SubspaceInterchange(_basis(vector))
-            logits = run_with_intervention(
-                self.model, hook, patch, p["base"], sources(), self.logits, positions=at
+            patched = run_with_intervention(
+                self.model, hook, patch, p["base"], sources(), logits, positions=at
             )
-            return F.cross_entropy(logits, p["counterfactual"])
+            return F.cross_entropy(patched, p["counterfactual"])
 
         return step(loss, p[f"direction {site}"])
 
@@ -109,20 +121,22 @@ class Peer:
         return difference(logits, p["many answer"], p["many counterfactual"])
 
     @torch.no_grad()
-    def sweep(self) -> Tensor:
+    def sweep(self, logits: Logits) -> Tensor:
         """Mean logit differences at the last token, `[layer kind]`."""
         n = int(self.problem["sweep pairs"])
         hooks = [HOOKS[kind].format(at) for at in range(self.model.cfg.n_layers) for kind in KINDS]
-        return self.patched_each(n, hooks, [-1]).view(-1, len(KINDS))
+        return self.patched_each(n, hooks, [-1], logits).view(-1, len(KINDS))
 
     @torch.no_grad()
     def positions(self) -> Tensor:
         """Mean logit differences, residual stream, `[layer position]`."""
         n, length = int(self.problem["position pairs"]), self.problem["base"].shape[1]
         hooks = [HOOKS["resid"].format(at) for at in range(self.model.cfg.n_layers)]
-        return self.patched_each(n, hooks, range(length)).view(-1, length)
+        return self.patched_each(n, hooks, range(length), self.logits).view(-1, length)
 
-    def patched_each(self, n: int, hooks: Sequence[str], positions: Sequence[int]) -> Tensor:
+    def patched_each(
+        self, n: int, hooks: Sequence[str], positions: Sequence[int], logits: Logits
+    ) -> Tensor:
         """Mean logit difference of the first pairs for every hook and position patched."""
         p = self.problem
         labels = p["answer"][:n], p["counterfactual"][:n]
@@ -136,7 +150,7 @@ class Peer:
                     return x
 
                 with self.model.hooks(fwd_hooks=[(hook, write)]):
-                    table.append(difference(self.logits(p["base"][:n]), *labels).mean())
+                    table.append(difference(logits(p["base"][:n]), *labels).mean())
         return torch.stack(table)
 
     def facts(self) -> Callable[[], Tensor]:

@@ -70,7 +70,7 @@ test-oldest test-newest: test-%:
 
 compare: $(READY)
 	$(if $(MODELS),,$(error say which: make compare MODELS="smollm2-135m gpt2"))
-	@$(PY) -m helpers.compare $(MODELS)
+	@$(PY) -m tools.compare $(MODELS)
 
 assignment: $(READY)
 	$(if $(LESSON),,$(error say which lesson: make assignment LESSON=03))

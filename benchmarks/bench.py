@@ -26,13 +26,13 @@ from transformer_lens import TransformerBridge
 
 from benchmarks import environments, loading, report
 from benchmarks.problem import make_problem
-from helpers.geometry import patch_subspace
-from helpers.ioi import make_pairs
-from helpers.models import load_model
-from helpers.packaged import packaged_folder
-from helpers.patching import cache_pairs
-from helpers.report import load_site
-from helpers.sites import Site
+from helpers.claims.report import load_site
+from helpers.directions.geometry import patch_subspace
+from helpers.models.load import load_model
+from helpers.models.smollm import packaged_folder
+from helpers.patching.caching import cache_pairs
+from helpers.patching.sites import Site
+from helpers.tasks.ioi import make_pairs
 
 HERE = Path(__file__).resolve().parent
 TOLERANCE = 1e-3  # of logits, or relative to the largest value where it is larger than one

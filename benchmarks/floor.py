@@ -8,7 +8,7 @@ whole, a little more than it must: nobody needs the first tokens' last block.
 
 from transformers import AutoConfig
 
-from helpers.packaged import packaged_folder
+from helpers.models.smollm import packaged_folder
 
 
 def needed(work: str, setting: dict) -> float:

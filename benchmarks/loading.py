@@ -8,10 +8,10 @@ import time
 import zipfile
 from pathlib import Path
 
-from helpers.packaged import CACHE_VARIABLE, GGUF_NAME, REQUIREMENT, WHEEL_NAME, WHEEL_VARIABLE
+from helpers.models.smollm import CACHE_VARIABLE, GGUF_NAME, REQUIREMENT, WHEEL_NAME, WHEEL_VARIABLE
 
-IMPORT = "import torch, transformers, transformer_lens, helpers.models"
-OURS = f"{IMPORT}; helpers.models.load_model(device='cpu')"
+IMPORT = "import torch, transformers, transformer_lens, helpers.models.load"
+OURS = f"{IMPORT}; helpers.models.load.load_model(device='cpu')"
 # What anybody would write for a model in a GGUF file, without TransformerLens.
 THEIRS = f"""
 {IMPORT}

@@ -1,6 +1,6 @@
 """What a direction of the float32 model does on weights, or in arithmetic, of less precision.
 
-Full forward passes with one hook, without the engine of `helpers.patching`, so that nothing but the
+Full forward passes with one hook, without the engine of `helpers.patching.cached`, so that nothing but the
 precision is different.
 """
 
@@ -12,12 +12,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
-from helpers.geometry import patch_subspace, row_null_split
-from helpers.metrics import logit_difference
-from helpers.models import load_model
-from helpers.packaged import packaged_folder
-from helpers.pairs import Pairs
-from helpers.sites import Site
+from helpers.directions.geometry import patch_subspace, row_null_split
+from helpers.models.load import load_model
+from helpers.models.smollm import packaged_folder
+from helpers.patching.metrics import logit_difference
+from helpers.patching.sites import Site
+from helpers.tasks.pairs import Pairs
 
 COARSE = (torch.bfloat16, torch.float16)
 

@@ -17,14 +17,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformer_lens import TransformerBridge
 
-from helpers.facts import known_facts, load_facts
-from helpers.facts import make_pairs as make_fact_pairs
-from helpers.geometry import random_direction, unit
-from helpers.ioi import make_pairs
-from helpers.pairs import Pairs
-from helpers.patching import cache_sites
-from helpers.report import load_site
-from helpers.sites import Site
+from helpers.claims.report import load_site
+from helpers.directions.geometry import random_direction, unit
+from helpers.patching.caching import cache_sites
+from helpers.patching.sites import Site
+from helpers.tasks.facts import known_facts, load_facts
+from helpers.tasks.facts import make_pairs as make_fact_pairs
+from helpers.tasks.ioi import make_pairs
+from helpers.tasks.pairs import Pairs
 
 FACTS_LAYER = 6
 TEMPLATE = "fun"  # one template, so that all prompts have one length: what most tools need

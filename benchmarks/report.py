@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.floor import needed
-from helpers import plots
+from helpers.output import plots
 
 NAMES = {
     "ours": "this project",

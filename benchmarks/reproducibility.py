@@ -21,15 +21,15 @@ from torch import Tensor
 from transformer_lens import TransformerBridge
 
 from benchmarks import precision
-from helpers import output
-from helpers.das import answer_logit_difference, find_direction
-from helpers.geometry import patch_subspace, row_null_split
-from helpers.ioi import make_pairs
-from helpers.models import load_model
-from helpers.pairs import Pairs
-from helpers.patching import cache_pairs
-from helpers.replication import versions
-from helpers.sites import Site
+from helpers.claims.page import versions
+from helpers.directions.geometry import patch_subspace, row_null_split
+from helpers.directions.search import answer_logit_difference, find_direction
+from helpers.models.load import load_model
+from helpers.output import files
+from helpers.patching.caching import cache_pairs
+from helpers.patching.sites import Site
+from helpers.tasks.ioi import make_pairs
+from helpers.tasks.pairs import Pairs
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "benchmarks" / "results" / "reproducibility.md"
@@ -182,7 +182,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         found = {what: in_process(what, Path(name)) for what in ("first", *PROCESSES)}
     processes = {what: results for what, results in found.items() if results is not None}
-    output.write(TABLES, markdown(processes, precisions(processes["first"]["v"])))
+    files.write(TABLES, markdown(processes, precisions(processes["first"]["v"])))
 
 
 if __name__ == "__main__":

@@ -21,17 +21,18 @@ from transformer_lens import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.worker import peak_memory
-from helpers import plots
-from helpers.batches import measure_in_batches
-from helpers.das import cross_entropy
-from helpers.geometry import patch_subspace, random_direction
-from helpers.ioi import make_pairs
-from helpers.models import load_model
-from helpers.packaged import packaged_folder
-from helpers.pairs import Pairs
-from helpers.patching import CachedPairs, cache_pairs
-from helpers.sites import Site
-from helpers.text import passages
+from helpers.directions.geometry import patch_subspace, random_direction
+from helpers.directions.search import cross_entropy
+from helpers.models.load import load_model
+from helpers.models.smollm import packaged_folder
+from helpers.output import plots
+from helpers.patching.batches import measure_in_batches
+from helpers.patching.cached import CachedPairs
+from helpers.patching.caching import cache_pairs
+from helpers.patching.sites import Site
+from helpers.tasks.ioi import make_pairs
+from helpers.tasks.pairs import Pairs
+from helpers.tasks.text import passages
 
 HERE = Path(__file__).resolve().parent
 LAYER = 21

@@ -17,7 +17,7 @@ from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformer_lens import TransformerBridge
 
-from helpers.models import load_model, process_weights
+from helpers.models.load import load_model, process_weights
 
 settings.register_profile("patient", deadline=None)  # a busy machine is no failure
 settings.load_profile("patient")

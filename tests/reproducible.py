@@ -15,22 +15,22 @@ import pandas as pd
 import torch
 import transformers
 from conftest import build_hf_model
+from tools.run import find_lessons
 
-from helpers import agreement, facts, ioi, text
-from helpers.das import find_direction, find_pair_directions
-from helpers.geometry import patch_subspace
-from helpers.metrics import mean
-from helpers.models import load_model, load_untrained
-from helpers.moments import second_moment
-from helpers.packaged import packaged_folder
-from helpers.pairs import Pairs
-from helpers.patching import cache_pairs, cache_sites
-from helpers.planted import FAMILIES, plant
-from helpers.prevalence import cache_layers, illusions_at_layer
-from helpers.replication import record_cells
-from helpers.run import find_lessons
-from helpers.sites import Site
-from helpers.sweeps import facts_job
+from helpers.audit.planted import FAMILIES, plant
+from helpers.claims.page import record_cells
+from helpers.directions.geometry import patch_subspace
+from helpers.directions.layers import cache_layers, illusions_at_layer
+from helpers.directions.search import find_direction, find_pair_directions
+from helpers.directions.sweeps import facts_job
+from helpers.editing.moments import second_moment
+from helpers.models.load import load_model, load_untrained
+from helpers.models.smollm import packaged_folder
+from helpers.patching.caching import cache_pairs, cache_sites
+from helpers.patching.metrics import mean
+from helpers.patching.sites import Site
+from helpers.tasks import agreement, facts, ioi, text
+from helpers.tasks.pairs import Pairs
 
 LAYER, PAIRS = 1, 8
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"

@@ -12,8 +12,8 @@ from conftest import build_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.agreement import FOLDER, make_pairs
-from helpers.pairs import single_token
+from helpers.tasks.agreement import FOLDER, make_pairs
+from helpers.tasks.pairs import single_token
 
 ANSWERS = {
     "number": {"singular": "was", "plural": "were"},

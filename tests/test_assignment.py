@@ -11,10 +11,9 @@ import sys
 import nbformat
 import pytest
 from nbclient import NotebookClient
-
-from helpers.classroom import assignment, course, exercises
-from helpers.classroom.marking import parts_before
-from helpers.classroom.prelude import needed
+from tools.classroom import assignment, course, exercises
+from tools.classroom.marking import parts_before
+from tools.classroom.prelude import needed
 
 pytest.importorskip("nbgrader")
 

@@ -21,11 +21,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_output import headings
 
-from helpers import audit_cli, findings
-from helpers.audit import _why_not, audit
-from helpers.audit_cli import DirectionFileError, main, parse_site, read_direction
-from helpers.diagnostics import Score, scores, writing_matrix
-from helpers.findings import (
+from helpers.audit import command as audit_cli
+from helpers.audit import criteria, report
+from helpers.audit.command import DirectionFileError, main, parse_site, read_direction
+from helpers.audit.criteria import (
     AGAINST,
     CONSISTENT,
     DOES_NOT_APPLY,
@@ -42,13 +41,15 @@ from helpers.findings import (
     judge,
     summarise,
 )
-from helpers.geometry import unit
-from helpers.metrics import Estimate
-from helpers.models import ModelError
-from helpers.pairs import Pairs
-from helpers.patching import cache_pairs
-from helpers.report import ROOT
-from helpers.sites import Site
+from helpers.audit.diagnostics import Score, scores, writing_matrix
+from helpers.audit.measure import _why_not, audit
+from helpers.directions.geometry import unit
+from helpers.models.smollm import ModelError
+from helpers.output.files import ROOT
+from helpers.patching.caching import cache_pairs
+from helpers.patching.metrics import Estimate
+from helpers.patching.sites import Site
+from helpers.tasks.pairs import Pairs
 
 N, LENGTH = 12, 7
 FILES = ["audit.json", "audit.md", "audit.html", "audit.png"]
@@ -224,14 +225,14 @@ def test_a_patch_that_changes_nothing_has_no_effect(model, pairs):
     found = audit(model, SITE, torch.ones(96), same, progress=False)
     assert found.verdict == NO_EFFECT and "no effect to explain" in found.summary
     assert by_name(found)["whole does less"].verdict == DOES_NOT_APPLY
-    json.loads(found.to_json())
+    json.loads(report.to_json(found))
 
 
 def test_the_same_seed_gives_the_same_audit(model, pairs, result):
     direction = sum(illusion(model, pairs))
     again = audit(model, SITE, direction, pairs, name=NAME, progress=False)
     other = audit(model, SITE, direction, pairs, name=NAME, seed=1, progress=False)
-    assert again == result and again.to_json() == result.to_json()
+    assert again == result and report.to_json(again) == report.to_json(result)
     assert other.random[:2] == result.random[1:], "random directions have the seeds seed, seed + 1"
     assert (
         by_name(other)["whole does less"].value.low != by_name(result)["whole does less"].value.low
@@ -244,7 +245,7 @@ def test_nothing_stays_behind():
     pairs, figures = make_task(model), plt.get_fignums()
     direction = sum(illusion(model, pairs))
     copy = direction.clone()
-    audit(model, SITE, direction, pairs, progress=False).to_html()
+    report.to_html(audit(model, SITE, direction, pairs, progress=False))
     points = {id(point): point for point in model.hook_dict.values()}.values()
     assert not any(point.fwd_hooks or point._forward_hooks for point in points)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -312,7 +313,7 @@ def test_shares_are_taken_of_clear_effects_only(model, effect, applies):
 
 def test_models_without_a_kernel_say_so(model, pairs, monkeypatch):
     small = torch.randn(40, 48)
-    monkeypatch.setattr("helpers.audit.writing_matrix", lambda model, site: small)
+    monkeypatch.setattr("helpers.audit.measure.writing_matrix", lambda model, site: small)
     assert (
         _why_not(model, SITE, "null norm", None) == "The output matrix of this MLP loses nothing."
     )
@@ -337,7 +338,7 @@ def test_a_larger_value_never_speaks_less_against(test, value, more, low, high):
 @given(st.sampled_from(TESTS), estimates)
 def test_verdicts_follow_from_the_thresholds(test, value):
     verdict = judge(test, value)
-    finding = findings.measured(test, value)
+    finding = criteria.measured(test, value)
     assert (finding.verdict, finding.value, finding.limits) == (verdict, value, test.limits)
     if test.against is None:
         assert verdict == REPORTED
@@ -364,7 +365,7 @@ def test_verdicts_follow_from_the_thresholds(test, value):
     ],
 )
 def test_verdicts_by_hand(thresholds, value, verdict):
-    assert judge(findings.Test("", "", *thresholds, ""), Estimate(*value)) == verdict
+    assert judge(criteria.Criterion("", "", *thresholds, ""), Estimate(*value)) == verdict
 
 
 def test_the_tests_are_those_of_the_engine(model, pairs):
@@ -405,7 +406,7 @@ def test_what_the_findings_come_to(verdicts, conclusion):
     for test, verdict in verdicts.items():
         if verdict == AGAINST:
             assert f"'{test}' (0.90 [0.80, 1.00])" in summary
-    assert summary.endswith(findings.NOT_SHOWN[conclusion])
+    assert summary.endswith(criteria.NOT_SHOWN[conclusion])
 
 
 def test_an_effect_that_helps_the_model_is_no_effect():
@@ -439,14 +440,14 @@ class Page(html.parser.HTMLParser):
 
 
 def test_json_is_the_dictionary(result):
-    assert json.loads(result.to_json()) == result.to_dict()
+    assert json.loads(report.to_json(result)) == result.to_dict()
     assert result.to_dict()["verdict"] == result.verdict
     assert Site(**result.to_dict()["site"]) == SITE
     assert set(result.versions) >= {"python", "torch", "transformer_lens", "transformers"}
 
 
 def test_the_page_is_one_well_formed_file_without_foreign_markup(result):
-    text = result.to_html()
+    text = report.to_html(result)
     page = Page(text)
     assert NAME not in text and f"of {NAME}" in page.text
     assert not {"b", "script", "link"} & {tag for tag, _ in page.tags}
@@ -455,12 +456,12 @@ def test_the_page_is_one_well_formed_file_without_foreign_markup(result):
         assert finding.reason in page.text and finding.limits in page.text
     (image,) = (attributes for tag, attributes in page.tags if tag == "img")
     assert image["src"].startswith("data:image/png;base64,iVBOR")
-    assert image["alt"] == result.figure_in_words()
+    assert image["alt"] == report.figure_in_words(result)
     assert ("html", {"lang": "en"}) in page.tags and headings(page) == ["h1"]
 
 
 def test_the_figure_in_words_counts_what_is_drawn(result):
-    words = result.figure_in_words()
+    words = report.figure_in_words(result)
     count = Counter(finding.verdict for finding in result.findings)
     assert f"{count[AGAINST]} against" in words and f"{count[FOR]} for it" in words
     assert f"{result.effect.fldd.value:.0%}" in words and words.endswith(f"{result.verdict}.")
@@ -473,22 +474,22 @@ def test_markup_in_a_cell_is_text(result):
 
 
 def test_the_markdown_has_a_row_for_each_test(result):
-    text = result.to_markdown()
+    text = report.to_markdown(result)
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + len(TESTS) and {row.count("|") for row in rows} == {6}
     assert result.summary in text and "interchange accuracy" in text
-    assert str(ROOT) not in text and str(ROOT) not in result.to_json()
+    assert str(ROOT) not in text and str(ROOT) not in report.to_json(result)
 
 
 def test_a_folder_names_the_model_by_its_last_part(model, pairs):
     found = audit(model, SITE, torch.ones(96), pairs, name="/home/me/models/tiny/", progress=False)
-    assert found.model == "tiny" and "/home" not in found.to_html() + found.to_json()
+    assert found.model == "tiny" and "/home" not in report.to_html(found) + report.to_json(found)
     assert audit(model, SITE, torch.ones(96), pairs, progress=False).model == "tiny-llama"
 
 
 def test_the_figure_shows_every_judged_test(result):
     with plt.rc_context({"axes.titlesize": 3.0}):
-        figure = result.figure()
+        figure = report.figure(result)
         assert plt.rcParams["axes.titlesize"] == 3.0, "the caller's style stays"
     plt.close(figure)
     assert figure.get_suptitle() == "The direction at mlp_hidden.1: likely an illusion"
@@ -500,19 +501,19 @@ def test_the_figure_shows_every_judged_test(result):
 
 def test_saving_writes_whole_files_again_and_again(result, tmp_path):
     for _ in range(2):
-        paths = result.save(tmp_path / "new" / "folder")
+        paths = report.save(result, tmp_path / "new" / "folder")
         assert [path.name for path in paths] == FILES
         assert sorted(os.listdir(tmp_path / "new" / "folder")) == sorted(FILES)
     assert json.loads(paths[0].read_text(encoding="utf-8")) == result.to_dict()
-    assert paths[1].read_text(encoding="utf-8") == result.to_markdown()
-    assert paths[2].read_text(encoding="utf-8") == result.to_html()
+    assert paths[1].read_text(encoding="utf-8") == report.to_markdown(result)
+    assert paths[2].read_text(encoding="utf-8") == report.to_html(result)
     assert paths[3].read_bytes().startswith(b"\x89PNG")
 
 
 def test_nothing_is_left_of_a_file_that_could_not_be_written(result, tmp_path):
     (tmp_path / "audit.json").mkdir()
     with pytest.raises(OSError):
-        result.save(tmp_path)
+        report.save(result, tmp_path)
     assert os.listdir(tmp_path) == ["audit.json"]
 
 

@@ -21,47 +21,27 @@ from conftest import build_tiny_model, build_tokenizer
 from filelock import FileLock
 from safetensors.torch import save_file
 from test_patching import overridden, random_pairs
+from tools.classroom import assignment, exercises, grade
 
-from helpers import (
-    agreement,
-    audit,
-    audit_cli,
-    batches,
-    compare,
-    counterfact,
-    das,
-    diagnostics,
-    editing,
-    expected,
-    facts,
-    findings,
-    geometry,
-    ioi,
-    metrics,
-    models,
-    moments,
-    patching,
-    planted,
-    prevalence,
-    publish,
-    readers,
-    replication,
-    report,
-    rome,
-    run,
-    sweeps,
-    text,
-)
-from helpers.classroom import assignment, exercises, grade
-from helpers.pair_files import PairFileError, read_pairs
-from helpers.pairs import Pairs, encode, single_token
-from helpers.sites import Site
+from helpers.audit import command, criteria, diagnostics, measure, planted
+from helpers.claims import models as compare
+from helpers.claims import page, reference, report, sweeps
+from helpers.directions import geometry, layers, readers, search
+from helpers.editing import edits, moments, rome
+from helpers.models import load
+from helpers.patching import batches, metrics
+from helpers.patching import cached as patching
+from helpers.patching.sites import Site
+from helpers.tasks import agreement, counterfact, facts, ioi, text
+from helpers.tasks.pair_files import PairFileError, read_pairs
+from helpers.tasks.pairs import Pairs, encode, single_token
+from tools import publish, run
 
 SITE = Site(1, "mlp_hidden")
 D = 96  # of `SITE` in the tiny model
 BASE, SOURCE = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
 EYE, WEIGHT = torch.eye(6), torch.eye(6)[:, :3]
-EDIT = editing.RankOneEdit(0, torch.ones(6), torch.ones(3))
+EDIT = edits.RankOneEdit(0, torch.ones(6), torch.ones(3))
 TOKENS = torch.arange(3, 35).reshape(4, 8)
 PROMPTS = {
     "base": ["Mary and John"],
@@ -104,7 +84,7 @@ def shared():
         many=pairs[[0, 1, 2, 3, 4] * 2],
         cached=parts[0],
         planted=parts,
-        layers=prevalence.cache_layers(model, pairs, [1, 2]),
+        layers=layers.cache_layers(model, pairs, [1, 2]),
         rome=patching.cache_pairs(model, fact, SITE),
         agreement=build_tokenizer(tuple(words)),
         points=[
@@ -130,9 +110,9 @@ def s(shared, tmp_path, monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     (files / "short.txt").write_text("The book is on the school in the city. Mary gave it to John.")
     monkeypatch.setattr(text, "FOLDER", files)  # a whole novel takes seconds to encode
-    monkeypatch.setattr(expected, "ROOT", tmp_path)
+    monkeypatch.setattr(reference, "ROOT", tmp_path)
     monkeypatch.setattr(publish.publish, "__defaults__", (tmp_path / "copy",))
-    monkeypatch.setattr(audit_cli, "load_model", lambda name, device: shared.model)
+    monkeypatch.setattr(command, "load_model", lambda name, device: shared.model)
     monkeypatch.setattr(sweeps, "shared_model", lambda name: shared.model)
     return SimpleNamespace(**vars(shared), files=files, results=tmp_path / "results", root=tmp_path)
 
@@ -198,8 +178,8 @@ SITES = [
     (site(1, ["mlp_hidden"]), "unknown kind of site"),
     (lambda s: Site(-1, "mlp_hidden").check(s.model), "layer -1 is out of range"),
     (lambda s: Site(1, "head_output", head=-1).check(s.model), "head -1 is out of range"),
-    (lambda s: audit_cli.parse_site("mlp_hidden." + "9" * 5000), "must have the form mlp_hidden"),
-    (lambda s: audit_cli.parse_site("mlp_hidden.\N{FULLWIDTH DIGIT ONE}"), "must have the form"),
+    (lambda s: command.parse_site("mlp_hidden." + "9" * 5000), "must have the form mlp_hidden"),
+    (lambda s: command.parse_site("mlp_hidden.\N{FULLWIDTH DIGIT ONE}"), "must have the form"),
 ]
 
 GEOMETRY = [
@@ -358,7 +338,7 @@ PATCHING = [
 
 def find(**changes):
     arguments = {"epochs": 1, "progress": False} | changes
-    return lambda s: das.find_direction(s.cached, **arguments)
+    return lambda s: search.find_direction(s.cached, **arguments)
 
 
 def broken(s):
@@ -388,9 +368,9 @@ DAS = [
     (find(loss=lambda *_: torch.ones(2)), "the loss must be one number"),
     (find(loss=lambda *_: 1.0), "the loss must be one number"),
     (find(loss=lambda c, a, rows: lost(c)), "a loss of the user's fails", RuntimeError),
-    (lambda s: das.find_direction(broken(s), progress=False), "NaN or infinity"),
-    (lambda s: das.find_pair_directions(s.cached, lr=math.inf, progress=False), "lr must be"),
-    (lambda s: das.find_pair_directions(s.cached, steps=1.5, progress=False), "steps must be"),
+    (lambda s: search.find_direction(broken(s), progress=False), "NaN or infinity"),
+    (lambda s: search.find_pair_directions(s.cached, lr=math.inf, progress=False), "lr must be"),
+    (lambda s: search.find_pair_directions(s.cached, steps=1.5, progress=False), "steps must be"),
 ]
 
 
@@ -476,47 +456,47 @@ def entered(*edits):
     """Goes into the block of an edit."""
 
     def call(s):
-        with editing.rank_one_edit(s.model, *edits):
+        with edits.rank_one_edit(s.model, *edits):
             pytest.fail("the model was edited")
 
     return call
 
 
 def edit(layer=1, read=D, write=48, size=1.0):
-    return editing.RankOneEdit(layer, torch.full((read,), size), torch.full((write,), size))
+    return edits.RankOneEdit(layer, torch.full((read,), size), torch.full((write,), size))
 
 
 EDITING = [
-    (lambda s: editing.RankOneEdit(0, [1.0], [1.0]), f"read {NOT_FLOATS}, not list"),
-    (lambda s: editing.RankOneEdit(0, torch.ones(6).long(), torch.ones(3)), f"read {NOT_FLOATS}"),
+    (lambda s: edits.RankOneEdit(0, [1.0], [1.0]), f"read {NOT_FLOATS}, not list"),
+    (lambda s: edits.RankOneEdit(0, torch.ones(6).long(), torch.ones(3)), f"read {NOT_FLOATS}"),
     (entered(edit(layer=True)), "layer must be a whole number, not True"),
     (entered(edit(layer=1.0)), "layer must be a whole number, not 1.0"),
     (entered(edit(layer=-1)), "layer -1 is out of range"),
     (entered(edit(read=48, write=96)), r"takes one edit of shape \(96, 48\)"),
     (entered(edit(size=1e30)), "the edit of layer 1 is too large"),
     (entered(edit(), edit(layer=0, size=1e30)), "the edit of layer 0 is too large"),
-    (lambda s: editing.least_read(torch.ones(5), EYE), "6 rows for 5 hidden dimensions"),
-    (lambda s: editing.least_read(torch.ones(6).long(), EYE), NOT_FLOATS),
-    (lambda s: editing.least_read(torch.ones(6), WEIGHT), "symmetric matrix"),
-    (lambda s: editing.patch_to_edit(EYE[0], EYE, EYE, EYE[:5], EYE, layer=0), "W_out has 5 rows"),
+    (lambda s: edits.least_read(torch.ones(5), EYE), "6 rows for 5 hidden dimensions"),
+    (lambda s: edits.least_read(torch.ones(6).long(), EYE), NOT_FLOATS),
+    (lambda s: edits.least_read(torch.ones(6), WEIGHT), "symmetric matrix"),
+    (lambda s: edits.patch_to_edit(EYE[0], EYE, EYE, EYE[:5], EYE, layer=0), "W_out has 5 rows"),
     (
-        lambda s: editing.patch_to_edit(EYE[:2], EYE, EYE, EYE, EYE, layer=0),
+        lambda s: edits.patch_to_edit(EYE[:2], EYE, EYE, EYE, EYE, layer=0),
         "one direction for all",
     ),
-    (lambda s: editing.edit_to_patch(EDIT, WEIGHT.T, EYE), "is it transposed"),
-    (lambda s: editing.edit_to_patch(EDIT, WEIGHT, EYE, key=torch.ones(5)), "the key has 5"),
-    (lambda s: editing.edit_to_patch(EDIT, WEIGHT, EYE, beta=math.nan), "size of beta must be"),
-    (lambda s: editing.edit_to_patch(EDIT, WEIGHT, EYE, beta=0.0), "size of beta must be"),
-    (lambda s: editing.extra_variance(EDIT, EYE[:5, :5]), "5 rows for 6 hidden dimensions"),
+    (lambda s: edits.edit_to_patch(EDIT, WEIGHT.T, EYE), "is it transposed"),
+    (lambda s: edits.edit_to_patch(EDIT, WEIGHT, EYE, key=torch.ones(5)), "the key has 5"),
+    (lambda s: edits.edit_to_patch(EDIT, WEIGHT, EYE, beta=math.nan), "size of beta must be"),
+    (lambda s: edits.edit_to_patch(EDIT, WEIGHT, EYE, beta=0.0), "size of beta must be"),
+    (lambda s: edits.extra_variance(EDIT, EYE[:5, :5]), "5 rows for 6 hidden dimensions"),
     (
-        lambda s: editing.DirectionIntervention(0, torch.ones(6), torch.tensor(2.0)),
+        lambda s: edits.DirectionIntervention(0, torch.ones(6), torch.tensor(2.0)),
         "one sign, 1 or -1",
     ),
     (
-        lambda s: editing.DirectionIntervention(0, torch.ones(6), torch.tensor(1.0))(torch.ones(5)),
+        lambda s: edits.DirectionIntervention(0, torch.ones(6), torch.tensor(1.0))(torch.ones(5)),
         "hidden has 5 dimensions, but the edit reads 6",
     ),
-    (lambda s: editing.rewrite_score(torch.tensor([torch.nan]), torch.ones(1)), "between 0 and 1"),
+    (lambda s: edits.rewrite_score(torch.tensor([torch.nan]), torch.ones(1)), "between 0 and 1"),
 ]
 
 
@@ -573,13 +553,11 @@ def facts_at(s):
 
 
 JUDGING = [
-    (lambda s: prevalence.RandomMLP.like(s.model, -1), "layer -1 is out of range"),
-    (lambda s: prevalence.illusions_at_layer(s.layers[1], s.layers[1], epochs=0), "epochs must"),
-    (lambda s: prevalence.illusions_at_layer(s.layers[1], s.layers[2]), "test at mlp_hidden.2"),
+    (lambda s: layers.RandomMLP.like(s.model, -1), "layer -1 is out of range"),
+    (lambda s: layers.illusions_at_layer(s.layers[1], s.layers[1], epochs=0), "epochs must"),
+    (lambda s: layers.illusions_at_layer(s.layers[1], s.layers[2]), "test at mlp_hidden.2"),
     (
-        lambda s: prevalence.sign_of(
-            replace(s.pairs, table=pd.DataFrame({"value": [*"abab", None]}))
-        ),
+        lambda s: layers.sign_of(replace(s.pairs, table=pd.DataFrame({"value": [*"abab", None]}))),
         "two values",
     ),
     (lambda s: diagnostics.writing_matrix(s.model, Site(9, "mlp_hidden")), "layer 9 is out"),
@@ -591,22 +569,22 @@ JUDGING = [
         lambda s: planted.plant("mediator", *s.planted[:2], s.layers[2].stream, seed=0),
         "the same pairs are needed",
     ),
-    (lambda s: audit.audit(s.model, "mlp_hidden.1", torch.ones(D), s.many), "a Site is needed"),
-    (lambda s: audit.audit(s.model, SITE, "v.npy", s.many), "one vector of numbers .*'v.npy'"),
-    (lambda s: audit.audit(s.model, SITE, None, s.many), "one vector of numbers .*None"),
+    (lambda s: measure.audit(s.model, "mlp_hidden.1", torch.ones(D), s.many), "a Site is needed"),
+    (lambda s: measure.audit(s.model, SITE, "v.npy", s.many), "one vector of numbers .*'v.npy'"),
+    (lambda s: measure.audit(s.model, SITE, None, s.many), "one vector of numbers .*None"),
     (
-        lambda s: audit.audit(s.model, SITE, torch.ones(D, dtype=torch.complex64), s.many),
+        lambda s: measure.audit(s.model, SITE, torch.ones(D, dtype=torch.complex64), s.many),
         "this is complex",
     ),
-    (lambda s: audit.audit(s.model, SITE, torch.ones(D), s.many, n_random=1.5), "n_random must"),
-    (lambda s: audit.audit(s.model, SITE, torch.ones(D), s.many, batch_size=0), "batch_size"),
-    (lambda s: audit.audit(s.model, SITE, torch.ones(D), s.pairs[0]), "1 pairs are too few"),
+    (lambda s: measure.audit(s.model, SITE, torch.ones(D), s.many, n_random=1.5), "n_random must"),
+    (lambda s: measure.audit(s.model, SITE, torch.ones(D), s.many, batch_size=0), "batch_size"),
+    (lambda s: measure.audit(s.model, SITE, torch.ones(D), s.pairs[0]), "1 pairs are too few"),
     (lambda s: sweeps.facts_job("any", s.pairs, 1), "use pairs of facts"),
     (lambda s: sweeps.facts_job("any", related(s), 9), "layer 9 is out of range"),
     (lambda s: sweeps.facts_at_layer(facts_at(s), directions=BASE), "has 4 dimensions"),
-    (lambda s: findings.conclude(metrics.Estimate(1, 1, 1), [], []), "at least one"),
-    (lambda s: models.load_model(device=object()), "cannot be used", models.ModelError),
-    (lambda s: models.load_model("a b\nc"), "cannot be loaded", models.ModelError),
+    (lambda s: criteria.conclude(metrics.Estimate(1, 1, 1), [], []), "at least one"),
+    (lambda s: load.load_model(device=object()), "cannot be used", load.ModelError),
+    (lambda s: load.load_model("a b\nc"), "cannot be loaded", load.ModelError),
     (lambda s: exercises.read_lesson(""), "There is no lesson ''", exercises.ClassroomError),
 ]
 
@@ -624,7 +602,7 @@ def direction(name, content):
             torch.save(content, path)
         else:
             save_file(content, path)
-        audit_cli.read_direction(path)
+        command.read_direction(path)
 
     return call
 
@@ -632,12 +610,12 @@ def direction(name, content):
 def cut(s):
     save_file({"direction": torch.ones(30)}, s.files / "cut.safetensors")
     os.truncate(s.files / "cut.safetensors", 100)
-    audit_cli.read_direction(s.files / "cut.safetensors")
+    command.read_direction(s.files / "cut.safetensors")
 
 
 def unreadable(s):
     (s.files / "v.npy").symlink_to("/proc/self/mem")  # nobody may read it, not even root
-    audit_cli.read_direction(s.files / "v.npy")
+    command.read_direction(s.files / "v.npy")
 
 
 def pair_file(content):
@@ -711,8 +689,8 @@ DAMAGED = [
     (read(entry(verdict=["not"])), "C3 is no measurement"),
     (read(entry(note=5)), "C3 is no measurement"),
     (read("{", report.summary_table), "is damaged"),
-    (read("{", expected.drifts), "is damaged"),
-    (read("{", replication.to_markdown), "is damaged"),
+    (read("{", reference.drifts), "is damaged"),
+    (read("{", page.to_markdown), "is damaged"),
     (read("{", lambda: compare.compare(["smollm2-135m"])), "is damaged"),
     (read("{", lambda: report.record("C9", 1.0, (0, 2))), "is damaged"),
     (site_file("[]"), "sites.json is damaged"),
@@ -729,7 +707,7 @@ RESULTS = [
     (lambda s: report.record("C3", 1.0, detail={"x": 1j}), "1j cannot be stored"),
     (lambda s: report.record_untestable("C3", object()), "cannot be stored"),
     (lambda s: report.save_site("ioi", {"layer": math.nan}, {}), "not JSON compliant: nan"),
-    (lambda s: expected.update("nobody"), "Nothing was recorded for nobody", FileNotFoundError),
+    (lambda s: reference.update("nobody"), "Nothing was recorded for nobody", FileNotFoundError),
     (lambda s: publish.stamp_lesson("[]", "a.ipynb", publish.Repository()), "is not a notebook"),
     (lambda s: publish.stamp_lesson("{}", "a.ipynb", publish.Repository()), "is not a notebook"),
     (lambda s: publish.parse_repository("https://[::1/me/it"), "Invalid IPv6 URL"),
@@ -742,7 +720,7 @@ ALL = {
     "moments": MOMENTS, "rome": ROME, "judging": JUDGING, "files": FILES, "tables": TABLES,
     "results": RESULTS,
 }  # fmt: skip
-KINDS = {"files": audit_cli.DirectionFileError, "tables": PairFileError}
+KINDS = {"files": command.DirectionFileError, "tables": PairFileError}
 ROWS = [
     pytest.param(call, message, *(error or [KINDS.get(name, ValueError)]), id=f"{name}-{number}")
     for name, rows in ALL.items()
@@ -797,18 +775,18 @@ def damaged(s):
 
 
 COMMANDS = [
-    (audit_cli, lambda s: judged(s, direction=s.files), 2, "is a folder"),
-    (audit_cli, lambda s: judged(s, direction=write(s, "v.pt", b"\x80\x02c")), 2, "is damaged"),
-    (audit_cli, lambda s: judged(s, pairs=s.files), 2, "is a folder: name a CSV file"),
-    (audit_cli, lambda s: judged(s, pairs=write(s, "e.csv", "")), 2, "is empty"),
-    (audit_cli, lambda s: judged(s), 2, "1 pairs are too few"),
-    (audit_cli, lambda s: judged(s, site="head_output.1"), 2, "head_output.LAYER.HEAD"),
-    (audit_cli, lambda s: judged(s, site="mlp_hidden.-1"), 2, "must have the form"),
-    (audit_cli, lambda s: judged(s, site="mlp_hidden.7"), 2, "layer 7 is out of range"),
-    (audit_cli, lambda s: judged(s, out=blocked(s)), 2, "is not a folder: choose another"),
-    (audit_cli, lambda s: judged(s, **{"batch-size": "0"}), 2, "no whole number from 1"),
-    (audit_cli, lambda s: judged(s, seed="1.5"), 2, "'1.5' is no whole number from 0"),
-    (audit_cli, lambda s: judged(s, pairs="gender", n="1"), 2, "are single tokens|n must be"),
+    (command, lambda s: judged(s, direction=s.files), 2, "is a folder"),
+    (command, lambda s: judged(s, direction=write(s, "v.pt", b"\x80\x02c")), 2, "is damaged"),
+    (command, lambda s: judged(s, pairs=s.files), 2, "is a folder: name a CSV file"),
+    (command, lambda s: judged(s, pairs=write(s, "e.csv", "")), 2, "is empty"),
+    (command, lambda s: judged(s), 2, "1 pairs are too few"),
+    (command, lambda s: judged(s, site="head_output.1"), 2, "head_output.LAYER.HEAD"),
+    (command, lambda s: judged(s, site="mlp_hidden.-1"), 2, "must have the form"),
+    (command, lambda s: judged(s, site="mlp_hidden.7"), 2, "layer 7 is out of range"),
+    (command, lambda s: judged(s, out=blocked(s)), 2, "is not a folder: choose another"),
+    (command, lambda s: judged(s, **{"batch-size": "0"}), 2, "no whole number from 1"),
+    (command, lambda s: judged(s, seed="1.5"), 2, "'1.5' is no whole number from 0"),
+    (command, lambda s: judged(s, pairs="gender", n="1"), 2, "are single tokens|n must be"),
     (run, lambda s: ["--lesson", "x"], 2, "there is no lesson 0x; there are: 00_start_here"),
     (run, lambda s: ["--lesson", ""], 2, "there is no lesson ''"),
     (run, lambda s: ["--lesson"], 2, "expected at least one argument"),
@@ -817,9 +795,9 @@ COMMANDS = [
     (compare, lambda s: ["nobody"], 1, "No results for nobody: run it first"),
     (compare, lambda s: [damaged(s)], 1, "claims.json is damaged"),
     (compare, lambda s: no_results(s) and ["smollm2-135m"], 1, "No results"),
-    (expected, lambda s: ["--model", "nobody"], 2, "Nothing was recorded for nobody"),
-    (expected, lambda s: ["--model", damaged(s)], 2, "claims.json is damaged"),
-    (expected, lambda s: ["smollm2-135m"], 2, "unrecognized arguments"),
+    (reference, lambda s: ["--model", "nobody"], 2, "Nothing was recorded for nobody"),
+    (reference, lambda s: ["--model", damaged(s)], 2, "claims.json is damaged"),
+    (reference, lambda s: ["smollm2-135m"], 2, "unrecognized arguments"),
     (publish, lambda s: [], 2, "one of the arguments --repo --clear is required"),
     (publish, lambda s: ["--clear", "--repo", "x"], 2, "not allowed with argument"),
     (publish, lambda s: ["--repo", "https://[::1/me/it"], 2, "not the address of a repository"),

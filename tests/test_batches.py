@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from helpers.batches import bytes_per_pair, in_batches, measure_in_batches
-from helpers.geometry import patch_subspace, random_direction
-from helpers.ioi import make_pairs
-from helpers.patching import cache_pairs
-from helpers.sites import Site
+from helpers.directions.geometry import patch_subspace, random_direction
+from helpers.patching.batches import bytes_per_pair, in_batches, measure_in_batches
+from helpers.patching.caching import cache_pairs
+from helpers.patching.sites import Site
+from helpers.tasks.ioi import make_pairs
 
 SITE = Site(1, "mlp_hidden")
 

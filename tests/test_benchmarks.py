@@ -11,10 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import bench, floor, precision, report, reproducibility
 from benchmarks.problem import make_problem
-from helpers.geometry import patch_subspace, random_direction, row_null_split
-from helpers.packaged import packaged_folder
-from helpers.patching import cache_pairs
-from helpers.sites import Site
+from helpers.directions.geometry import patch_subspace, random_direction, row_null_split
+from helpers.models.smollm import packaged_folder
+from helpers.patching.caching import cache_pairs
+from helpers.patching.sites import Site
 
 FOLDER = Path(bench.__file__).parent
 

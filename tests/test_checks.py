@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import checks
+from helpers.lessons import checks
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 

@@ -8,14 +8,8 @@ from test_patching import random_pairs
 from transformer_lens.tools.analysis import SubspaceInterchange, fit_das
 from transformer_lens.tools.analysis.interchange import run_with_intervention
 
-from helpers import das
-from helpers.das import (
-    answer_logit_difference,
-    cross_entropy,
-    find_direction,
-    find_pair_directions,
-)
-from helpers.geometry import (
+from helpers.directions import search
+from helpers.directions.geometry import (
     cosine,
     orthonormal,
     patch_each,
@@ -23,8 +17,14 @@ from helpers.geometry import (
     read_write_patch,
     unit,
 )
-from helpers.patching import cache_pairs
-from helpers.sites import Site
+from helpers.directions.search import (
+    answer_logit_difference,
+    cross_entropy,
+    find_direction,
+    find_pair_directions,
+)
+from helpers.patching.caching import cache_pairs
+from helpers.patching.sites import Site
 
 W2 = torch.tensor([0.0, 2.0, 1.0])
 
@@ -66,7 +66,7 @@ def test_global_random_state_is_neither_used_nor_changed():
 @pytest.mark.parametrize(("disable", "progress"), [("1", True), ("", True), ("", False)])
 def test_the_environment_hides_the_bar(monkeypatch, disable, progress):
     drawn = []
-    monkeypatch.setattr(das, "trange", lambda n, **kwargs: drawn.append(n) or range(n))
+    monkeypatch.setattr(search, "trange", lambda n, **kwargs: drawn.append(n) or range(n))
     monkeypatch.setenv("TQDM_DISABLE", disable)
     find_direction(toy(), progress=progress, **SETTINGS | {"epochs": 2})
     find_pair_directions(linear_pairs(), steps=1, progress=progress)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_patching import brute_force, hooks_of, join, perturbed, random_pairs
 
-from helpers.diagnostics import (
+from helpers.audit.diagnostics import (
     NATURAL_SHARE,
     Score,
     beyond_range,
@@ -23,11 +23,11 @@ from helpers.diagnostics import (
     scores,
     writing_matrix,
 )
-from helpers.geometry import patch_subspace, random_direction, unit
-from helpers.metrics import logit_difference
-from helpers.pairs import Pairs
-from helpers.patching import cache_pairs
-from helpers.sites import Site
+from helpers.directions.geometry import patch_subspace, random_direction, unit
+from helpers.patching.caching import cache_pairs
+from helpers.patching.metrics import logit_difference
+from helpers.patching.sites import Site
+from helpers.tasks.pairs import Pairs
 
 EVERYWHERE = [
     "whole does less",

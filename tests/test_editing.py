@@ -10,8 +10,9 @@ from conftest import build_tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import moments
-from helpers.editing import (
+from helpers.directions.geometry import cosine, orthonormal, patch_subspace
+from helpers.editing import moments
+from helpers.editing.edits import (
     DirectionIntervention,
     RankOneEdit,
     down_projection,
@@ -23,11 +24,10 @@ from helpers.editing import (
     rank_one_edit,
     rewrite_score,
 )
-from helpers.geometry import cosine, orthonormal, patch_subspace
-from helpers.pairs import Pairs, encode
-from helpers.patching import cache_pairs
-from helpers.rome import RomeSettings, find_shifts, rome_edit, rome_pairs
-from helpers.sites import Site
+from helpers.editing.rome import RomeSettings, find_shifts, rome_edit, rome_pairs
+from helpers.patching.caching import cache_pairs
+from helpers.patching.sites import Site
+from helpers.tasks.pairs import Pairs, encode
 
 seeds = st.integers(0, 2**31)
 
@@ -527,7 +527,7 @@ def test_wikitext_without_a_network(tiny_model, monkeypatch):
         raise RuntimeError("no route to host")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(ConnectionError, match="no route to host.*helpers.text.passages"):
+    with pytest.raises(ConnectionError, match="no route to host.*helpers.tasks.text.passages"):
         moments.passages_from_wikitext(tiny_model("llama"), 2)
 
 

@@ -5,9 +5,10 @@ import math
 
 import pytest
 
-from helpers import expected, report
-from helpers.expected import check, default_tolerance, drifts, expected_path, update
-from helpers.report import claims, judge, record, record_untestable
+from helpers.claims import reference as expected
+from helpers.claims import report
+from helpers.claims.reference import check, default_tolerance, drifts, expected_path, update
+from helpers.claims.report import claims, judge, record, record_untestable
 
 CLAIM_IDS = list(claims())
 SHIPPED = expected.expected("smollm2-135m")

@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from helpers import counterfact
-from helpers.counterfact import load_counterfact
-from helpers.facts import (
+from helpers.models.smollm import packaged_folder
+from helpers.tasks import counterfact
+from helpers.tasks.counterfact import load_counterfact
+from helpers.tasks.facts import (
     SLOT,
     answer_token,
     count_known,
@@ -34,8 +35,7 @@ from helpers.facts import (
     subject_position,
     with_third_answers,
 )
-from helpers.packaged import packaged_folder
-from helpers.pairs import encode
+from helpers.tasks.pairs import encode
 
 COLUMNS = ["relation", "subject", "answer", "template"]
 TABLE = ["base", "source", *COLUMNS[:2], "source_subject", "answer", "counterfactual", "template"]

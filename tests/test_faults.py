@@ -20,10 +20,14 @@ import psutil
 import pytest
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from tools.classroom import assignment, grade, gradebook
+from tools.classroom.workshop import workshop
 
-from helpers import compare, counterfact, moments, output, replication, report, run, sweeps
-from helpers.classroom import assignment, grade, gradebook
-from helpers.classroom.workshop import workshop
+from helpers.claims import models, page, report, sweeps
+from helpers.editing import moments
+from helpers.output import files
+from helpers.tasks import counterfact
+from tools import run
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 HANG = """
@@ -74,17 +78,17 @@ def fill_disk(monkeypatch):
 @posix_only
 def test_a_killed_writer_leaves_the_old_file_and_what_it_left_goes(tmp_path):
     path = tmp_path / "file.txt"
-    output.write(path, "old")
+    files.write(path, "old")
     kill_in_mid_work(HANG, f"from helpers import output; output.write(Path({str(path)!r}), 'new')")
     assert path.read_text() == "old"
     (left,) = set(tmp_path.iterdir()) - {path}
-    output.write(path, "newer")
+    files.write(path, "newer")
     assert left.exists()  # for all we know somebody is about to rename it
     theirs = tmp_path / ".file.txt.backup"
     theirs.touch()
     for old in (left, theirs):
-        os.utime(old, (0, time.time() - output.ABANDONED - 1))
-    output.write(path, "newest")
+        os.utime(old, (0, time.time() - files.ABANDONED - 1))
+    files.write(path, "newest")
     assert path.read_text() == "newest" and set(tmp_path.iterdir()) == {path, theirs}
 
 
@@ -154,7 +158,7 @@ def test_results_that_cannot_be_kept_say_what_to_do(no_folder, monkeypatch, caps
     monkeypatch.setenv("SUBSPACE_ILLUSION_RESULTS", str(no_folder))
     monkeypatch.setattr(run, "PREPARE", "")
     monkeypatch.setattr(run, "run_lesson", lambda *_, **__: pytest.fail("hours of work"))
-    for main, arguments in ((run.main, ["--lesson", "01"]), (compare.main, ["smollm2-135m"])):
+    for main, arguments in ((run.main, ["--lesson", "01"]), (models.main, ["smollm2-135m"])):
         assert main(arguments) == 1
         error = capsys.readouterr().err
         assert error.startswith(f"Results cannot be kept in {no_folder}")
@@ -163,7 +167,7 @@ def test_results_that_cannot_be_kept_say_what_to_do(no_folder, monkeypatch, caps
     for keep in (
         lambda: report.record("C3", -2.5),
         lambda: report.save_site("name", {}, {}),
-        lambda: replication.write_report(),
+        lambda: page.write_report(),
         lambda: sweeps.save_sweep("facts", table),
     ):
         with pytest.raises(report.ResultsError, match="SUBSPACE_ILLUSION_RESULTS"):
@@ -202,7 +206,7 @@ def test_a_full_disk_leaves_what_was_there(results, fill_disk):
     for keep in (
         lambda: report.record("C3", -3),
         lambda: sweeps.save_sweep("facts", table.assign(flipped=False)),
-        replication.write_report,
+        page.write_report,
     ):
         with pytest.raises(report.ResultsError, match="Make room there"):
             keep()
@@ -212,10 +216,10 @@ def test_a_full_disk_leaves_what_was_there(results, fill_disk):
 def test_a_damaged_results_file_is_named(results, capsys):
     report.record("C3", -2.5)
     (results / "claims.json").write_text('{"C3": {"val')
-    for read in (report.recorded, lambda: report.record("C3", -3), replication.write_report):
+    for read in (report.recorded, lambda: report.record("C3", -3), page.write_report):
         with pytest.raises(report.ResultsError, match=r"claims.json is damaged: .* Delete it"):
             read()
-    assert compare.main(["gpt2"]) == 1
+    assert models.main(["gpt2"]) == 1
     assert "claims.json is damaged" in capsys.readouterr().err
 
 

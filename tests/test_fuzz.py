@@ -16,10 +16,14 @@ from conftest import build_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helpers import compare, expected, geometry, metrics, replication, report, require
-from helpers.audit_cli import DirectionFileError, parse_site, read_direction
-from helpers.pair_files import NEEDED, POSITIONS, PairFileError, read_pairs, read_table
-from helpers.sites import HOOKS, OF_ONE_HEAD, Site
+from helpers.audit.command import DirectionFileError, parse_site, read_direction
+from helpers.claims import models, page, report
+from helpers.claims import reference as expected
+from helpers.directions import geometry
+from helpers.models import require
+from helpers.patching import metrics
+from helpers.patching.sites import HOOKS, OF_ONE_HEAD, Site
+from helpers.tasks.pair_files import NEEDED, POSITIONS, PairFileError, read_pairs, read_table
 
 # One folder serves all examples of a test, and a busy machine is no failure.
 FINE = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)
@@ -315,8 +319,8 @@ def test_results_are_read_or_called_damaged(tmp_path, monkeypatch, content, refe
         path.write_bytes(data)
     readers = [
         report.recorded, report.summary_table, expected.expected, expected.drifts,
-        lambda: compare.compare(["smollm2-135m"]), replication.measurements,
-        replication.to_markdown,
+        lambda: models.compare(["smollm2-135m"]), page.measurements,
+        page.to_markdown,
     ]  # fmt: skip
     for reader in readers:
         try:

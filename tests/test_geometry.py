@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.geometry import (
+from helpers.directions.geometry import (
     chance_norms,
     cosine,
     orthonormal,

@@ -13,8 +13,7 @@ import nbformat
 import psutil
 import pytest
 from test_reference import assert_in_order
-
-from helpers.classroom import (
+from tools.classroom import (
     course,
     exercises,
     grade,
@@ -24,8 +23,8 @@ from helpers.classroom import (
     restore,
     submission,
 )
-from helpers.classroom.prelude import names, needed, pieces, plain
-from helpers.classroom.submission import Cell
+from tools.classroom.prelude import names, needed, pieces, plain
+from tools.classroom.submission import Cell
 
 pytest.importorskip("nbgrader")
 
@@ -97,7 +96,7 @@ def overwriting(master):
     lies = (
         "from helpers import checks\nimport torch, sys\n"
         "for name in checks.__all__:\n    setattr(checks, name, lambda *a, **k: None)\n"
-        "sys.modules['helpers.checks'] = checks\n"
+        "sys.modules['helpers.lessons.checks'] = checks\n"
         "torch.allclose = lambda *a, **k: True\n"
     )
     notebook = answered(master, split=lies + WRONG_SPLIT)

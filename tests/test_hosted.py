@@ -9,7 +9,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers import hosted, publish
+from helpers.lessons import install
+from tools import publish
 
 ROOT = Path(__file__).resolve().parent.parent
 LESSON = ROOT / "notebooks" / "00_start_here.ipynb"
@@ -22,7 +23,7 @@ NEVER_STARTED = "def start(seed):\n    print('started', seed, __file__)\n"  # sa
 @pytest.fixture
 def versions(monkeypatch):
     """The packages that seem to be installed: everything, until a test takes something away."""
-    names = [*hosted.requirements(), *hosted.KEPT_AS_WELL]
+    names = [*install.requirements(), *install.KEPT_AS_WELL]
     found = {name: importlib.metadata.version(name) for name in names}
 
     def version(name):
@@ -51,26 +52,26 @@ def pip(monkeypatch):
 def test_the_requirements_are_those_of_the_project():
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has none")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert list(hosted.requirements().values()) == project["dependencies"]
-    assert hosted.requirements()["transformer_lens"].startswith("transformer_lens>=")
+    assert list(install.requirements().values()) == project["dependencies"]
+    assert install.requirements()["transformer_lens"].startswith("transformer_lens>=")
 
 
 def test_a_project_without_a_list_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "pyproject.toml").write_text("[project]\n")
-    monkeypatch.setattr(hosted, "ROOT", tmp_path)
+    monkeypatch.setattr(install, "ROOT", tmp_path)
     with pytest.raises(RuntimeError, match="no list of dependencies"):
-        hosted.requirements()
+        install.requirements()
 
 
 def test_nothing_missing_runs_nothing(versions, pip, capsys):
-    hosted.install_missing()
+    install.install_missing()
     assert pip == [] and capsys.readouterr().out == ""
 
 
 def test_only_what_is_missing_is_installed_and_the_rest_is_kept(versions, pip, capsys):
     del versions["gguf"], versions["jaxtyping"]
     versions["torch"] = "2.11.0+cu128"
-    hosted.install_missing()
+    install.install_missing()
     ((command, constraints),) = pip
     assert command[:4] == [sys.executable, "-m", "pip", "install"]
     wanted = [part for part in command if part.startswith(("gguf", "jaxtyping"))]
@@ -86,7 +87,7 @@ def test_only_what_is_missing_is_installed_and_the_rest_is_kept(versions, pip, c
 @pytest.mark.parametrize("version, calls", [("3.0.1", 1), ("5.0.0", 1), ("4.9", 0), ("4.4.0b1", 0)])
 def test_another_transformer_lens_is_replaced(versions, pip, version, calls):
     versions["transformer_lens"] = version
-    hosted.install_missing()
+    install.install_missing()
     assert len(pip) == calls
     for command, constraints in pip:
         assert "transformer_lens>=4.3,<5" in command
@@ -95,7 +96,7 @@ def test_another_transformer_lens_is_replaced(versions, pip, version, calls):
 
 def test_an_old_package_is_left_to_the_check_that_follows(versions, pip):
     versions["torch"] = "2.0"
-    hosted.install_missing()
+    install.install_missing()
     assert pip == []
 
 
@@ -103,13 +104,13 @@ def test_a_failing_pip_says_why_and_what_to_do(monkeypatch, capsys):
     monkeypatch.setenv("PIP_NO_INDEX", "1")  # the real pip, without a network
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     name = "no-such-package-of-this-name"
-    monkeypatch.setattr(hosted, "requirements", lambda: {name: f"{name}>=3"})
+    monkeypatch.setattr(install, "requirements", lambda: {name: f"{name}>=3"})
     with pytest.raises(RuntimeError) as error:
-        hosted.install_missing()
+        install.install_missing()
     message = str(error.value)
     assert f"could not install {name}>=3" in message and "No matching distribution" in message
     assert "On Kaggle, switch on the internet" in message
-    assert len(message.splitlines()) <= hosted.LOG_LINES + 2
+    assert len(message.splitlines()) <= install.LOG_LINES + 2
 
 
 def test_a_conflict_names_the_package_to_update(versions, monkeypatch):
@@ -126,7 +127,7 @@ def test_a_conflict_names_the_package_to_update(versions, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     del versions["transformer_lens"]
     with pytest.raises(RuntimeError, match="transformers==4.50.0") as error:
-        hosted.install_missing()
+        install.install_missing()
     assert "restart the kernel" in str(error.value) and "Kaggle" not in str(error.value)
     assert "ResolutionImpossible" in str(error.value) and "something" not in str(error.value)
 
@@ -152,7 +153,7 @@ def setup_cell(address=""):
 
 
 def copy_project(folder, *, notebook=None):
-    """The working tree's files that a lesson needs, with this text as `helpers/notebook.py`."""
+    """The working tree's files that a lesson needs, with this text as `helpers/lessons/notebook.py`."""
     for name in ("helpers", "data", "notebooks", "docs"):
         ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "_build")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)

@@ -11,9 +11,9 @@ from conftest import build_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import ioi
-from helpers.ioi import make_pairs, templates, vocabulary
-from helpers.pairs import Pairs, encode, single_token
+from helpers.tasks import ioi
+from helpers.tasks.ioi import make_pairs, templates, vocabulary
+from helpers.tasks.pairs import Pairs, encode, single_token
 
 SPLITS = ("train", "test")
 POSITIONS = ["io_position", "subject_position", "subject2_position"]

@@ -7,10 +7,10 @@ import pytest
 import torch
 from test_patching import brute_force, join, perturbed, random_pairs, sites_of
 
-from helpers.many_sites import effects, logit_differences
-from helpers.metrics import logit_difference
-from helpers.patching import cache_pairs, cache_sites
-from helpers.sites import Site
+from helpers.patching.caching import cache_pairs, cache_sites
+from helpers.patching.many_sites import effects, logit_differences
+from helpers.patching.metrics import logit_difference
+from helpers.patching.sites import Site
 
 
 def cached_everywhere(model, position=-1):
@@ -34,7 +34,7 @@ def cached_everywhere(model, position=-1):
 @pytest.mark.parametrize("tokens", [7, 192])
 @pytest.mark.parametrize("position", [-1, 1])
 def test_equals_brute_force(any_model, position, tokens, monkeypatch):
-    monkeypatch.setattr("helpers.many_sites.TOKENS_PER_FORWARD", tokens)
+    monkeypatch.setattr("helpers.patching.many_sites.TOKENS_PER_FORWARD", tokens)
     cached = cached_everywhere(any_model, position)
     new = [perturbed(at, seed) for seed, at in enumerate(cached)]
     found, measured = logit_differences(cached, new), effects(cached, new)
@@ -59,7 +59,7 @@ def test_the_whole_component_is_the_default(any_model):
 
 
 def test_sites_of_a_model_that_runs_whole_prompts(tiny_model, monkeypatch):
-    monkeypatch.setattr("helpers.suffix.Suffix.is_exact", lambda self: self.from_start)
+    monkeypatch.setattr("helpers.patching.suffix.Suffix.is_exact", lambda self: self.from_start)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cached = cached_everywhere(tiny_model("llama"))

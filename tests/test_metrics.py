@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers.metrics import (
+from helpers.patching.metrics import (
     Estimate,
     bootstrap,
     fractional_logit_difference_decrease,

@@ -33,9 +33,9 @@ from safetensors import SafetensorError
 from transformer_lens import TransformerBridge
 
 import helpers
-from helpers import models, packaged
-from helpers.models import (
-    ModelError,
+from helpers.models import load
+from helpers.models import smollm as packaged
+from helpers.models.load import (
     load_model,
     load_untrained,
     model_name,
@@ -43,6 +43,7 @@ from helpers.models import (
     norm_gain,
     process_weights,
 )
+from helpers.models.smollm import ModelError
 
 PROMPT = "Then, Mary and John went to the store, and John gave a book to"
 WITH_LAYER_NORM, WITH_RMS_NORM = ("gpt2", "gpt_neox"), ("llama", "qwen2", "gemma3")
@@ -52,7 +53,7 @@ FAKE_GGUF = b"GGUF stand-in"
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch):
     """The user's own settings do not reach the tests, except the place of the cache."""
-    for name in (models.MODEL_VARIABLE, models.DEVICE_VARIABLE, packaged.WHEEL_VARIABLE):
+    for name in (load.MODEL_VARIABLE, load.DEVICE_VARIABLE, packaged.WHEEL_VARIABLE):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -72,10 +73,10 @@ def no_network(monkeypatch):
 
 def test_the_argument_wins_over_the_environment_variable_over_the_default(monkeypatch):
     assert model_name() == "smollm2-135m"
-    monkeypatch.setenv(models.MODEL_VARIABLE, "GPT2")
+    monkeypatch.setenv(load.MODEL_VARIABLE, "GPT2")
     assert model_name() == "gpt2"
     assert model_name("some/Model") == "some/Model"
-    monkeypatch.setenv(models.MODEL_VARIABLE, " ")
+    monkeypatch.setenv(load.MODEL_VARIABLE, " ")
     assert model_name() == model_name(" ") == "smollm2-135m"
 
 
@@ -117,10 +118,10 @@ def test_every_slug_is_a_safe_folder_name(name):
 
 def test_the_device_comes_from_the_argument_or_the_environment(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert models._pick_device() == torch.device("cpu")
-    monkeypatch.setenv(models.DEVICE_VARIABLE, "meta")
-    assert models._pick_device() == torch.device("meta")
-    assert models._pick_device("cpu") == torch.device("cpu")
+    assert load._pick_device() == torch.device("cpu")
+    monkeypatch.setenv(load.DEVICE_VARIABLE, "meta")
+    assert load._pick_device() == torch.device("meta")
+    assert load._pick_device("cpu") == torch.device("cpu")
 
 
 @pytest.mark.parametrize("device", ["toaster", "cuda:99"])
@@ -259,7 +260,7 @@ def test_an_untrained_model_that_cannot_be_had_is_explained(no_network):
 def test_quiet_gives_back_what_it_silenced(capfd, caplog):
     logging.disable(logging.NOTSET)
     before = (tqdm.auto.tqdm.__init__, warnings.filters[:])
-    with pytest.raises(KeyError), models._quiet():
+    with pytest.raises(KeyError), load._quiet():
         logging.warning("unheard")
         warnings.warn("unheard", stacklevel=1)
         list(tqdm.auto.tqdm(range(2)))

@@ -9,8 +9,10 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from helpers import notebook, plots, report
-from helpers.metrics import Estimate
+from helpers.claims import report, sizes
+from helpers.lessons import notebook
+from helpers.output import plots
+from helpers.patching.metrics import Estimate
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +50,7 @@ def test_expect_only_reports_on_another_model(monkeypatch, capsys):
 
 def test_sizes_come_from_the_environment(monkeypatch):
     monkeypatch.delenv("SUBSPACE_ILLUSION_SIZES", raising=False)
-    assert notebook.sizes() == notebook.SIZES["quick"]
+    assert notebook.sizes() == sizes.SIZES["quick"]
     monkeypatch.setenv("SUBSPACE_ILLUSION_SIZES", " Paper ")
     assert notebook.sizes().test == 2000
     assert notebook.sizes("quick").test == 400

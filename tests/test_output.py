@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from test_plots import GRAPHICS, TEXT, contrast
 
-from helpers import output
+from helpers.output import files, pages
 
 TRICKY = "a | b \\| c \\\\\n| d |\r\n\t<script>"
 VOID = ("meta", "img")
@@ -55,7 +55,7 @@ def assert_needs_no_other_file(text: str) -> None:
     for _, attributes in page.tags:
         assert not {"href", "srcset", "style"} & attributes.keys()
         assert attributes.get("src", "data:").startswith("data:")
-    assert "@import" not in output.STYLE and "url(" not in output.STYLE
+    assert "@import" not in files.STYLE and "url(" not in files.STYLE
 
 
 def markdown_tables(text: str) -> list[list[list[str]]]:
@@ -91,7 +91,7 @@ def one_line(text: str) -> str:
 def test_a_file_holds_what_was_written_and_nothing_else_is_there(tmp_path, content):
     path = tmp_path / "file.txt"
     path.write_text("something longer that was there before")
-    output.write(path, content)
+    files.write(path, content)
     data = content if isinstance(content, bytes) else content.encode("utf-8")
     assert path.read_bytes() == data
     assert os.listdir(tmp_path) == ["file.txt"]
@@ -99,14 +99,14 @@ def test_a_file_holds_what_was_written_and_nothing_else_is_there(tmp_path, conte
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, error):
-    output.write(tmp_path / "file.txt", "old")
+    files.write(tmp_path / "file.txt", "old")
 
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(output.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(type(error)):
-        output.write(tmp_path / "file.txt", "new")
+        files.write(tmp_path / "file.txt", "new")
     assert os.listdir(tmp_path) == ["file.txt"]
     assert (tmp_path / "file.txt").read_text() == "old"
 
@@ -114,16 +114,16 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch
 def test_nothing_is_left_of_a_file_that_cannot_be_put_in_place(tmp_path):
     (tmp_path / "file.txt").mkdir()
     with pytest.raises(OSError):
-        output.write(tmp_path / "file.txt", "new")
+        files.write(tmp_path / "file.txt", "new")
     with pytest.raises(UnicodeEncodeError):
-        output.write(tmp_path / "other.txt", "\ud800")
+        files.write(tmp_path / "other.txt", "\ud800")
     assert os.listdir(tmp_path) == ["file.txt"]
 
 
 def test_nobody_reads_half_a_file(tmp_path):
     path, wholes = tmp_path / "file.txt", [b"a" * 2_000_000, b"b" * 2_000_000]
-    output.write(path, wholes[0])
-    writer = threading.Thread(target=lambda: [output.write(path, wholes[i % 2]) for i in range(60)])
+    files.write(path, wholes[0])
+    writer = threading.Thread(target=lambda: [files.write(path, wholes[i % 2]) for i in range(60)])
     writer.start()
     while writer.is_alive():
         assert path.read_bytes() in wholes
@@ -135,7 +135,7 @@ def test_nobody_reads_half_a_file(tmp_path):
 
 def test_a_markdown_table_reads_back():
     rows = [["C1", "1.5 % [1, 2]"], ["C2", ""]]
-    assert output.markdown_table(["claim", "ours"], rows) == (
+    assert pages.markdown_table(["claim", "ours"], rows) == (
         "| claim | ours |\n| --- | --- |\n| C1 | 1.5 % [1, 2] |\n| C2 |  |"
     )
 
@@ -143,14 +143,14 @@ def test_a_markdown_table_reads_back():
 @given(cells=st.lists(st.text("ab1 |\\\n\r\t\x0b\u2028-"), min_size=1, max_size=6))
 def test_no_cell_breaks_a_markdown_table(cells):
     rows = [["first", cell, "last"] for cell in [TRICKY, *cells]]
-    (table,) = markdown_tables(output.markdown_table(["a", "b", "c"], rows))
+    (table,) = markdown_tables(pages.markdown_table(["a", "b", "c"], rows))
     assert table == [["a", "b", "c"], *([x, one_line(cell), y] for x, cell, y in rows)]
 
 
 @given(cells=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\0")), max_size=4))
 def test_no_cell_breaks_an_html_table(cells):
     rows = [["first", cell] for cell in ["</td><script>", *cells]]
-    text = output.html_table("<b>caption</b>", ["a", "<b>"], rows)
+    text = pages.html_table("<b>caption</b>", ["a", "<b>"], rows)
     page = Page(text)
     assert page.tables == [[["a", "<b>"], *rows]]
     assert "<b>caption</b>" in page.text
@@ -160,7 +160,7 @@ def test_no_cell_breaks_an_html_table(cells):
 
 
 def test_a_page_is_whole_and_its_title_is_text():
-    text = output.html_page("A <b>title</b> & more", "<p>body</p>")
+    text = pages.html_page("A <b>title</b> & more", "<p>body</p>")
     assert_needs_no_other_file(text)
     page = Page(text)
     assert page.text.count("A <b>title</b> & more") == 2 and "body" in page.text
@@ -170,8 +170,8 @@ def test_a_page_is_whole_and_its_title_is_text():
 
 
 def test_the_colours_of_a_page_can_be_read():
-    text, paper = re.search(r"body { color: (#\w+); background: (#\w+)", output.STYLE).groups()
-    border = re.search(r"border: 1px solid (#\w+)", output.STYLE)[1]
-    head = re.search(r"thead th { background: (#\w+)", output.STYLE)[1]
+    text, paper = re.search(r"body { color: (#\w+); background: (#\w+)", files.STYLE).groups()
+    border = re.search(r"border: 1px solid (#\w+)", files.STYLE)[1]
+    head = re.search(r"thead th { background: (#\w+)", files.STYLE)[1]
     assert min(contrast(text, paper), contrast(text, head)) >= TEXT
     assert min(contrast(border, paper), contrast(border, head)) >= GRAPHICS

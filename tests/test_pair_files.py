@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers.pair_files import PairFileError, read_pairs, read_table
-from helpers.pairs import Pairs
+from helpers.tasks.pair_files import PairFileError, read_pairs, read_table
+from helpers.tasks.pairs import Pairs
 
 HEADER = "base,source,answer,counterfactual"
 ROW = "Mary and John,John and Mary,Mary,John"

@@ -7,10 +7,10 @@ import pytest
 import torch
 from conftest import build_tiny_model
 
-from helpers.pairs import Pairs
-from helpers.patching import cache_pairs, cache_sites
-from helpers.sites import Site, before_mlp
-from helpers.suffix import run_from
+from helpers.patching.caching import cache_pairs, cache_sites
+from helpers.patching.sites import Site, before_mlp
+from helpers.patching.suffix import run_from
+from helpers.tasks.pairs import Pairs
 
 KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_in", "mlp_out", "mlp_hidden")
 
@@ -213,7 +213,7 @@ def test_writing_resid_post_is_seen_at_resid_post(tiny_model):
 def test_every_group_of_prompts_is_checked(tiny_model, monkeypatch):
     model = tiny_model("llama")
     monkeypatch.setattr(
-        "helpers.suffix.Suffix.is_exact",
+        "helpers.patching.suffix.Suffix.is_exact",
         lambda self: self.from_start or self.tokens.shape[1] == 9,  # the second group is wrong
     )
     pairs = join(random_pairs(model, n=2), random_pairs(model, n=2, length=6, seed=4))
@@ -223,7 +223,7 @@ def test_every_group_of_prompts_is_checked(tiny_model, monkeypatch):
 
 
 def test_many_rows_run_in_parts(tiny_model, monkeypatch):
-    monkeypatch.setattr("helpers.patching.ROWS_PER_FORWARD", 2)
+    monkeypatch.setattr("helpers.patching.cached.ROWS_PER_FORWARD", 2)
     model = tiny_model("llama")
     pairs = join(random_pairs(model, n=3), random_pairs(model, n=3, length=6, seed=4))
     cached = cache_pairs(model, pairs, Site(0, "mlp_hidden"))
@@ -240,7 +240,7 @@ def test_many_rows_run_in_parts(tiny_model, monkeypatch):
 @pytest.mark.parametrize("from_start", [False, True])
 def test_recorded_activations_are_those_of_the_patched_run(any_model, from_start, monkeypatch):
     if from_start:
-        monkeypatch.setattr("helpers.suffix.Suffix.is_exact", lambda self: self.from_start)
+        monkeypatch.setattr("helpers.patching.suffix.Suffix.is_exact", lambda self: self.from_start)
     long, short = random_pairs(any_model, n=2), random_pairs(any_model, n=2, length=6, seed=4)
     pairs = join(long, short)[torch.tensor([2, 0, 3, 1])]
     with warnings.catch_warnings():
@@ -378,7 +378,7 @@ def test_hooks_of_the_user_survive():
 
 
 def test_architectures_that_cannot_be_resumed_fall_back(tiny_model, monkeypatch):
-    monkeypatch.setattr("helpers.suffix.Suffix.is_exact", lambda self: self.from_start)
+    monkeypatch.setattr("helpers.patching.suffix.Suffix.is_exact", lambda self: self.from_start)
     model = tiny_model("gemma3")
     pairs = join(random_pairs(model, n=3, position=4), random_pairs(model, n=2, length=5, seed=8))
     with pytest.warns(UserWarning, match="slower"):

@@ -8,11 +8,8 @@ import torch
 from conftest import build_tiny_model
 from test_patching import hooks_of, join, random_pairs
 
-from helpers.diagnostics import downstream, scores
-from helpers.geometry import patch_subspace, row_null_split
-from helpers.metrics import logit_difference
-from helpers.patching import CachedPairs, cache_sites
-from helpers.planted import (
+from helpers.audit.diagnostics import downstream, scores
+from helpers.audit.planted import (
     FAMILIES,
     NATURAL,
     OPENED,
@@ -22,7 +19,11 @@ from helpers.planted import (
     plant,
     share_opened,
 )
-from helpers.sites import Site
+from helpers.directions.geometry import patch_subspace, row_null_split
+from helpers.patching.cached import CachedPairs
+from helpers.patching.caching import cache_sites
+from helpers.patching.metrics import logit_difference
+from helpers.patching.sites import Site
 
 LAYER, POSITION = 1, 5
 KINDS = ("mlp_hidden", "resid_mid", "resid_post")

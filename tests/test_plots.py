@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from helpers import plots
+from helpers.output import plots
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "helpers").glob("*.py")]

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from test_ioi import word_tokenizer as ioi_tokenizer
 from test_patching import brute_force, random_pairs
 
-from helpers import agreement, ioi
-from helpers.geometry import patch_subspace, random_direction, read_write_patch, row_null_split
-from helpers.metrics import fractional_logit_difference_decrease, logit_difference
-from helpers.pairs import Pairs
-from helpers.patching import CachedPairs, cache_pairs
-from helpers.prevalence import (
+from helpers.directions.geometry import (
+    patch_subspace,
+    random_direction,
+    read_write_patch,
+    row_null_split,
+)
+from helpers.directions.layers import (
     AtLayer,
     RandomMLP,
     cache_layers,
@@ -28,7 +29,12 @@ from helpers.prevalence import (
     mean_gradient,
     sign_of,
 )
-from helpers.sites import Site
+from helpers.patching.cached import CachedPairs
+from helpers.patching.caching import cache_pairs
+from helpers.patching.metrics import fractional_logit_difference_decrease, logit_difference
+from helpers.patching.sites import Site
+from helpers.tasks import agreement, ioi
+from helpers.tasks.pairs import Pairs
 
 VALUES = ["singular", "plural"]
 UNTRAINED = ["random", "constructed", "whole MLP", "whole random MLP", "random MLP"]
@@ -318,7 +324,7 @@ def test_the_best_start_counts_and_its_parts_are_patched(layers, monkeypatch):
         direction = v if start == 3 else random_direction(len(W), seed=5)
         return SimpleNamespace(direction=direction, losses=[-9.0, losses[start]])
 
-    monkeypatch.setattr("helpers.prevalence.find_direction", fit)
+    monkeypatch.setattr("helpers.directions.layers.find_direction", fit)
     table = illusions_at_layer(train, test, seeds=[None, 3, 4], epochs=9)
     constructed = construct(mean_difference(train.hidden), mean_gradient(train.stream), W)
     assert torch.allclose(inits[0], constructed) and inits[1:] == [None, None]

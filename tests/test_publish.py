@@ -9,9 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 import nbformat
 import pytest
 from test_hosted import make_origin
+from tools.publish import Repository, parse_repository
 
-from helpers import publish, run
-from helpers.publish import Repository, parse_repository
+from tools import publish, run
 
 ROOT = Path(__file__).resolve().parent.parent
 MINE = parse_repository("https://github.com/me/patching")

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from helpers.geometry import unit
-from helpers.ioi import make_pairs
-from helpers.patching import cache_pairs
-from helpers.readers import clean_queries, score_gradients
-from helpers.sites import Site
+from helpers.directions.geometry import unit
+from helpers.directions.readers import clean_queries, score_gradients
+from helpers.patching.caching import cache_pairs
+from helpers.patching.sites import Site
+from helpers.tasks.ioi import make_pairs
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,11 @@ import pytest
 from markdown_it import MarkdownIt
 from test_output import Page, assert_needs_no_other_file, headings, markdown_tables, one_line
 
-from helpers import replication, report
-from helpers.expected import expected
-from helpers.replication import figure, record_cells, report_table, to_html, to_json, to_markdown
-from helpers.report import UNMEASURED, UNTESTABLE, claims, record, record_untestable
+from helpers.claims import page as replication
+from helpers.claims import report
+from helpers.claims.page import figure, record_cells, report_table, to_html, to_json, to_markdown
+from helpers.claims.reference import expected
+from helpers.claims.report import UNMEASURED, UNTESTABLE, claims, record, record_untestable
 
 CLAIM_IDS = list(claims())
 SHIPPED = expected("smollm2-135m")

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from helpers import output, report
-from helpers.report import claims, judge, record, record_untestable, rule_names
+from helpers.claims import report
+from helpers.claims.report import claims, judge, record, record_untestable, rule_names
+from helpers.output import files
 
 CLAIM_IDS = [f"C{number}" for number in range(1, 39)]
 C4_CONTROLS = {"full_mlp_high": 5.0, "random_high": 2.0}
@@ -221,7 +222,7 @@ def test_an_interrupted_write_leaves_the_old_file(results, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(output.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(KeyboardInterrupt):
         record("C3", 2.0)
     assert stored(results, "C3")["value"] == 1.0

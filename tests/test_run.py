@@ -17,7 +17,8 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from helpers import report, run
+from helpers.claims import report
+from tools import run
 
 PNG = (  # one pixel
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
@@ -81,7 +82,7 @@ def results(lessons):
 
 
 def test_happy_path(lessons, results, capfd):
-    claim = {"claim": "from helpers.report import record; _ = record('C3', -2.5)"}
+    claim = {"claim": "from helpers.claims.report import record; _ = record('C3', -2.5)"}
     write_lesson(lessons / "03_last.ipynb", claim)
     before = (lessons / "01_first.ipynb").read_bytes()
     assert run.main(["--lesson", "1", "03"]) == 0
@@ -247,7 +248,7 @@ def test_interrupt_keeps_what_was_done(lessons, results):
 
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 def test_a_killed_run_leaves_whole_files_and_no_kernel_and_is_done_again(lessons, results):
-    claim = {"claim": "from helpers.report import record; _ = record('C3', -2.5)"}
+    claim = {"claim": "from helpers.claims.report import record; _ = record('C3', -2.5)"}
     write_lesson(lessons / "01_first.ipynb", claim)
     with stuck_in_lesson_02(lessons, "01", "02") as process:
         (kernel,) = psutil.Process(process.pid).children()
@@ -284,8 +285,8 @@ def test_nothing_written_names_the_machine_or_holds_a_secret(lessons, results, m
     sources = {
         "warning": "import warnings; warnings.warn('careful')",
         "home": "import pathlib; print('at', pathlib.Path.home() / 'x', pathlib.Path('a/b'))",
-        "claim": "from helpers.report import record; _ = record('C3', -2.5)",
-        "error": "from helpers.report import record; record('C0', 1)",
+        "claim": "from helpers.claims.report import record; _ = record('C3', -2.5)",
+        "error": "from helpers.claims.report import record; record('C0', 1)",
     }
     write_lesson(lessons / "02_bad.ipynb", sources)
     assert run.main(["--lesson", "02"]) == 1
@@ -317,7 +318,7 @@ def test_make_runs_in_a_folder_with_any_name(tmp_path):
     shown = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=True
     ).stdout
-    parts = ["-m", "helpers.run", "--model", "mein Modell é", "--lesson", "03", "04"]
+    parts = ["-m", "tools.run", "--model", "mein Modell é", "--lesson", "03", "04"]
     assert shown.splitlines() == [str(folder), *(f"[{part}]" for part in parts)]
 
 
@@ -325,9 +326,9 @@ def test_make_runs_in_a_folder_with_any_name(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["MODEL=gpt2"], '-m helpers.run --model "gpt2"'),
-        (["LESSON=03 04", "DEVICE=cpu"], '-m helpers.run --lesson 03 04 --device "cpu"'),
-        ([], "-m helpers.run\n"),
+        (["MODEL=gpt2"], '-m tools.run --model "gpt2"'),
+        (["LESSON=03 04", "DEVICE=cpu"], '-m tools.run --lesson 03 04 --device "cpu"'),
+        ([], "-m tools.run\n"),
     ],
 )
 def test_make_passes_the_choice_on(arguments, expected):

@@ -14,10 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from tools.classroom import guard, launch, wire
+from tools.classroom.sandbox import Limits, free_names, judge
 
-from helpers import checks, output
-from helpers.classroom import guard, launch, wire
-from helpers.classroom.sandbox import Limits, free_names, judge
+from helpers.lessons import checks
+from helpers.output import files
 
 SPLIT = """
 def split(direction, w_out):
@@ -252,7 +253,7 @@ def test_what_was_printed_names_no_folder_of_the_machine(monkeypatch):
     for place in (sys.prefix, sys.base_prefix, str(guard.ROOT)):
         assert place not in judgement.printed
     raised = judge((), f"raise ValueError({sys.prefix + ' a/b'!r})", "").error
-    assert raised == f"ValueError: {output.without_places(sys.prefix)} a/b (line 1 of your cell)"
+    assert raised == f"ValueError: {files.without_places(sys.prefix)} a/b (line 1 of your cell)"
 
 
 def test_ending_the_process_loses_the_point():
@@ -449,10 +450,10 @@ def f():
 @kernel_only
 @pytest.mark.parametrize("abi", [1, 2])
 def test_an_old_landlock_is_used_but_not_trusted(abi, monkeypatch, fresh, victim):
-    program = "from helpers.classroom import landlock, worker\n"
+    program = "from tools.classroom import landlock, worker\n"
     program += f"landlock.version = lambda: {abi}\nworker.main()"
     monkeypatch.setattr(launch, "COMMAND", [sys.executable, "-c", program])
-    monkeypatch.setattr("helpers.classroom.landlock.version", lambda: abi)
+    monkeypatch.setattr("tools.classroom.landlock.version", lambda: abi)
     assert guard.strength() == "python"
     assert judge((), SPLIT, CHECK_SPLIT).passed
     for body in (f"open({str(victim)!r}).read()", "import ctypes; ctypes.CDLL(None)"):
@@ -581,7 +582,7 @@ def test_a_worker_of_its_own_where_forking_is_not_safe(monkeypatch, fresh):
 
 
 def test_without_the_kernel_s_help_the_hook_refuses(monkeypatch, fresh, victim):
-    program = "from helpers.classroom import landlock, worker\n"
+    program = "from tools.classroom import landlock, worker\n"
     program += "landlock.version = lambda: 0\nworker.main()"
     monkeypatch.setattr(launch, "COMMAND", [sys.executable, "-c", program])
     assert judge((), SPLIT, CHECK_SPLIT).passed

@@ -12,18 +12,12 @@ from distributed import Client, LocalCluster
 from joblib import Parallel, delayed
 from test_patching import random_pairs
 
-from helpers.das import find_pair_directions
-from helpers.geometry import patch_each, row_null_split
-from helpers.patching import cache_pairs
-from helpers.sites import Site
-from helpers.sweeps import (
-    facts_at_layer,
-    facts_job,
-    over_pairs,
-    save_sweep,
-    shared_model,
-    shipped_sweep,
-)
+from helpers.claims.sweeps import save_sweep, shipped_sweep
+from helpers.directions.geometry import patch_each, row_null_split
+from helpers.directions.search import find_pair_directions
+from helpers.directions.sweeps import facts_at_layer, facts_job, over_pairs, shared_model
+from helpers.patching.caching import cache_pairs
+from helpers.patching.sites import Site
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +85,7 @@ def test_two_workers_of_a_cluster_give_the_same_table(folder, pairs):
 def test_a_saved_sweep_comes_back_as_its_means(monkeypatch, tmp_path):
     monkeypatch.setenv("SUBSPACE_ILLUSION_MODEL", "some/model")
     monkeypatch.setenv("SUBSPACE_ILLUSION_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setattr("helpers.sweeps.ROOT", tmp_path)
+    monkeypatch.setattr("helpers.claims.sweeps.ROOT", tmp_path)
     assert shipped_sweep("facts") is None
     sweep = pd.DataFrame(
         {

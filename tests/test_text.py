@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from helpers import text
-from helpers.pairs import encode
+from helpers.tasks import text
+from helpers.tasks.pairs import encode
 
 
 def test_passages_are_pieces_of_the_texts(smollm):

@@ -7,7 +7,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from helpers import notebook
+from helpers.lessons import notebook
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -8,12 +8,13 @@ from peers.bridge import load_bridge
 from peers.steps import interchange, step
 from torch import Tensor
 
-from helpers.das import answer_logit_difference, cross_entropy
-from helpers.geometry import patch_each
-from helpers.many_sites import logit_differences
-from helpers.pairs import Pairs
-from helpers.patching import CachedPairs, cache_pairs, cache_sites
-from helpers.sites import Site
+from helpers.directions.geometry import patch_each
+from helpers.directions.search import answer_logit_difference, cross_entropy
+from helpers.patching.cached import CachedPairs
+from helpers.patching.caching import cache_pairs, cache_sites
+from helpers.patching.many_sites import logit_differences
+from helpers.patching.sites import Site
+from helpers.tasks.pairs import Pairs
 
 KINDS = {"mlp": "mlp_hidden", "resid": "resid_post"}
 

@@ -1,0 +1,243 @@
+"""What the tests of a direction say: thresholds, findings, and the verdict they lead to.
+
+`helpers.audit.diagnostics` measures; this module judges. All thresholds stand in `TESTS`. They were
+set by hand on planted models (lesson 08); a test without one is reported and not judged.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from helpers.patching.metrics import Estimate
+
+# What one test says of a natural pathway.
+AGAINST = "speaks against"
+FOR = "speaks for"
+OPEN = "says nothing"
+REPORTED = "reported, not judged"
+DOES_NOT_APPLY = "does not apply"
+
+# What all of them together say.
+NO_EFFECT = "no effect"
+ILLUSION = "likely an illusion"
+CONSISTENT = "consistent with a natural pathway"
+UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A test of `helpers.audit.diagnostics.scores` and how to read it.
+
+    Attributes:
+        name: As in `scores`.
+        question: What it asks.
+        against: Values from here on speak against a natural pathway; None: it is not judged.
+        acquits: Values down to here speak for one; None: no value does.
+        limits: When it is fooled.
+    """
+
+    name: str
+    question: str
+    against: float | None
+    acquits: float | None
+    limits: str
+
+    @property
+    def floor(self) -> float | None:
+        """What the interval must lie above if the test is to speak against."""
+        if self.against is None:
+            return None
+        return self.against / 2 if self.acquits is None else self.acquits
+
+
+SMALLEST_EFFECT = 0.05  # FLDD below which there is nothing to explain
+WHOLE = "whole does less"
+TESTS = (
+    Criterion(
+        WHOLE,
+        "How much of the direction's effect does the whole component not have?",
+        0.75,
+        0.5,
+        "Fooled by a decoy: a component that carries the feature elsewhere too has a large effect "
+        "of its own, which hides that this direction's is not natural.",
+    ),
+    Criterion(
+        "lost off natural changes",
+        "How much of the effect is lost if the patch moves only as real inputs do?",
+        0.75,
+        0.5,
+        "Needs many pairs to see how inputs move; fooled if the part that acts varies naturally, "
+        "for reasons that have nothing to do with the feature.",
+    ),
+    Criterion(
+        "beyond range",
+        "By how many widths does the patch leave the range of what real inputs write?",
+        0.1,
+        None,
+        "Silent if the pathway that the patch opens lies within the natural range.",
+    ),
+    Criterion(
+        "lost by the row part",
+        "How much of the effect is lost without the part that the output matrix ignores?",
+        0.5,
+        0.25,
+        "Fooled if the matrix reads the disconnected part although nobody uses what it writes, and "
+        "if a natural unit writes in the same direction.",
+    ),
+    Criterion(
+        "far downstream",
+        "How far are the units of the next MLP from real states, in usual distances?",
+        1.1,
+        0.9,
+        "Fooled by a decoy; and a strong patch along a natural direction goes far, too.",
+    ),
+    Criterion(
+        "far at the site",
+        "How far is the patched activation from real ones, in usual distances?",
+        None,
+        None,
+        "One unit in a thousand hardly changes a distance.",
+    ),
+    Criterion(
+        "lost in range",
+        "How much of the effect is lost if later MLP units stay in their natural range?",
+        0.5,
+        None,
+        "Sees only pathways through later MLP units, and only those outside their natural range.",
+    ),
+    Criterion(
+        "null norm",
+        "How long is the part of the unit direction that the output matrix ignores?",
+        None,
+        None,
+        "A natural direction has such a part too.",
+    ),
+    Criterion(
+        "read by the null part",
+        "How much of the effect is triggered by the part that the output matrix ignores?",
+        None,
+        None,
+        "A natural direction is triggered by such a part too.",
+    ),
+    Criterion(
+        "not necessary",
+        "How much of the direction's effect does the whole component keep without it?",
+        None,
+        None,
+        "As long as effects add up, near 0 for every direction, natural or not.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one test found.
+
+    Attributes:
+        test: Its name.
+        question: What it asks.
+        value: With the interval over pairs; None if the test does not apply.
+        verdict: `AGAINST`, `FOR`, `OPEN`, `REPORTED` or `DOES_NOT_APPLY`.
+        reason: Why, with the number.
+        limits: When the test is fooled.
+    """
+
+    test: str
+    question: str
+    value: Estimate | None
+    verdict: str
+    reason: str
+    limits: str
+
+
+def judge(test: Criterion, value: Estimate) -> str:
+    """What a value says of a natural pathway, by the thresholds of its test."""
+    if test.against is None:
+        return REPORTED
+    if value.value >= test.against and value.low > test.floor:
+        return AGAINST
+    if test.acquits is not None and value.value <= test.acquits and value.high < test.against:
+        return FOR
+    return OPEN
+
+
+def measured(test: Criterion, value: Estimate) -> Finding:
+    """The finding of a test that applies."""
+    verdict = judge(test, value)
+    reasons = {
+        AGAINST: f"at least {test.against}, and the interval is above {test.floor}",
+        FOR: f"at most {test.acquits}, and the interval is below {test.against}",
+        OPEN: f"not clearly {test.against} or more"
+        + ("" if test.acquits is None else f", and not clearly {test.acquits} or less"),
+        REPORTED: "no threshold is set for it",
+    }
+    reason = f"It is {value}: {reasons[verdict]}."
+    return Finding(test.name, test.question, value, verdict, reason, test.limits)
+
+
+def inapplicable(test: Criterion, reason: str) -> Finding:
+    """The finding of a test that does not apply here."""
+    return Finding(test.name, test.question, None, DOES_NOT_APPLY, reason, test.limits)
+
+
+def conclude(effect: Estimate, random: Sequence[Estimate], findings: Sequence[Finding]) -> str:
+    """The verdict on a direction.
+
+    `NO_EFFECT` unless its FLDD is at least `SMALLEST_EFFECT` and the interval lies above that of
+    every random direction.
+    `ILLUSION` if the whole component's test speaks against it, or any two do. `CONSISTENT` if that
+    test speaks for it and none against. Else `UNDECIDED`.
+
+    Args:
+        effect: FLDD of the direction.
+        random: FLDD of random directions, at least one.
+        findings: What the tests found.
+
+    Raises:
+        ValueError: There is no random direction.
+    """
+    if effect.value < SMALLEST_EFFECT or effect.low <= _chance(random):
+        return NO_EFFECT
+    against = [finding.test for finding in findings if finding.verdict == AGAINST]
+    if WHOLE in against or len(against) >= 2:
+        return ILLUSION
+    acquitted = any(finding.test == WHOLE and finding.verdict == FOR for finding in findings)
+    return CONSISTENT if acquitted and not against else UNDECIDED
+
+
+def _chance(random: Sequence[Estimate]) -> float:
+    """The most that a random direction may do."""
+    if not random:
+        raise ValueError("no random directions: compare with at least one")
+    return max(other.high for other in random)
+
+
+NOT_SHOWN = {
+    NO_EFFECT: "This does not show that the site plays no part: another direction, token or layer "
+    "may do what this one does not.",
+    ILLUSION: "This does not show that the component plays no part in the task, only that this "
+    "patch is no evidence that it does.",
+    CONSISTENT: "This does not show that the model uses this direction: a pathway that the patch "
+    "opens within the natural range, or beside a decoy in the same component, passes too.",
+    UNDECIDED: "More pairs would make the intervals narrower; where the direction comes from and "
+    "what reads it are evidence of another kind.",
+}
+
+
+def summarise(effect: Estimate, random: Sequence[Estimate], findings: Sequence[Finding]) -> str:
+    """The verdict, the findings it rests on and what it does not show, in a few sentences."""
+    verdict = conclude(effect, random, findings)
+    shown = {f.test: f"'{f.test}' ({f.value:.2f})" for f in findings if f.value is not None}
+    against = [shown[f.test] for f in findings if f.verdict == AGAINST]
+    accusers = f"{' and '.join(against)} {'speaks' if len(against) == 1 else 'speak'} against"
+    chance = _chance(random)
+    because = {
+        NO_EFFECT: f", less than {SMALLEST_EFFECT:.0%} or not clearly more than a random "
+        f"direction may (up to {chance:.1%}), so there is no effect to explain",
+        ILLUSION: f", but {accusers} a natural pathway",
+        CONSISTENT: f"; {shown.get(WHOLE)} speaks for a natural pathway, and no test against one",
+        UNDECIDED: f"; {accusers} a natural pathway, which alone is not enough"
+        if against
+        else f"; no test speaks against a natural pathway, but '{WHOLE}' not for one either",
+    }
+    removed = f"the patch along the direction removes {effect:.1%} of the model's margin"
+    return f"{verdict.capitalize()}: {removed}{because[verdict]}. {NOT_SHOWN[verdict]}"

@@ -1,0 +1,201 @@
+"""Tests of a direction: numbers that may tell a natural pathway from one that a patch opens.
+
+Every test is scored so that a larger number is more suspicious. What a test is worth is another
+question: lesson 08 scores them all on models where the truth is known, and `helpers.audit` judges
+by those that earned it.
+
+`cached` is a `CachedPairs`, or `PlantedPairs`. `W` is the matrix that takes the site's activation
+to the residual stream, `[d d_model]`; None where the activation is in the stream as it stands.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import TransformerBridge
+
+from helpers.directions.geometry import patch_subspace, read_write_patch, row_null_split, unit
+from helpers.models import require
+from helpers.patching.cached import CachedPairs
+from helpers.patching.sites import Site, check_sites
+
+if TYPE_CHECKING:
+    from helpers.audit.planted import PlantedPairs
+
+Cached: TypeAlias = "CachedPairs | PlantedPairs"
+Writer: TypeAlias = Float[Tensor, "d d_model"] | None
+PerPair: TypeAlias = Float[Tensor, "pairs"]
+
+ONLY_READ = ("mlp_in", "head_query")
+COINCIDE = 1e-3  # of the largest distance among natural states: closer ones are the same
+NATURAL_SHARE = 0.95  # of the squared change from base to source that `natural_changes` keeps
+
+
+class Score(NamedTuple):
+    """A test's result, still by pair: its value is the mean of `above` over that of `below`."""
+
+    above: PerPair
+    below: PerPair
+
+    @property
+    def value(self) -> float:
+        """The ratio of the means over pairs."""
+        return (self.above.mean() / self.below.mean()).item()
+
+
+def writing_matrix(model: TransformerBridge, site: Site) -> Writer:
+    """What takes the site's activation to the residual stream; None for what is in it already.
+
+    Raises:
+        ValueError: what an MLP or a head only reads, which writes nothing by itself, or a site that
+            the model does not have.
+    """
+    check_sites(model, [site])
+    block = model.blocks[site.layer]
+    if site.kind == "mlp_hidden":
+        return block.mlp.W_out.detach()
+    if site.kind == "head_output":
+        return block.attn.W_O[site.head].detach()
+    if site.kind in ONLY_READ:
+        raise ValueError(f"{site} writes nothing into the residual stream: choose another site")
+    return None
+
+
+def has_kernel(W: Writer) -> bool:
+    """Whether something of the activation is lost on its way to the stream."""
+    return W is not None and W.shape[0] > W.shape[1]
+
+
+def scores(cached: Cached, direction: Float[Tensor, "d"], W: Writer) -> dict[str, Score]:
+    """All tests of a direction, by name; larger is more suspicious.
+
+    whole does less: the share of the direction's effect that the whole component does not have.
+    not necessary: 1 minus the effect that the whole component loses without the direction, over
+    the direction's. lost off natural changes: the share lost when the patch is projected on the
+    directions in which real inputs move. beyond range: see `beyond_range`. far at the site, far
+    downstream: see `distance_ratio`. lost in range: see `downstream`. Only where `W` has a kernel:
+    null norm; read by the null part and lost by the row part, as shares of the direction's effect
+    (section 4.3 of the paper, in both conventions). Effects are falls of the logit difference.
+
+    Raises:
+        ValueError: the direction is zero, holds NaN or does not fit the site.
+    """
+    require.floats("the direction", direction, ndim=1)
+    patched = patches(cached, direction, W)
+    fall, moved = falls(cached, patched), patched["direction"]
+    held, far = downstream(cached, moved)
+    effect, ones = fall["direction"], torch.ones(len(cached))
+    natural = torch.cat([cached.base, cached.source])
+    found = {
+        "whole does less": Score(effect - fall["whole"], effect),
+        "not necessary": Score(effect - fall["whole"] + fall["whole without"], effect),
+        "lost off natural changes": Score(effect - fall["natural changes"], effect),
+        "beyond range": Score(beyond_range(cached, moved, W), ones),
+        "far at the site": Score(distance_ratio(natural, moved), ones),
+        "far downstream": Score(far, ones),
+        "lost in range": Score(effect - held, effect),
+    }
+    if has_kernel(W):
+        null = row_null_split(unit(direction).to(cached.base), W).null
+        found["null norm"] = Score(null.norm().cpu() * ones, ones)
+        found["read by the null part"] = Score(fall["read null"], effect)
+        found["lost by the row part"] = Score(effect - fall["row"], effect)
+    return found
+
+
+def patches(
+    cached: Cached, direction: Float[Tensor, "d"], W: Writer
+) -> dict[str, Float[Tensor, "pairs d"]]:
+    """The patched activations that the tests compare, by name.
+
+    direction: the interchange along it. whole: everything from the source. whole without: all but
+    the direction. natural changes: what the direction moves, projected on `natural_changes`. Where
+    `W` has a kernel also row: along the normalised row part; read null: the null part senses, the
+    whole direction acts.
+    """
+    base, source, v = cached.base, cached.source, unit(direction).to(cached.base)
+    moved, axes = patch_subspace(base, source, v), natural_changes(cached)
+    patched = {
+        "direction": moved,
+        "whole": source,
+        "whole without": source - (moved - base),
+        "natural changes": base + (moved - base) @ axes @ axes.T,
+    }
+    if has_kernel(W):
+        row, null = row_null_split(v, W)
+        patched["row"] = patch_subspace(base, source, row) if row.norm() > 1e-5 else base
+        patched["read null"] = read_write_patch(base, source, null, v)
+    return patched
+
+
+@torch.no_grad()
+def falls(cached: Cached, patched: Mapping[str, Float[Tensor, "pairs d"]]) -> dict[str, PerPair]:
+    """How far the logit difference of each pair falls under each patch, in nats."""
+    rows = torch.arange(len(cached), device=cached.base.device).repeat(len(patched))
+    after = cached.logit_difference(torch.cat(list(patched.values())), rows).chunk(len(patched))
+    clean = cached.clean_logit_difference
+    return {name: (clean - left).cpu() for name, left in zip(patched, after, strict=True)}
+
+
+def natural_changes(cached: Cached) -> Float[Tensor, "d k"]:
+    """Orthonormal directions that hold most of the squared change from base to source."""
+    _, s, axes = torch.linalg.svd(cached.source - cached.base, full_matrices=False)
+    held = s.square().cumsum(0) / s.square().sum()
+    return axes[: int((held < NATURAL_SHARE).sum()) + 1].T
+
+
+def beyond_range(cached: Cached, patched: Float[Tensor, "pairs d"], W: Writer) -> PerPair:
+    """How far the patch drives what is written out of its natural range, in widths of that range.
+
+    Along the direction in which the patch changes the residual stream. 0: within what some base or
+    source prompt of these pairs writes there; 1: beyond it by as much as the range is wide.
+    """
+    write = torch.eye(cached.base.shape[1]).to(cached.base) if W is None else W
+    axis = torch.linalg.svd((patched - cached.base) @ write, full_matrices=False)[2][0]
+    natural = torch.cat([cached.base, cached.source]) @ (write @ axis)
+    value, low, high = patched @ (write @ axis), natural.min(), natural.max()
+    excess = (value - high).clamp(min=0) + (low - value).clamp(min=0)
+    return (excess / (high - low).clamp(min=1e-6)).cpu()
+
+
+def distance_ratio(
+    natural: Float[Tensor, "natural d"], patched: Float[Tensor, "pairs d"]
+) -> PerPair:
+    """Distance of each patched state to the nearest natural one, over the usual such distance.
+
+    `natural` begins with the bases in the order of the pairs. A patched state is not compared with
+    the base it was made from, nor a natural state with itself; nor with another that coincides with
+    it, as those of one prompt do that serves in two pairs. Where all natural states coincide, there
+    is no usual distance: 0 for a state that does not move, and a huge number for one that does.
+    """
+    exact = "donot_use_mm_for_euclid_dist"  # else states that coincide are up to 0.01 apart
+    to_natural = torch.cdist(patched, natural, compute_mode=exact)
+    among = torch.cdist(natural, natural, compute_mode=exact)
+    same = among <= COINCIDE * among.max()
+    if not same.all():
+        to_natural = to_natural.masked_fill(same[: len(patched)], torch.inf)
+        among = among.masked_fill(same, torch.inf)
+    nearest, usual = to_natural.amin(-1), among.amin(-1)
+    usual = usual[usual.isfinite()].mean()
+    return (nearest / usual.clamp(min=1e-9)).cpu()
+
+
+@torch.no_grad()
+def downstream(cached: Cached, patched: Float[Tensor, "pairs d"]) -> tuple[PerPair, PerPair]:
+    """What happens above the site: the fall with later units held in range, and how far they are.
+
+    The hidden units of all MLPs above the site are clipped, at the patched token, to what they do
+    on some base prompt, as it is or with the source's whole activation at the site; all at once,
+    to the values of the patched run (after the planted pathways of Liu and Chen). The distance is
+    `distance_ratio` in the units of the next MLP; 1 where there is none.
+    """
+    natural = [cached.later_units(activation) for activation in (cached.base, cached.source)]
+    clamp, far = {}, torch.ones(len(cached))
+    for number, (site, values) in enumerate(cached.later_units(patched).items()):
+        seen = torch.cat([units[site] for units in natural])
+        clamp[site] = values.clamp(seen.amin(0), seen.amax(0))
+        far = distance_ratio(seen, values) if number == 0 else far
+    held = cached.logit_difference(patched, clamp=clamp)
+    return (cached.clean_logit_difference - held).cpu(), far

@@ -1,0 +1,288 @@
+"""Judge a direction: does its patch use a natural pathway, or one that the patch opens?
+
+    result = audit(model, Site(21, "mlp_hidden"), direction, pairs)
+    print(result.summary)
+    save(result, "audit")
+
+`python -m helpers.audit --help` does the same from files.
+"""
+
+import importlib.metadata
+import os
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformer_lens import TransformerBridge
+
+from helpers import __version__
+from helpers.audit.criteria import (
+    SMALLEST_EFFECT,
+    TESTS,
+    Finding,
+    conclude,
+    inapplicable,
+    measured,
+    summarise,
+)
+from helpers.audit.diagnostics import ONLY_READ, Score, scores, writing_matrix
+from helpers.directions.geometry import patch_subspace, random_direction, unit
+from helpers.models import require
+from helpers.patching.cached import CachedPairs
+from helpers.patching.caching import cache_pairs
+from helpers.patching.metrics import Estimate, bootstrap
+from helpers.patching.sites import HOOKS, OF_ONE_HEAD, Site, check_sites
+from helpers.tasks.pairs import Pairs
+
+FEWEST_PAIRS = 8
+PACKAGES = ("torch", "transformer_lens", "transformers")
+
+
+class Effects(NamedTuple):
+    """What a patch did, as in `helpers.patching.cached.Effect`, without the pairs."""
+
+    fldd: Estimate
+    interchange_accuracy: Estimate
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was measured about a direction, and what it says.
+
+    Attributes:
+        model: The model's name.
+        site: Where the direction lives.
+        n_pairs: How many pairs were used.
+        seed: Seed of the random directions and of the findings' intervals.
+        effect: What the patch along the direction does.
+        whole: What the patch of the whole component does.
+        random: FLDD of random directions.
+        findings: What the tests found, in the order of `helpers.audit.criteria.TESTS`.
+        versions: Of the packages that measured it.
+    """
+
+    model: str
+    site: Site
+    n_pairs: int
+    seed: int
+    effect: Effects
+    whole: Effects
+    random: tuple[Estimate, ...]
+    findings: tuple[Finding, ...]
+    versions: Mapping[str, str]
+
+    @property
+    def verdict(self) -> str:
+        """The verdict of `helpers.audit.criteria.conclude`."""
+        return conclude(self.effect.fldd, self.random, self.findings)
+
+    @property
+    def summary(self) -> str:
+        """The verdict, the findings it rests on and what it does not show, in a few sentences."""
+        return summarise(self.effect.fldd, self.random, self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, with the verdict and the summary."""
+        return {
+            "verdict": self.verdict,
+            "summary": self.summary,
+            "model": self.model,
+            "site": self.site.as_dict(),
+            "n_pairs": self.n_pairs,
+            "seed": self.seed,
+            "effect": {name: value._asdict() for name, value in self.effect._asdict().items()},
+            "whole": {name: value._asdict() for name, value in self.whole._asdict().items()},
+            "random": [value._asdict() for value in self.random],
+            "findings": [
+                asdict(finding) | {"value": finding.value and finding.value._asdict()}
+                for finding in self.findings
+            ],
+            "versions": dict(self.versions),
+        }
+
+
+def audit(
+    model: TransformerBridge,
+    site: Site,
+    direction: Float[Tensor, "d"],
+    pairs: Pairs,
+    *,
+    seed: int = 0,
+    n_random: int = 3,
+    batch_size: int = 64,
+    name: str | None = None,
+    progress: bool = True,
+) -> Audit:
+    """Measure what the patch along a direction does, and how.
+
+    Args:
+        direction: A vector of any length at `site`.
+        pairs: At least 8, better 50: ranges and intervals are taken over them.
+        seed: Seed of the random directions (`seed`, `seed + 1`, ...) and of the intervals.
+        n_random: How many random directions to compare with.
+        batch_size: Prompts per forward pass; less needs less memory.
+        name: What to call the model; by default what its configuration does.
+        progress: Show a bar of the steps (the environment variable TQDM_DISABLE=1 hides it, too).
+
+    Raises:
+        ValueError: The direction is zero, holds NaN or has the wrong dimension; there are too few
+            pairs; the model or a prompt has no such site, or the site writes nothing; or the model
+            does not clearly do the task.
+    """
+    direction = _checked(model, site, direction)
+    _check_counts(len(pairs), n_random)
+    W = writing_matrix(model, site)
+    others = [random_direction(len(direction), seed=seed + i) for i in range(n_random)]
+    with _bar(n_random + 5, progress) as bar:
+        cached = cache_pairs(model, pairs, site, batch_size=batch_size)
+        _check_margin(cached.clean_logit_difference)
+        bar.update()
+        patched = [patch_subspace(cached.base, cached.source, v) for v in (direction, *others)]
+        effects = []
+        for activation in (cached.source, *patched):
+            effects.append(_effects(cached, activation))
+            bar.update()
+        found = scores(cached, direction, W)
+        bar.update()
+        findings = _findings(model, site, found, seed, effects[1].fldd)
+        bar.update()
+    whole, effect, *random = effects
+    return Audit(
+        model=re.split(r"[/\\]", (name or model.cfg.model_name).rstrip("/\\"))[-1],
+        site=site,
+        n_pairs=len(pairs),
+        seed=seed,
+        effect=effect,
+        whole=whole,
+        random=tuple(other.fldd for other in random),
+        findings=findings,
+        versions=_versions(),
+    )
+
+
+def dimension(model: TransformerBridge, site: Site) -> int:
+    """How many dimensions the activation at a site has."""
+    W = writing_matrix(model, site)
+    return model.cfg.d_model if W is None else W.shape[0]
+
+
+def _checked(model: TransformerBridge, site: Site, direction: Tensor) -> Float[Tensor, "d"]:
+    """The direction as a unit vector, if it fits the site."""
+    check_sites(model, [site])
+    try:
+        direction = torch.as_tensor(direction).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"a direction is one vector of numbers [d], not {direction!r}") from error
+    if direction.is_complex():
+        raise ValueError("a direction is one vector of real numbers [d], but this is complex")
+    direction = direction.float()
+    if direction.ndim != 1:
+        raise ValueError(
+            f"a direction is one vector [d], but this has the shape {tuple(direction.shape)}"
+        )
+    if len(direction) != dimension(model, site):
+        fitting = ", ".join(map(str, _sites_with(model, site.layer, len(direction))))
+        raise ValueError(
+            f"the direction has {len(direction)} dimensions, but {site} has "
+            f"{dimension(model, site)}: "
+            + (f"do you mean {fitting}?" if fitting else "was it found in another model?")
+        )
+    return unit(direction)
+
+
+def _check_counts(n_pairs: int, n_random: int) -> None:
+    if n_pairs < FEWEST_PAIRS:
+        raise ValueError(
+            f"{n_pairs} pairs are too few: ranges and intervals over pairs need at least "
+            f"{FEWEST_PAIRS}, better 50"
+        )
+    if require.whole("n_random", n_random) < 1:
+        raise ValueError(f"n_random must be at least 1, to compare with chance, not {n_random}")
+
+
+def _sites_with(model: TransformerBridge, layer: int, d: int) -> list[Site]:
+    """The sites of a layer that have `d` dimensions; of the heads, the first."""
+    kinds = [kind for kind in HOOKS if kind not in ONLY_READ]
+    sites = [Site(layer, kind, head=0 if kind in OF_ONE_HEAD else None) for kind in kinds]
+    return [s for s in sites if s.hook_name in model.hook_dict and dimension(model, s) == d]
+
+
+def _check_margin(margin: Float[Tensor, "pairs"]) -> None:
+    if _may_be_zero(margin):
+        raise ValueError(
+            f"the mean clean logit difference is {_nats(margin)}: not clearly a margin that a "
+            "patch could remove. Use more pairs, or pairs whose answers the model knows"
+        )
+
+
+def _may_be_zero(values: Float[Tensor, "pairs"]) -> bool:
+    """Whether the mean is not clearly above zero, so that shares of it are not numbers."""
+    return bool(values.mean() <= 2 * values.std() / len(values) ** 0.5)
+
+
+def _nats(values: Float[Tensor, "pairs"]) -> str:
+    error = values.std() / len(values) ** 0.5
+    return f"{values.mean():.2f} nats with a standard error of {error:.2f}"
+
+
+def _effects(cached: CachedPairs, activation: Float[Tensor, "pairs d"]) -> Effects:
+    effect = cached.measure(activation)
+    return Effects(effect.fldd, effect.interchange_accuracy)
+
+
+def _findings(
+    model: TransformerBridge, site: Site, found: Mapping[str, Score], seed: int, effect: Estimate
+) -> tuple[Finding, ...]:
+    """What each test says; nothing, if the direction has no effect."""
+    small = f"The patch removes {effect.value:.1%} of the margin: too little to ask how."
+    findings = []
+    for test in TESTS:
+        reason = _why_not(model, site, test.name, found.get(test.name))
+        if reason or effect.value < SMALLEST_EFFECT:
+            reason = reason or small
+            findings.append(inapplicable(test, reason))
+        else:
+            findings.append(measured(test, _ratio(found[test.name], seed)))
+    return tuple(findings)
+
+
+def _why_not(model: TransformerBridge, site: Site, name: str, score: Score | None) -> str:
+    """Why a test does not apply; empty if it does."""
+    W = writing_matrix(model, site)
+    if score is None and W is None:
+        return (
+            "The activation is used as it stands: nothing is lost on the way, so there is no part "
+            "that nobody reads by construction."
+        )
+    if score is None:
+        owner = "a head" if site.head is not None else "this MLP"
+        return f"The output matrix of {owner} loses nothing."
+    if name in ("lost in range", "far downstream") and site.layer == model.cfg.n_layers - 1:
+        return "This is the last layer: there is no later MLP."
+    if _may_be_zero(score.below):
+        return f"The effect is {_nats(score.below)}: too little to take a share of."
+    return ""
+
+
+def _ratio(score: Score, seed: int) -> Estimate:
+    """A score with its bootstrap interval over pairs."""
+    samples = torch.stack([score.above, score.below], -1)
+    return bootstrap(samples, lambda means: means[..., 0] / means[..., 1], seed=seed)
+
+
+def _versions() -> dict[str, str]:
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"subspace-illusion": __version__, "python": platform.python_version(), **versions}
+
+
+def _bar(n: int, progress: bool) -> tqdm:
+    """A bar of `n` steps, hidden if TQDM_DISABLE or `progress` say so."""
+    # In notebooks tqdm itself does not look at the variable.
+    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
+    return tqdm(total=n, desc="audit", leave=False, disable=hidden)

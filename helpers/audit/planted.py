@@ -1,0 +1,313 @@
+"""A real model with a pathway planted in it, so that we know what a patch acts through.
+
+Units are added to one MLP of the model: each has an activation on every prompt, which we choose,
+and a row that it writes into the residual stream. Behind that MLP there may be further units, which
+read the stream and stay silent on every prompt. The rest of the model is untouched, and everything
+behind the planted units is computed by the model itself.
+
+Whether a patch acts through a natural pathway is then a matter of fact: hold the planted units that
+do not carry the feature at what they are without a patch, and see how much of its effect is left.
+
+The design follows the planted pathways of Liu and Chen, moved to an activation with a kernel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from helpers.directions.geometry import random_direction, unit
+from helpers.patching.cached import CachedPairs, Clamp
+from helpers.patching.sites import Site
+
+Rows: TypeAlias = Int[Tensor, "rows"] | slice
+ALL = slice(None)
+PerPrompt: TypeAlias = Float[Tensor, "pairs"]
+SILENT = Site(0, "mlp_out")  # in `later_units`, stands for the planted units behind the MLP
+
+
+class Unit(NamedTuple):
+    """A planted unit: its activations on the prompts, what it writes, its weight in the direction.
+
+    A unit that is `natural` carries the feature on ordinary prompts; the others are held at their
+    unpatched value when the truth is measured.
+    """
+
+    base: Float[Tensor, "pairs"]
+    source: Float[Tensor, "pairs"]
+    writes: Float[Tensor, "d_model"]
+    weight: float
+    natural: bool
+
+
+class Silent(NamedTuple):
+    """Planted units behind the MLP: `relu(stream @ reads - threshold) @ writes`."""
+
+    reads: Float[Tensor, "d_model k"]
+    threshold: float
+    writes: Float[Tensor, "k d_model"]
+
+    def fires(self, stream: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows k"]:
+        """The units' activations."""
+        return torch.relu(stream @ self.reads - self.threshold)
+
+
+@dataclass(frozen=True, eq=False)
+class PlantedPairs:
+    """Pairs at the hidden activation of an MLP with planted units, which follow its own.
+
+    Attributes:
+        hidden, stream: The pairs at `mlp_hidden` and at `resid_post` of the layer.
+        base_units, source_units: Activations of the planted units.
+        writes: What each of them writes into the residual stream.
+        natural: Which of them carry the feature on ordinary prompts.
+        silent: Planted units behind the MLP, if any.
+    """
+
+    hidden: CachedPairs
+    stream: CachedPairs
+    base_units: Float[Tensor, "pairs k"]
+    source_units: Float[Tensor, "pairs k"]
+    writes: Float[Tensor, "k d_model"]
+    natural: Sequence[bool]
+    silent: Silent | None = None
+
+    def __len__(self) -> int:
+        return len(self.hidden)
+
+    @cached_property
+    def W(self) -> Float[Tensor, "d d_model"]:
+        """What the MLP writes: its own down projection, then the rows of the planted units."""
+        own = self.hidden.model.blocks[self.hidden.site.layer].mlp.W_out.detach()
+        return torch.cat([own, self.writes])
+
+    @cached_property
+    def base(self) -> Float[Tensor, "pairs d"]:
+        """Activations of the base prompts, planted units last."""
+        return torch.cat([self.hidden.base, self.base_units], -1)
+
+    @cached_property
+    def source(self) -> Float[Tensor, "pairs d"]:
+        """Activations of the source prompts, planted units last."""
+        return torch.cat([self.hidden.source, self.source_units], -1)
+
+    @cached_property
+    def clean_logit_difference(self) -> Float[Tensor, "pairs"]:
+        """Answer minus counterfactual logit of the unpatched base prompts."""
+        with torch.no_grad():
+            return self.logit_difference(self.base)
+
+    def written(
+        self, activation: Float[Tensor, "rows d"], rows: Rows = ALL
+    ) -> Float[Tensor, "rows d_model"]:
+        """The residual stream behind the MLP, before any silent unit."""
+        own = self.hidden.base.shape[1]
+        change = torch.cat([activation[:, :own] - self.hidden.base[rows], activation[:, own:]], -1)
+        return self.stream.base[rows] + change @ self.W
+
+    def logit_difference(
+        self, activation: Float[Tensor, "rows d"], rows: Rows = ALL, *, clamp: Clamp | None = None
+    ) -> Float[Tensor, "rows"]:
+        """As for `CachedPairs`; `clamp` may hold the silent units, too."""
+        clamp, stream = dict(clamp or {}), self.written(activation, rows)
+        if self.silent:
+            fires = clamp.pop(SILENT, None)
+            stream = stream + (self.silent.fires(stream) if fires is None else fires) @ (
+                self.silent.writes
+            )
+        numbers = None if isinstance(rows, slice) else rows
+        return self.stream.logit_difference(stream, numbers, clamp=clamp)
+
+    def later_units(self, activation: Float[Tensor, "pairs d"]) -> dict[Site, Tensor]:
+        """Hidden activations of all MLPs above, under a patch, and those of the silent units."""
+        stream = self.written(activation)
+        if not self.silent:
+            return self.stream.later_units(stream)
+        fires = self.silent.fires(stream)
+        return self.stream.later_units(stream + fires @ self.silent.writes) | {SILENT: fires}
+
+    def without_planted(self, activation: Float[Tensor, "pairs d"]) -> Float[Tensor, "pairs d"]:
+        """The activation with the units that do not carry the feature as they are in the base."""
+        held = torch.tensor([False] * self.hidden.base.shape[1] + [not n for n in self.natural])
+        return torch.where(held.to(activation.device), self.base, activation)
+
+
+def feature(pairs: CachedPairs) -> tuple[PerPrompt, PerPrompt, Float[Tensor, "d"]]:
+    """A binary feature as the stream has it: a number near 1 or -1 for each prompt.
+
+    Returns:
+        The numbers of the bases and of the sources, and half the difference of the class means:
+        what one unit of the feature is in the stream.
+    """
+    change = pairs.source - pairs.base
+    axis = torch.linalg.svd(change, full_matrices=False)[2][0]
+    sign = torch.where(change @ axis < 0, 1.0, -1.0)[:, None]
+    half = -(sign * change).mean(0) / 2
+    middle = (pairs.base + pairs.source).mean(0) / 2
+    read = half / half.square().sum()
+    return (pairs.base - middle) @ read, (pairs.source - middle) @ read, half
+
+
+class Plan(NamedTuple):
+    """What the families share: the signals, the sizes drawn for one model, and its generator."""
+
+    order: tuple[PerPrompt, PerPrompt]
+    push: Float[Tensor, "d_model"]  # what one unit of the feature writes for the readers
+    elsewhere: Float[Tensor, "d_model"]  # as long, in a random direction
+    size: float  # activation of a unit that carries the feature
+    read: float  # weights of a direction's sensing and acting part
+    act: float
+    generator: torch.Generator
+
+    def mediator(self, weight: float) -> Unit:
+        """Carries the feature and writes it: the natural pathway."""
+        return self._carries(self.push / self.size, weight)
+
+    def sensor(self, weight: float, writes: float = 0.0) -> Unit:
+        """Carries the feature and writes nothing, or something that nobody reads."""
+        return self._carries(writes * self.elsewhere / self.size, weight)
+
+    def dormant(self, weight: float, *, through_silent: bool = False) -> Unit:
+        """The same on every prompt, and read by the readers (or by silent units)."""
+        still = torch.zeros_like(self.order[0])
+        return Unit(still, still, self._acting(through_silent), weight, False)
+
+    def busy(self, weight: float) -> Unit:
+        """Read by the readers and moved on every prompt, but by something else than the feature."""
+        drawn = torch.randn(2, len(self.order[0]), generator=self.generator).to(self.order[0])
+        base, source = 3 * self.size * self.read * self.act * drawn
+        return Unit(base, source, self._acting(False), weight, False)
+
+    def _carries(self, writes: Tensor, weight: float) -> Unit:
+        return Unit(self.size * self.order[0], self.size * self.order[1], writes, weight, True)
+
+    def _acting(self, through_silent: bool) -> Tensor:
+        """Scaled so that the patch along sensor and actor writes as much as a mediator does."""
+        return (self.elsewhere if through_silent else self.push) / (
+            self.size * self.read * self.act
+        )
+
+
+def _units(family: str, plan: Plan) -> list[Unit]:
+    """The planted units of a family, with their weights in the direction to be judged."""
+    r, a = plan.read, plan.act
+    turn = torch.rand((), generator=plan.generator).item() * torch.pi / 2  # of a mixture
+    m, s = torch.cos(torch.tensor(turn)).item(), torch.sin(torch.tensor(turn)).item()
+    families = {  # the natural pathways first
+        "mediator": lambda: [plan.mediator(1)],
+        "mediator and twin": lambda: [plan.mediator(r), plan.sensor(a)],
+        "mediator, others dormant": lambda: [plan.mediator(1), plan.sensor(0), plan.dormant(0)],
+        "silent": lambda: [plan.sensor(r), plan.dormant(a)],
+        "silent, with decoy": lambda: [plan.mediator(0), plan.sensor(r), plan.dormant(a)],
+        "read, unused": lambda: [plan.sensor(r, writes=1), plan.dormant(a)],
+        "hijack": lambda: [plan.sensor(r), plan.dormant(a, through_silent=True)],
+        "in range": lambda: [plan.sensor(r), plan.busy(a)],
+        "in range, with decoy": lambda: [plan.mediator(0), plan.sensor(r), plan.busy(a)],
+        "mixture": lambda: [plan.mediator(m), plan.sensor(r * s), plan.dormant(a * s)],
+    }
+    return families[family]()
+
+
+NATURAL = ("mediator", "mediator and twin", "mediator, others dormant", "mediator, spread")
+OPENED = (
+    "silent", "silent, spread", "hijack", "read, unused", "silent, with decoy",
+    "in range", "in range, with decoy",
+)  # fmt: skip
+FAMILIES = (*NATURAL, *OPENED, "mixture")
+COPIES = 32
+
+
+def plant(
+    family: str, hidden: CachedPairs, before: CachedPairs, stream: CachedPairs, *, seed: int
+) -> tuple[PlantedPairs, Float[Tensor, "d"]]:
+    """A planted model of one of `FAMILIES`, and the direction in its MLP that is to be judged.
+
+    Sizes, strength and angles are drawn anew for each seed, and up to a fifth of the direction's
+    length is noise among the model's own units.
+
+    Args:
+        hidden, before, stream: The same pairs at `mlp_hidden`, `resid_mid` and `resid_post` of one
+            layer, of a feature that moves the residual stream there.
+
+    Raises:
+        ValueError: an unknown family, or pairs at other sites.
+    """
+    kinds = [part.site.kind for part in (hidden, before, stream)]
+    layers = {part.site.layer for part in (hidden, before, stream)}
+    sizes = {len(part) for part in (hidden, before, stream)}
+    if kinds != ["mlp_hidden", "resid_mid", "resid_post"] or len(layers) > 1 or len(sizes) > 1:
+        raise ValueError(
+            "the same pairs are needed at mlp_hidden, resid_mid and resid_post of one layer, but "
+            f"these are at {hidden.site}, {before.site} and {stream.site}"
+        )
+    if family not in FAMILIES:
+        raise ValueError(f"no family {family!r}: choose from {list(FAMILIES)}")
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * torch.rand((), generator=generator).item()
+
+    angle = torch.tensor(uniform(25, 65)).deg2rad()
+    push = uniform(0.4, 1.2) * feature(stream)[2]
+    plan = Plan(
+        order=feature(before)[:2],
+        push=push,
+        elsewhere=push.norm() * random_direction(len(push), seed=seed).to(push),
+        size=uniform(0.25, 0.75) * (hidden.source - hidden.base).norm(dim=-1).mean().item(),
+        read=angle.cos().item(),
+        act=angle.sin().item(),
+        generator=generator,
+    )
+    units = _units(family.removesuffix(", spread"), plan)
+    if family.endswith(", spread"):
+        units = [copy for one in units for copy in _spread(one, plan)]
+    base, source = (torch.stack([one[side] for one in units], -1) for side in (0, 1))
+    planted = PlantedPairs(
+        hidden, stream, base, source, torch.stack([one.writes for one in units]),
+        natural=[one.natural for one in units],
+    )  # fmt: skip
+    if family == "hijack":
+        planted = replace(planted, silent=_silent(planted, plan))
+    noise = uniform(0, 0.2) * random_direction(hidden.base.shape[1], seed=seed + 1)
+    weights = torch.tensor([one.weight for one in units])
+    return planted, unit(torch.cat([noise, weights]))
+
+
+def _spread(one: Unit, plan: Plan) -> list[Unit]:
+    """A unit's work shared by many; each of those that carry it varies by itself as well."""
+    shares = unit(torch.randn(COPIES, generator=plan.generator)).tolist()
+    size = 0.5 * plan.size / COPIES**0.5 if one.natural else 0.0
+    jitter = size * torch.randn(2, COPIES, len(one.base), generator=plan.generator).to(one.base)
+    return [
+        Unit(one.base * c + b, one.source * c + s, one.writes * c, one.weight * c, one.natural)
+        for c, b, s in zip(shares, *jitter, strict=True)
+    ]
+
+
+def _silent(planted: PlantedPairs, plan: Plan) -> Silent:
+    """Two units that read `elsewhere`, each one way; no prompt reaches their threshold."""
+    axis = unit(plan.elsewhere)
+    reads = torch.stack([axis, -axis], -1)
+    source = planted.stream.source + planted.source_units @ planted.writes
+    patched = [planted.written(planted.base), planted.written(planted.source)]
+    natural = torch.cat([*patched, source]) @ reads
+    threshold = 1.02 * natural.max().item()
+    gain = plan.push / (plan.elsewhere.norm() - threshold).clamp(min=0.2 * plan.elsewhere.norm())
+    return Silent(reads, threshold, torch.stack([gain, -gain]))
+
+
+def share_opened(planted: PlantedPairs, patched: Float[Tensor, "pairs d"]) -> float:
+    """The truth: the share of a patch's effect that is gone with the opened pathway shut.
+
+    The planted units that do not carry the feature are held at their unpatched values.
+    """
+    rows = torch.arange(len(planted)).repeat(2)
+    both = torch.cat([patched, planted.without_planted(patched)])
+    with torch.no_grad():
+        after = planted.logit_difference(both, rows)
+    full, shut = (planted.clean_logit_difference.mean() - x.mean() for x in after.chunk(2))
+    return (1 - shut / full).item()

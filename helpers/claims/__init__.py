@@ -1,0 +1,7 @@
+"""What the paper says, what we measured, and whether they agree; the report, models side by side.
+
+`report.record` judges a measurement by a rule that was written before it.
+"""
+
+from helpers.claims.models import compare, counts
+from helpers.claims.sweeps import save_sweep, shipped_sweep

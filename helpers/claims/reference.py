@@ -1,0 +1,104 @@
+"""Our own reference values: what the claims came to when we ran the lessons.
+
+    python -m tools.reference [--model NAME]    takes the recorded claims as the new reference
+
+`data/expected/<model>.json` holds each claim's value with a tolerance that a run on another CPU
+should stay within. A run that leaves it has drifted: a package, the data or the code has changed
+what we measure.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from helpers.claims.report import claims, read_measured, recorded, results_folder, rule_names
+from helpers.claims.sizes import SIZES, sizes
+from helpers.models.load import PACKAGED, model_name
+from helpers.output import files
+from helpers.output.files import ROOT
+
+KEPT = ("verdict", "value", "interval", "lesson", "note")  # of what a lesson recorded
+RELATIVE, FLOOR = 0.05, {"%": 2.0, "": 0.03, "nats": 0.05}  # 5 % of the value, at least these
+
+
+def expected_path(model: str | None = None) -> Path:
+    """Where the reference values of a model are, or would be."""
+    return ROOT / "data" / "expected" / f"{results_folder(model).name}.json"
+
+
+def expected(model: str | None = None) -> dict[str, dict[str, Any]]:
+    """The reference values of a model by claim; empty if we have none.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    return read_measured(expected_path(model))
+
+
+def default_tolerance(entry: Mapping[str, Any], unit: str) -> float:
+    """The largest of 5 % of the value, half its interval's width, and what the unit shows."""
+    low, high = entry.get("interval") or (0, 0)
+    return max(RELATIVE * abs(entry["value"]), (high - low) / 2, FLOOR.get(unit, 0.1))
+
+
+def drifts(model: str | None = None) -> list[str]:
+    """One sentence for every recorded claim that is off its reference value."""
+    found, sentences = recorded(model), []
+    for claim, reference in expected(model).items():
+        value, wanted = found.get(claim, reference).get("value"), reference.get("value")
+        tolerance = reference.get("tolerance") or 0
+        if (value is None) != (wanted is None):
+            sentences.append(f"{claim}: {value} instead of {wanted}")
+        elif value is not None and not abs(value - wanted) <= tolerance:
+            limits = f"{wanted:.4g} ± {tolerance:.2g}"
+            sentences.append(f"{claim} ({claims()[claim]['title']}): {value:.4g}, not {limits}")
+    return sentences
+
+
+def check(model: str | None = None) -> None:
+    """Compare what was recorded with the reference values of the packaged model, and say so.
+
+    On another model, or with other sizes than the default ones, drifts are printed only.
+
+    Raises:
+        AssertionError: on the packaged model, a claim has moved; the message says which.
+    """
+    same = model_name(model) == PACKAGED and sizes() == SIZES["quick"]
+    moved = drifts(model)
+    if same and moved:
+        raise AssertionError("These claims have moved:\n" + "\n".join(moved))
+    both = expected(model).keys() & recorded(model).keys()
+    print(f"{len(both) - len(moved)} of {len(both)} recorded claims are as in our reference run")
+    print(*moved, sep="\n", end="\n" if moved else "")
+
+
+def _short(item: Any, digits: int = 6) -> Any:
+    """Numbers, also in a list, to so many digits; anything else as it is."""
+    if isinstance(item, list):
+        return [_short(number, digits) for number in item]
+    return float(f"{item:.{digits}g}") if isinstance(item, float) else item
+
+
+def update(model: str | None = None) -> Path:
+    """Make what was recorded the reference; other claims and tolerances set before stay.
+
+    Raises:
+        FileNotFoundError: Nothing was recorded.
+        ValueError: One of the files is damaged.
+    """
+    if not recorded(model):
+        name = results_folder(model).name
+        raise FileNotFoundError(f"Nothing was recorded for {name}: run the lessons on it first")
+    old = expected(model)
+    entries = {claim: old.get(claim) for claim in claims() if claim in old.keys() | recorded(model)}
+    for claim, entry in recorded(model).items():
+        entries[claim] = {key: _short(entry[key]) for key in KEPT if entry.get(key) is not None}
+        if entry.get("value") is not None:
+            judged = sorted(rule_names(claims()[claim]["rule"]) & entry.get("detail", {}).keys())
+            entries[claim]["detail"] = {name: _short(entry["detail"][name]) for name in judged}
+            default = default_tolerance(entry, claims()[claim]["paper"]["unit"])
+            entries[claim]["tolerance"] = old.get(claim, {}).get("tolerance", _short(default, 2))
+    path = expected_path(model)
+    files.write(path, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
+    return path

@@ -1,0 +1,30 @@
+"""Sweeps as files: those that a lesson saves, and those that come with the project."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from helpers.claims.report import results_folder, saving
+from helpers.output import files
+from helpers.output.files import ROOT
+
+
+def save_sweep(name: str, table: pd.DataFrame) -> Path:
+    """Write a table by layer and patch, such as that of `over_pairs`, to the results; the path.
+
+    Raises:
+        ResultsError: It cannot be written.
+    """
+    path = results_folder() / f"{name}-sweep.csv"
+    with saving(path.parent):
+        files.write(path, table.to_csv())
+    return path
+
+
+def shipped_sweep(name: str) -> pd.DataFrame | None:
+    """The full-size sweep that comes with the project for this model, by layer and patch, if any.
+
+    See `data/README.md` for the command that made it.
+    """
+    path = ROOT / "data" / "sweeps" / results_folder().name / f"{name}.csv"
+    return pd.read_csv(path, index_col=["layer", "patch"]) if path.exists() else None

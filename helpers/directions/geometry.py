@@ -1,0 +1,233 @@
+"""Directions, subspaces and the patches built from them: pure functions of activations.
+
+Throughout, `W_out` is a down projection as TransformerLens stores it, `[d_mlp, d_model]`, so the
+MLP writes `hidden @ W_out` (plus a bias). What `W_out` cannot see is its *null space*
+`{v : v @ W_out = 0}`; what it can see is the orthogonal complement, its *row space* (the name the
+paper uses, section 3; a row of its `W_out`, which is the transpose of ours).
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from helpers.models import require
+
+SHORTEST = 1e-15  # lengths below, whose squares float32 does not hold exactly, are scaled first
+
+
+class RowNullSplit(NamedTuple):
+    """`direction = row + null`; neither part is rescaled."""
+
+    row: Float[Tensor, "*k d"]
+    null: Float[Tensor, "*k d"]
+
+
+def unit(direction: Float[Tensor, "*k d"]) -> Float[Tensor, "*k d"]:
+    """The direction scaled to length 1.
+
+    Raises:
+        ValueError: a direction is zero, holds NaN or infinity, or is no floating-point tensor.
+    """
+    require.floats("a direction", direction)
+    if not direction.shape[-1]:
+        raise ValueError("a direction of no dimensions points nowhere")
+    norm = direction.norm(dim=-1, keepdim=True)
+    if ((norm > SHORTEST) & torch.isfinite(norm)).all():
+        return direction / norm
+    largest = direction.detach().abs().amax(dim=-1, keepdim=True)
+    if not torch.isfinite(largest).all():
+        raise ValueError("a direction holds NaN or infinity: check the training that produced it")
+    if (largest == 0).any():
+        raise ValueError("a direction is the zero vector, which points nowhere")
+    return unit(direction / largest)  # its square was too small or too large to be represented
+
+
+def random_direction(d: int, *, seed: int) -> Float[Tensor, "d"]:
+    """A unit vector drawn uniformly from the sphere: the control every direction should beat."""
+    require.whole("d", d, least=1)
+    return unit(torch.randn(d, generator=torch.Generator().manual_seed(seed)))
+
+
+def cosine(a: Float[Tensor, "*k d"], b: Float[Tensor, "*k d"]) -> Float[Tensor, "*k"]:
+    """Cosine of the angle between directions (between -1 and 1).
+
+    Raises:
+        ValueError: vectors of different dimension, or one that is zero or NaN.
+    """
+    require.floats("a direction", a)
+    require.floats("a direction", b)
+    _require_dimension("the second direction", b.shape[-1], a.shape[-1])
+    return (unit(a) * unit(b)).sum(-1)
+
+
+def orthonormal(basis: Float[Tensor, "d k"]) -> Float[Tensor, "d k"]:
+    """An orthonormal basis of the column space, differentiable in `basis`.
+
+    Raises:
+        ValueError: no columns or more than dimensions, one that is zero or NaN, linearly dependent
+            ones, or no matrix of float32 or float64.
+    """
+    _require_matrix("the basis", basis)
+    d, k = basis.shape
+    if k > d:
+        raise ValueError(f"a basis of {k} directions does not fit in a space of {d} dimensions")
+    q, r = torch.linalg.qr(unit(basis.mT).mT)
+    if r.diagonal().abs().min() <= max(d, k) * torch.finfo(basis.dtype).eps:
+        raise ValueError(
+            f"the {k} columns of the basis are linearly dependent: drop the redundant ones"
+        )
+    return q
+
+
+def patch_subspace(
+    base: Float[Tensor, "pairs d"],
+    source: Float[Tensor, "pairs d"],
+    basis: Float[Tensor, "d *k"],
+) -> Float[Tensor, "pairs d"]:
+    """The base activation with its component in the subspace replaced by the source's.
+
+    `h = base + P (source - base)` with `P` the orthogonal projector on the span of `basis`: the
+    subspace activation patch of section 2. A single direction `[d]` may have any length, a basis
+    `[d, k]` any shape: both are normalised here. `base` and `source` are left as they were.
+
+    Raises:
+        ValueError: shapes that do not fit, or a zero, NaN or rank-deficient basis.
+    """
+    _require_alike(base, source)
+    if not isinstance(basis, Tensor) or basis.ndim not in (1, 2):
+        raise ValueError("the basis must be a tensor, one direction [d] or several [d, k]")
+    _require_dimension("basis", basis.shape[0], base.shape[-1])
+    basis = basis.to(base)
+    if basis.ndim == 1:
+        v = unit(basis)
+        return base + ((source - base) @ v)[..., None] * v
+    q = orthonormal(basis)
+    return base + (source - base) @ q @ q.T
+
+
+def patch_each(
+    base: Float[Tensor, "pairs d"],
+    source: Float[Tensor, "pairs d"],
+    directions: Float[Tensor, "pairs d"],
+) -> Float[Tensor, "pairs d"]:
+    """As `patch_subspace` along one direction, with a direction of its own for every pair.
+
+    Raises:
+        ValueError: shapes that do not fit, or a direction that is zero or NaN.
+    """
+    _require_alike(base, source)
+    require.floats("directions", directions)
+    if directions.shape != base.shape:
+        raise ValueError(
+            f"one direction per pair is needed, {tuple(base.shape)}, not {tuple(directions.shape)}"
+        )
+    v = unit(directions.to(base))
+    return base + ((source - base) * v).sum(-1, keepdim=True) * v
+
+
+def read_write_patch(
+    base: Float[Tensor, "pairs d"],
+    source: Float[Tensor, "pairs d"],
+    read: Float[Tensor, "*pairs d"],
+    write: Float[Tensor, "*pairs d"],
+) -> Float[Tensor, "pairs d"]:
+    """Senses the difference along one vector and acts along another: `base + (read . diff) write`.
+
+    With `read = write = v` of length 1 this is `patch_subspace`. With the parts of one unit
+    direction it takes the patch apart: `read_write(row, v) + read_write(null, v)` move the
+    activation by exactly as much as the patch along `v = row + null`. Nothing is normalised here.
+
+    Args:
+        read, write: One vector `[d]` for all pairs, or one for each `[pairs d]`.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    _require_alike(base, source)
+    for name, vector in (("read", read), ("write", write)):
+        require.floats(name, vector)
+        _require_dimension(name, vector.shape[-1], base.shape[-1])
+        if vector.ndim > 1 and vector.shape != base.shape:
+            raise ValueError(
+                f"{name} must be one vector or one per pair, {tuple(base.shape)}, not "
+                f"{tuple(vector.shape)}"
+            )
+    sensed = ((source - base) * read.to(base)).sum(-1, keepdim=True)
+    return base + sensed * write.to(base)
+
+
+def row_space(W_out: Float[Tensor, "d_mlp d_model"]) -> Float[Tensor, "d_mlp rank"]:
+    """An orthonormal basis of the hidden directions that `W_out` reads, by rank-aware SVD.
+
+    The rank is counted, not assumed: centring the writing weights removes one dimension, and a
+    plain QR would return a direction of noise in its place.
+
+    Raises:
+        ValueError: no matrix of float32 or float64, or one with NaN.
+    """
+    _require_matrix("W_out", W_out)
+    if not torch.isfinite(W_out).all():
+        raise ValueError("W_out holds NaN or infinity: was the model loaded as it should be?")
+    u, s, _ = torch.linalg.svd(W_out, full_matrices=False)
+    tolerance = s.max() * max(W_out.shape) * torch.finfo(W_out.dtype).eps
+    return u[:, s > tolerance]
+
+
+def row_null_split(
+    direction: Float[Tensor, "*k d_mlp"], W_out: Float[Tensor, "d_mlp d_model"]
+) -> RowNullSplit:
+    """The part of a hidden direction that `W_out` reads and the part it cannot see.
+
+    Section 4.3 of the paper. The parts are orthogonal, add up to `direction`, and
+    `null @ W_out = 0`. Normalise them yourself if the patch you want is along a unit vector: the
+    normalised row part patches `1 / |row|^2` times more strongly than the row part as it stands.
+
+    Raises:
+        ValueError: the direction does not live in the hidden space of `W_out`, or holds NaN.
+    """
+    require.floats("a direction", direction)
+    if not torch.isfinite(direction).all():
+        raise ValueError("a direction holds NaN or infinity: check the training that produced it")
+    _require_matrix("W_out", W_out)
+    _require_dimension("direction", direction.shape[-1], W_out.shape[0])
+    q = row_space(W_out).to(direction)
+    row = direction @ q @ q.T
+    return RowNullSplit(row, direction - row)
+
+
+def chance_norms(W_out: Float[Tensor, "d_mlp d_model"]) -> tuple[float, float]:
+    """Root-mean-square norms of the (row, null) parts of a random unit direction."""
+    share = row_space(W_out).shape[1] / W_out.shape[0]
+    return share**0.5, (1 - share) ** 0.5
+
+
+def _require_alike(base: Tensor, source: Tensor) -> None:
+    require.floats("base", base)
+    require.floats("source", source)
+    if base.dtype != source.dtype:
+        raise ValueError(
+            f"base is {base.dtype} and source {source.dtype}: convert one, source.to(base)"
+        )
+    if base.ndim == 0 or base.shape != source.shape:
+        raise ValueError(
+            f"base and source must have one shape, got {tuple(base.shape)} and "
+            f"{tuple(source.shape)}"
+        )
+
+
+def _require_matrix(name: str, matrix: Tensor) -> None:
+    require.floats(name, matrix, ndim=2)
+    if matrix.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{name} is {matrix.dtype}, too coarse to take apart: pass {name}.float()")
+    if not matrix.numel():
+        raise ValueError(f"{name} is empty: its shape is {tuple(matrix.shape)}")
+
+
+def _require_dimension(name: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise ValueError(
+            f"{name} has {found} dimensions but the activation has {expected}: "
+            "was it found at another site or in another model?"
+        )

@@ -1,0 +1,241 @@
+"""How common is the illusion: the same experiment at any MLP, for any binary feature.
+
+Section 7 of the paper predicts an illusion in every MLP between the layer that writes a feature and
+the layer that reads it. `illusions_at_layer` tries one of them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import TransformerBridge
+from transformers.activations import ACT2FN
+
+from helpers.directions.geometry import (
+    patch_subspace,
+    random_direction,
+    read_write_patch,
+    row_null_split,
+    unit,
+)
+from helpers.directions.search import answer_logit_difference, find_direction
+from helpers.models import require
+from helpers.patching.cached import CachedPairs
+from helpers.patching.caching import cache_sites
+from helpers.patching.metrics import Estimate, fractional_logit_difference_decrease
+from helpers.patching.sites import Site
+from helpers.tasks.pairs import Pairs
+
+KINDS = ("pattern", "value")  # columns that say which of the two values a base has
+
+
+def sign_of(pairs: Pairs) -> Float[Tensor, "pairs"]:
+    """1 for bases with the feature's first value, in alphabetical order, and -1 for the others.
+
+    Raises:
+        ValueError: the table has no column `pattern` (IOI) or `value` (agreement), or more than two
+            values in it.
+    """
+    column = next((name for name in KINDS if name in pairs.table), None)
+    if column is None or pairs.table[column].nunique(dropna=False) != 2:
+        raise ValueError(f"pairs need one of the columns {KINDS} in their table, with two values")
+    first = pairs.table[column] == pairs.table[column].min()
+    return torch.where(torch.tensor(first.to_numpy()), 1.0, -1.0)
+
+
+def mean_gradient(cached: CachedPairs) -> Float[Tensor, "d"]:
+    """Where the activation must go for the bases' first value to win: a mean over the pairs."""
+    sign = sign_of(cached.pairs).to(cached.base)
+    return (sign[:, None] * cached.base_gradient).mean(0)
+
+
+def mean_difference(cached: CachedPairs) -> Float[Tensor, "d"]:
+    """The mean activation of the first value minus that of the second, over bases and sources."""
+    return (sign_of(cached.pairs).to(cached.base)[:, None] * (cached.base - cached.source)).mean(0)
+
+
+def construct(
+    difference: Float[Tensor, "d"], reads: Float[Tensor, "d_model"], W: Float[Tensor, "d d_model"]
+) -> Float[Tensor, "d"] | None:
+    """An illusion without training: half a sensor nobody reads, half an actuator (section 7).
+
+    Args:
+        difference: Between the class means of the hidden activation.
+        reads: The direction of the residual stream behind the MLP that later layers listen to, for
+            the first value.
+        W: The down projection.
+
+    Returns:
+        The unit direction, or None where nothing listens or nothing is carried.
+    """
+    sensor, actuator = row_null_split(difference, W).null, W @ reads
+    if sensor.norm() <= 1e-4 * difference.norm() or actuator.norm() < 1e-12:
+        return None
+    return unit(unit(sensor) + unit(actuator))
+
+
+@dataclass(frozen=True, eq=False)
+class RandomMLP:
+    """A stand-in for an MLP with weights that have learned nothing, beside the real one.
+
+    Only what a patch changes in its output is added to the real residual stream.
+    """
+
+    W_in: Float[Tensor, "d_model d_mlp"]
+    W_gate: Float[Tensor, "d_model d_mlp"] | None
+    W_out: Float[Tensor, "d_mlp d_model"]
+    act: Callable[[Tensor], Tensor]
+
+    @classmethod
+    def like(cls, model: TransformerBridge, layer: int, *, seed: int = 0) -> "RandomMLP":
+        """Weights drawn with the standard deviations of the real ones.
+
+        Raises:
+            ValueError: the model has no such layer.
+        """
+        Site(layer, "mlp_hidden").check(model)
+        mlp, generator = model.blocks[layer].mlp, torch.Generator().manual_seed(seed)
+
+        def draw(weight: Tensor) -> Tensor:
+            return torch.randn(weight.shape, generator=generator).to(weight) * weight.std()
+
+        return cls(
+            draw(mlp.W_in), draw(mlp.W_gate) if model.cfg.gated_mlp else None, draw(mlp.W_out),
+            ACT2FN[model.cfg.act_fn],
+        )  # fmt: skip
+
+    def hidden(self, x: Float[Tensor, "pairs d_model"]) -> Float[Tensor, "pairs d_mlp"]:
+        """Its hidden activation on what the real MLP reads."""
+        if self.W_gate is None:
+            return self.act(x @ self.W_in)
+        return self.act(x @ self.W_gate) * (x @ self.W_in)
+
+
+class AtLayer(NamedTuple):
+    """The same pairs at three activations of one layer."""
+
+    hidden: CachedPairs
+    input: CachedPairs
+    stream: CachedPairs
+
+
+def cache_layers(
+    model: TransformerBridge, pairs: Pairs, layers: Iterable[int]
+) -> dict[int, AtLayer]:
+    """Pairs at the MLPs of several layers: what enters, what is hidden there, what leaves."""
+    kinds = ("mlp_hidden", "mlp_in", "resid_post")
+    layers = list(layers)
+    cached = cache_sites(model, pairs, [Site(at, kind) for at in layers for kind in kinds])
+    return {at: AtLayer(*cached[3 * i : 3 * i + 3]) for i, at in enumerate(layers)}
+
+
+def illusions_at_layer(
+    train: AtLayer, test: AtLayer, *, seeds: Sequence[int | None] = (None,), epochs: int = 4
+) -> pd.DataFrame:
+    """What one direction of one MLP can do, by construction and by training, with its controls.
+
+    Args:
+        train, test: Pairs of one feature; directions are made on the first, judged on the second.
+        seeds: Starts of the training: a seed, or None for the constructed direction. The result
+            with the lowest training loss counts. Without any, nothing is trained.
+        epochs: Steps of each training: all training pairs at once.
+
+    Returns:
+        A row per test pair and patch, with the columns layer, patch, pair, clean and patched (logit
+        differences in nats). The patches are: whole MLP; constructed; trained, and its row (the
+        normalised row part) and read null (the null part senses, the whole direction acts); random
+        (a direction); random MLP, the construction in an MLP of random weights; whole random MLP.
+        What cannot be constructed, because nothing listens or nothing is carried, is left out.
+
+    Raises:
+        ValueError: `train` and `test` are of different layers, or there is no epoch.
+    """
+    if train.hidden.site != test.hidden.site:
+        raise ValueError(f"train is at {train.hidden.site}, but test at {test.hidden.site}")
+    require.whole("epochs", epochs, least=1)
+    hidden, layer = test.hidden, test.hidden.site.layer
+    W, reads = hidden.model.blocks[layer].mlp.W_out.detach(), mean_gradient(train.stream)
+    directions = {"random": random_direction(len(W), seed=layer).to(W)}
+    v = construct(mean_difference(train.hidden), reads, W) if _carries(train.hidden) else None
+    if v is not None:
+        directions["constructed"] = v
+    if v is not None and seeds:
+        directions["trained"] = _train(train.hidden, v, seeds, epochs)
+    base, source = hidden.base, hidden.source
+    patched = {patch: patch_subspace(base, source, v) for patch, v in directions.items()}
+    patched["whole MLP"] = source
+    if "trained" in directions:
+        row, null = row_null_split(directions["trained"], W)
+        patched["row"] = patch_subspace(base, source, row)
+        patched["read null"] = read_write_patch(base, source, null, directions["trained"])
+    streams = _random_mlp(train, test, reads)
+    tables = [_table(hidden, patched), _table(test.stream, streams)]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _carries(cached: CachedPairs) -> bool:
+    """Whether base and source differ in any pair, by more than rounding."""
+    difference = (cached.base - cached.source).norm(dim=-1)
+    return bool((difference > 1e-4 * cached.base.norm(dim=-1)).any())
+
+
+def _train(
+    hidden: CachedPairs, start: Tensor, seeds: Sequence[int | None], epochs: int
+) -> Float[Tensor, "d"]:
+    """The direction with the lowest training loss over several starts."""
+    fits = [
+        find_direction(
+            hidden, loss=answer_logit_difference, epochs=epochs, batch_size=len(hidden),
+            init=start if seed is None else None, seed=seed or 0, patience=3, progress=False,
+        )
+        for seed in seeds
+    ]  # fmt: skip
+    return min(fits, key=lambda fit: fit.losses[-1]).direction
+
+
+def _random_mlp(
+    train: AtLayer, test: AtLayer, reads: Float[Tensor, "d_model"]
+) -> dict[str, Float[Tensor, "pairs d_model"]]:
+    """Patched streams behind a random MLP: one constructed direction of it, and all of it."""
+    mlp = RandomMLP.like(train.input.model, train.input.site.layer)
+    change = mlp.hidden(train.input.base) - mlp.hidden(train.input.source)
+    sign = sign_of(train.input.pairs).to(change)[:, None]
+    v = construct((sign * change).mean(0), reads, mlp.W_out)
+    base, source = mlp.hidden(test.input.base), mlp.hidden(test.input.source)
+    patched = {"whole random MLP": source}
+    if v is not None:
+        patched["random MLP"] = patch_subspace(base, source, v)
+    stream = test.stream.base
+    return {name: stream + (moved - base) @ mlp.W_out for name, moved in patched.items()}
+
+
+@torch.no_grad()
+def _table(cached: CachedPairs, patched: Mapping[str, Tensor]) -> pd.DataFrame:
+    """A row per pair and patched activation."""
+    n = len(cached)
+    rows = torch.arange(n).repeat(len(patched))
+    after = cached.logit_difference(torch.cat(list(patched.values())), rows)
+    return pd.DataFrame(
+        {
+            "layer": cached.site.layer,
+            "patch": [patch for patch in patched for _ in range(n)],
+            "pair": rows,
+            "clean": cached.clean_logit_difference.cpu().repeat(len(patched)),
+            "patched": after.cpu(),
+        }
+    )
+
+
+def fldd_table(sweep: pd.DataFrame) -> pd.Series:
+    """The FLDD with its interval for every layer and patch of a sweep, an `Estimate` each."""
+
+    def of(group: pd.DataFrame) -> Estimate:
+        clean, patched = (torch.tensor(group[name].to_numpy()) for name in ("clean", "patched"))
+        return fractional_logit_difference_decrease(clean, patched)
+
+    groups = sweep.groupby(["layer", "patch"])[["clean", "patched"]]
+    return pd.Series({key: of(group) for key, group in groups})

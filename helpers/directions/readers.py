@@ -1,0 +1,80 @@
+"""The heads that read a site: where their attention wants the site to go, and how to hold it."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from helpers.directions.geometry import unit
+from helpers.models import require
+from helpers.patching.cached import CachedPairs
+from helpers.patching.sites import Site
+
+Heads = Sequence[Sequence[int]]  # (layer, head), ...
+
+
+def score_gradients(cached: CachedPairs, readers: Heads) -> Float[Tensor, "readers d"]:
+    """For each reader, the direction in which the site turns its attention (section 4.2).
+
+    The gradient, with respect to the site's activation, of the reader's attention score (before
+    the softmax) for the first of the two names minus the score for the second: by place, not by
+    role, so that ABB and BAB prompts agree. Averaged over the base prompts and normalised.
+
+    Args:
+        cached: IOI pairs at a site below the readers, with the name positions in their table.
+
+    Raises:
+        ValueError: no readers, one that is not above the site or not in the model, or a pair table
+            without names or with places outside the prompts.
+    """
+    _check(cached, readers)
+    missing = {"io_position", "subject_position"} - set(cached.pairs.table)
+    if missing:
+        raise ValueError(f"the table of the pairs has no {sorted(missing)}: use IOI pairs")
+    places = cached.pairs.table[["io_position", "subject_position"]]
+    lengths = [len(tokens) for tokens in cached.pairs.base_tokens]
+    for name, column in places.items():
+        for place, length in zip(column, lengths, strict=True):
+            if require.whole(name, place, least=0) >= length:
+                raise ValueError(f"{name} {place} is outside a prompt of {length} tokens")
+    first, second = (torch.tensor(p.to_numpy()) for p in (places.min(axis=1), places.max(axis=1)))
+    rows = torch.arange(len(cached))
+    activation = cached.base.clone().requires_grad_()
+    names = {head: f"blocks.{head[0]}.attn.hook_attn_scores" for head in map(tuple, readers)}
+    scores = cached.record(activation, list(names.values()))
+    gradients = []
+    for (_, head), name in names.items():
+        of_head = scores[name][:, head]
+        preference = (of_head[rows, first] - of_head[rows, second]).sum()
+        (gradient,) = torch.autograd.grad(preference, activation, retain_graph=True)
+        gradients.append(gradient.mean(0))
+    return unit(torch.stack(gradients))
+
+
+def clean_queries(cached: CachedPairs, readers: Heads) -> dict[Site, Float[Tensor, "pairs d_head"]]:
+    """The readers' queries in the unpatched base run: as `clamp`, they cut the readers off.
+
+    Raises:
+        ValueError: no readers, or one that is not above the site or not in the model.
+    """
+    _check(cached, readers)
+    names = {layer: f"blocks.{layer}.attn.hook_q" for layer, _ in readers}
+    with torch.no_grad():
+        run = cached.record(cached.base, list(names.values()))
+    return {
+        Site(layer, "head_query", head=head): run[names[layer]][:, head] for layer, head in readers
+    }
+
+
+def _check(cached: CachedPairs, readers: Heads) -> None:
+    if readers is None or not len(readers):
+        raise ValueError("there are no readers: run lesson 02 for this model first")
+    for reader in readers:
+        try:
+            layer, head = reader
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"a reader is a pair (layer, head), not {reader!r}") from error
+        Site(layer, "head_query", head=head).check(cached.model)
+        if layer <= cached.site.layer:
+            raise ValueError(f"head {layer}.{head} does not lie above {cached.site}")

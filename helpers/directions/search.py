@@ -1,0 +1,215 @@
+"""Distributed alignment search: find the direction whose patch gives the counterfactual answer."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import trange
+
+from helpers.directions.geometry import orthonormal, patch_each, patch_subspace, unit
+from helpers.models import require
+from helpers.patching.cached import CachedPairs
+
+Loss = Callable[[CachedPairs, Float[Tensor, "rows d"], Int[Tensor, "rows"]], Float[Tensor, ""]]
+
+
+def cross_entropy(
+    cached: CachedPairs, activation: Float[Tensor, "rows d"], rows: Int[Tensor, "rows"]
+) -> Float[Tensor, ""]:
+    """Cross-entropy of the counterfactual answer over the whole vocabulary: the paper's loss."""
+    logits = cached.patched_logits(activation, rows)
+    return F.cross_entropy(logits, cached.pairs.counterfactual.to(logits.device)[rows])
+
+
+def answer_logit_difference(
+    cached: CachedPairs, activation: Float[Tensor, "rows d"], rows: Int[Tensor, "rows"]
+) -> Float[Tensor, ""]:
+    """Mean logit difference in nats: cheaper, for only two columns of the unembedding are used."""
+    return cached.logit_difference(activation, rows).mean()
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A subspace found by training.
+
+    Attributes:
+        basis: Orthonormal, `[d rank]`.
+        losses: Mean training loss of each epoch.
+        settings: Everything needed to train it again.
+    """
+
+    basis: Float[Tensor, "d rank"]
+    losses: Sequence[float]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def direction(self) -> Float[Tensor, "d"]:
+        """The unit vector of a fit of rank 1.
+
+        Raises:
+            ValueError: The rank is higher.
+        """
+        if self.basis.shape[1] != 1:
+            raise ValueError(f"a fit of rank {self.basis.shape[1]} has no single direction")
+        return self.basis[:, 0]
+
+
+@torch.enable_grad()
+def find_direction(
+    cached: CachedPairs,
+    rank: int = 1,
+    *,
+    loss: Loss = cross_entropy,
+    epochs: int = 30,
+    batch_size: int = 50,
+    lr: float = 0.03,
+    patience: int | None = 5,
+    seed: int = 0,
+    init: Float[Tensor, "d rank"] | None = None,
+    progress: bool = True,
+) -> Fit:
+    """The rank-`rank` subspace whose interchange minimises `loss` (section 2; Geiger et al. 2024).
+
+    One direction is a free vector normalised at every step, a larger subspace the QR factor of a
+    free matrix: the same hypothesis class as the published `n x n` rotation, of which only the
+    first `rank` columns matter, at a thousandth of its cost. Adam, learning rate falling linearly
+    to a tenth. Pairs whose base and source activations are identical are left out: their patch
+    does nothing whatever the direction.
+
+    Args:
+        cached: Pairs at the site; any object with `base` and `source` will do if `loss` knows it.
+        loss: Called with `(cached, activation, rows)`, returns the number to minimise.
+        patience: Stop after this many epochs without an improvement of 0.1 %; None: never.
+        init: Start from this basis instead of a random one.
+        progress: Show a bar of the epochs (the environment variable TQDM_DISABLE=1 hides it, too).
+
+    Raises:
+        ValueError: an argument that does not fit, no pair with a difference, activations with NaN,
+            or a loss that is no single number or became NaN.
+    """
+    base, source = cached.base, cached.source
+    _check_arguments(base.shape[1], rank, patience, init)
+    _check_schedule(epochs, batch_size, lr)
+    if not (torch.isfinite(base).all() and torch.isfinite(source).all()):
+        raise ValueError("the activations of the pairs hold NaN or infinity: check the model")
+    # Bases and sources are run along different paths: identical ones differ by rounding.
+    usable = ((base - source).norm(dim=-1) > 1e-4 * base.norm(dim=-1)).nonzero()[:, 0]
+    if len(usable) == 0:
+        raise ValueError("base and source are identical in every pair: there is nothing to learn")
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(base.shape[1], rank, generator=generator) if init is None else init
+    weight = orthonormal(start.reshape(-1, rank).to(base)).detach().clone().requires_grad_()
+    optimizer = torch.optim.Adam([weight], lr=lr)
+    steps = epochs * -(-len(usable) // batch_size)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=steps)
+    losses: list[float] = []
+    for _ in _bar(epochs, "find_direction", progress):
+        total = 0.0
+        for rows in usable[torch.randperm(len(usable), generator=generator)].split(batch_size):
+            activation = patch_subspace(base[rows], source[rows], _free(weight))
+            value = loss(cached, activation, rows)
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                raise ValueError("the loss must be one number: take the mean over the rows")
+            if not torch.isfinite(value):
+                raise ValueError(f"the loss became {value.item()}: lower the learning rate")
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            schedule.step()
+            total += value.item() * len(rows)
+        losses.append(total / len(usable))
+        if _stalled(losses, patience):
+            break
+    settings = dict(
+        rank=rank, loss=getattr(loss, "__name__", repr(loss)), epochs=epochs, lr=lr, seed=seed,
+        batch_size=batch_size, patience=patience, pairs=len(usable), init=init,
+    )  # fmt: skip
+    return Fit(orthonormal(weight.detach()), losses, settings)
+
+
+@torch.enable_grad()
+def find_pair_directions(
+    cached: CachedPairs, *, steps: int = 20, lr: float = 0.02, progress: bool = True
+) -> Float[Tensor, "pairs d"]:
+    """One unit direction for every pair, fitted to that pair alone (section 6.1), all in one batch.
+
+    Each minimises the logit difference of its own pair: the loss is their sum, and Adam works on
+    every number by itself, so no pair feels another. The start needs one backward pass: half the
+    way from base to source, which the patch senses, and half against the gradient of the logit
+    difference, along which it acts. The best direction of all steps is kept for each pair.
+
+    A direction that is fitted and judged on one pair says what a patch *can* do, not what the model
+    does: fit on many pairs (`find_direction`) and test on others to generalise.
+
+    Args:
+        steps: Gradient steps after the start; 0 returns the start.
+        lr: Step size of Adam, for unit vectors.
+
+    Raises:
+        ValueError: `steps` is negative, `lr` is not positive, base and source are the same in a
+            pair, NaN appeared, or the answer does not depend on the site (the last layer, before
+            the last token).
+    """
+    if require.whole("steps", steps) < 0:
+        raise ValueError(f"steps must not be negative, got {steps}")
+    require.positive("lr", lr)
+    base, source, gradient = cached.base, cached.source, cached.base_gradient
+    if not gradient.any(dim=-1).all():
+        raise ValueError(
+            f"the answer of a pair does not depend on {cached.site}: nothing reads this token later"
+        )
+    directions = unit(unit(source - base) - unit(gradient)).requires_grad_()
+    optimizer = torch.optim.Adam([directions], lr=lr)
+    best = directions.detach().clone()
+    lowest = torch.full_like(base[:, 0], torch.inf)
+    for step in _bar(steps + 1, "find_pair_directions", progress):
+        differences = cached.logit_difference(patch_each(base, source, directions))
+        better = differences.detach() < lowest
+        lowest = torch.where(better, differences.detach(), lowest)
+        best[better] = directions.detach()[better]
+        if step < steps:
+            optimizer.zero_grad()
+            differences.sum().backward()
+            optimizer.step()
+    return unit(best)
+
+
+def _bar(n: int, name: str, progress: bool) -> Iterable[int]:
+    """The numbers below `n`, with a progress bar unless TQDM_DISABLE or `progress` say no."""
+    # In notebooks tqdm itself does not look at the variable.
+    shown = progress and not os.environ.get("TQDM_DISABLE")
+    return trange(n, desc=name, leave=False) if shown else range(n)
+
+
+def _check_arguments(d: int, rank: int, patience: int | None, init: Tensor | None) -> None:
+    if not 1 <= require.whole("rank", rank) <= d:
+        raise ValueError(f"rank must lie between 1 and {d}, got {rank}")
+    if patience is not None and require.whole("patience", patience) < 1:
+        raise ValueError(f"patience must be at least 1 epoch, or None for never, got {patience}")
+    if init is not None:
+        require.floats("init", init)
+    if init is not None and tuple(init.shape) not in {(d, rank), (d,) if rank == 1 else ()}:
+        raise ValueError(f"init must have shape ({d}, {rank}), got {tuple(init.shape)}")
+
+
+def _check_schedule(epochs: int, batch_size: int, lr: float) -> None:
+    require.whole("epochs", epochs, least=1)
+    require.whole("batch_size", batch_size, least=1)
+    require.positive("lr", lr)
+
+
+def _free(weight: Float[Tensor, "d rank"]) -> Float[Tensor, "d *rank"]:
+    """The matrix itself, or the single column as a vector: patching normalises either."""
+    return weight[:, 0] if weight.shape[1] == 1 else weight
+
+
+def _stalled(losses: Sequence[float], patience: int | None) -> bool:
+    if patience is None or len(losses) <= patience:
+        return False
+    best_before, best_since = min(losses[:-patience]), min(losses[-patience:])
+    return best_since > best_before - 1e-3 * abs(best_before)

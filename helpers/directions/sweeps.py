@@ -1,0 +1,109 @@
+"""Sweeps over layers: here, from pairs that are cached once; on a cluster, a job for each layer.
+
+    from joblib import Parallel, delayed
+    jobs = [delayed(facts_job)(model_name(), pairs, layer) for layer in layers]
+    table = pd.concat(Parallel(n_jobs=1)(jobs))
+
+runs jobs that load what they need by name, so that any worker can do them: put the call inside
+`joblib.parallel_config(backend="dask")` (or `"ray"`). With all layers in one process it is quicker
+to cache the pairs once, at all sites (`cache_sites`), and to call `facts_at_layer`; for patches
+that need no fit, `helpers.patching.many_sites` has the sites share forward passes.
+"""
+
+import functools
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import TransformerBridge
+
+from helpers.directions.geometry import cosine, patch_each, read_write_patch, row_null_split
+from helpers.directions.search import find_pair_directions
+from helpers.models.load import load_model
+from helpers.patching.cached import CachedPairs
+from helpers.patching.caching import cache_pairs
+from helpers.patching.metrics import logit_difference
+from helpers.patching.sites import Site
+from helpers.tasks.pairs import Pairs
+
+
+@functools.cache
+def shared_model(name: str) -> TransformerBridge:
+    """The model of this name, loaded once in each process."""
+    return load_model(name)
+
+
+def facts_job(name: str, pairs: Pairs, layer: int, *, steps: int = 10) -> pd.DataFrame:
+    """`facts_at_layer` of a model that is loaded by name; see there."""
+    cached = cache_pairs(shared_model(name), pairs, Site(layer, "mlp_hidden"))
+    return facts_at_layer(cached, steps=steps)
+
+
+@torch.no_grad()
+def facts_at_layer(
+    cached: CachedPairs,
+    *,
+    steps: int = 10,
+    directions: Float[Tensor, "pairs d_mlp"] | None = None,
+) -> pd.DataFrame:
+    """One direction per pair in the MLP of one layer, and what its parts do (section 6.1).
+
+    Args:
+        cached: Pairs of facts at an `mlp_hidden` site; the direction of each is fitted to that pair
+            alone.
+        steps: As for `find_pair_directions`.
+        directions: If they have been fitted already.
+
+    Returns:
+        A row per pair and patch, with the columns layer, pair, relation, patch, flipped (the top
+        token is the counterfactual answer), logit_difference (nats, after the patch), clean (before
+        it), null_norm (of the direction's null part), cos_null and cos_row (cosines of the
+        activation difference with the two parts). The patches are: direction; row, its row part
+        normalised; read row, which reads the row part and writes the direction; null, its null part
+        normalised; whole MLP.
+
+    Raises:
+        ValueError: The pairs are none of facts, or cached at another kind of site.
+    """
+    if "relation" not in cached.pairs.table:
+        raise ValueError("the table of the pairs has no relation: use pairs of facts")
+    if cached.site.kind != "mlp_hidden":
+        raise ValueError(f"cache the pairs at an mlp_hidden site, not at {cached.site}")
+    pairs, layer, base, source = cached.pairs, cached.site.layer, cached.base, cached.source
+    if directions is None:
+        directions = find_pair_directions(cached, steps=steps, progress=False)
+    v = directions.to(base)
+    row, null = row_null_split(v, cached.model.blocks[layer].mlp.W_out)
+    patched = {
+        "direction": patch_each(base, source, v),
+        "row": patch_each(base, source, row),
+        "read row": read_write_patch(base, source, row, v),
+        "null": patch_each(base, source, null),
+        "whole MLP": source,
+    }
+    change = source - base
+    shared = {
+        "layer": layer,
+        "pair": range(len(pairs)),
+        "relation": pairs.table["relation"],
+        "clean": cached.clean_logit_difference.cpu(),
+        "null_norm": null.norm(dim=-1).cpu(),
+        "cos_null": cosine(change, null).abs().cpu(),
+        "cos_row": cosine(change, row).abs().cpu(),
+    }
+    rows = torch.arange(len(pairs)).repeat(len(patched))
+    logits = cached.patched_logits(torch.cat(list(patched.values())), rows).cpu()
+    answer, counterfactual = pairs.answer[rows], pairs.counterfactual[rows]
+    measured = pd.concat([pd.DataFrame(shared)] * len(patched), ignore_index=True)
+    return measured.assign(
+        patch=[patch for patch in patched for _ in range(len(pairs))],
+        flipped=(logits.argmax(-1) == counterfactual).numpy(),
+        logit_difference=logit_difference(logits, answer, counterfactual).numpy(),
+    )
+
+
+def over_pairs(sweep: pd.DataFrame) -> pd.DataFrame:
+    """The means of a sweep over its pairs, by layer and patch; columns of text are left out."""
+    by_layer = sweep.drop(columns="pair").groupby(["layer", "patch"])
+    return by_layer.mean(numeric_only=True).round(4)

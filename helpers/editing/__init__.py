@@ -1,0 +1,21 @@
+"""Rank-1 edits of a down projection, their link to patches, and ROME.
+
+    with rank_one_edit(model, edit): ...
+
+holds the edit for the block, and takes it back.
+"""
+
+from helpers.editing.edits import (
+    DirectionIntervention,
+    RankOneEdit,
+    down_projection,
+    edit_to_patch,
+    edits_side_by_side,
+    extra_variance,
+    least_read,
+    patch_to_edit,
+    rank_one_edit,
+    rewrite_score,
+)
+from helpers.editing.moments import cached_second_moment, regularised
+from helpers.editing.rome import RomeSettings, rome_edit, rome_pairs

@@ -1,0 +1,317 @@
+"""ROME edits (Meng et al. 2022), many facts at once: where to write is given, what is searched.
+
+A fact is a prompt with a subject, and a target: the token the model should say next. At one layer,
+the input of the down projection at the last token of the subject is the *key* `k`. The edit should
+add a *shift* to the MLP's output there, which is found by gradient descent, and disturb other
+inputs as little as it can (`helpers.editing.edits`).
+
+The search runs prompts once, then reruns only what a shift can change (`helpers.patching.cached`).
+All facts go side by side; Adam treats every number apart, so none influences another.
+
+Deviations from the authors' code: prefixes are running text instead of the model's own samples,
+fewer, and one stands before the subject whose continuation should stay; a search ends when the
+target is likely, not when the whole loss is small, because the weight decay alone can keep it up.
+The shift is written by way of the hidden activation, by the shortest change of it that does so,
+because some architectures (Gemma) have a norm between the down projection and the hook of its
+output.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens import TransformerBridge
+
+from helpers.editing.edits import RankOneEdit, down_projection, least_read
+from helpers.models import require
+from helpers.patching.cached import CachedPairs
+from helpers.tasks.pairs import Pairs, encode
+from helpers.tasks.text import passages
+
+PLAIN, PREFIXED, ESSENCE = "plain", "prefixed", "essence"  # the roles of prompts
+
+
+@dataclass(frozen=True)
+class RomeSettings:
+    """How a shift is searched; the defaults are those of ROME for GPT-2 XL.
+
+    Attributes:
+        steps: How often the loss is computed, at most.
+        learning_rate: Of Adam: each number of the shift moves by about as much per step.
+        kl_weight: Weight of the change of what follows the subject alone.
+        weight_decay: Times `|shift| / |output|^2`, with the MLP's output at the plain prompt.
+        clamp: The shift may be at most this many times as long as that output.
+        stop_below: A fact is done when the mean of `-log p(target)` is below: 0.05 is 95 %.
+
+    Raises:
+        ValueError: No step, or a number that is negative, NaN or infinite.
+    """
+
+    steps: int = 20
+    learning_rate: float = 0.5
+    kl_weight: float = 0.0625
+    weight_decay: float = 0.5
+    clamp: float = 4.0
+    stop_below: float = 0.05
+
+    def __post_init__(self) -> None:
+        require.whole("steps", self.steps, least=1)
+        for name in ("learning_rate", "clamp"):
+            require.positive(name, getattr(self, name))
+        for name in ("kl_weight", "weight_decay", "stop_below"):
+            require.positive(name, getattr(self, name), zero=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Shifts:
+    """What the MLP's output should be moved by at the last token of the subject.
+
+    Attributes:
+        shift: A row per fact.
+        loss: Its loss in the end.
+        probability: The geometric mean, over prompts, of the target's probability in the end.
+        steps: How often the loss was computed.
+    """
+
+    shift: Float[Tensor, "facts d_model"]
+    loss: Float[Tensor, "facts"]
+    probability: Float[Tensor, "facts"]
+    steps: Int[Tensor, "facts"]
+
+
+def rome_pairs(
+    model: TransformerBridge,
+    templates: Sequence[str],
+    subjects: Sequence[str],
+    targets: Sequence[int],
+    *,
+    prefixes: int = 2,
+    prefix_length: int = 8,
+    seed: int = 0,
+) -> Pairs:
+    """The prompts a ROME edit looks at, to be run with `cache_pairs` or `cache_sites`.
+
+    Per fact: the prompt as it is (`plain`), the prompt after each prefix (`prefixed`), and the
+    subject alone after a prefix (`essence`). A prefix is a piece of running text and a line break,
+    longer for some facts than for others, so that all subjects end at one place: only prompts of
+    one shape are rerun together, and many small reruns cost time. For the same reason, choose
+    facts whose plain prompts have few shapes.
+
+    Sources are the bases themselves: nothing is interchanged. Columns `fact` and `role` of the
+    table say what each row is for; the target is the counterfactual. (The answer is any other
+    token.)
+
+    Args:
+        templates: A prompt for each fact, with `{}` or `{subject}` for its subject.
+        subjects: Its subject.
+        targets: The token it should be continued with.
+        prefixes: How many prefixes.
+        prefix_length: Tokens of the shortest prefix.
+
+    Raises:
+        ValueError: Not one entry for each fact, a template without one place for the subject, no
+            subject, a target that is no token of the model, or what follows the subject changes its
+            last token.
+    """
+    if not len(templates) == len(subjects) == len(targets) > 0:
+        raise ValueError("one template, one subject and one target is needed for each fact")
+    for target in targets:
+        if not 0 <= require.whole("a target", target) < model.cfg.d_vocab:
+            raise ValueError(f"a target must be a token below {model.cfg.d_vocab}, not {target}")
+    require.whole("prefixes", prefixes, least=0)
+    require.whole("prefix_length", prefix_length, least=0)
+    plain = [_at_subject(model, *words) for words in zip(templates, subjects, strict=True)]
+    essence = [_at_subject(model, "{}", subject) for subject in subjects]
+    longest = max(place for _, place in [*plain, *essence]) + prefix_length
+    before = _Prefixes(model, prefixes, longest, seed)
+    rows = [(*at, fact, PLAIN) for fact, at in enumerate(plain)]
+    rows += [
+        (*before(number, at), fact, PREFIXED)
+        for fact, at in enumerate(plain)
+        for number in range(prefixes)
+    ]
+    rows += [(*before(0, at), fact, ESSENCE) for fact, at in enumerate(essence)]
+    tokens, places, facts, roles = zip(*rows, strict=True)
+    target = torch.tensor([int(targets[fact]) for fact in facts])
+    return Pairs(
+        base_tokens=tokens,
+        source_tokens=tokens,
+        answer=(target + 1) % model.cfg.d_vocab,
+        counterfactual=target,
+        position=torch.tensor(places),
+        source_position=torch.tensor(places),
+        table=pd.DataFrame({"fact": facts, "role": roles}),
+    )
+
+
+def find_shifts(cached: CachedPairs, settings: RomeSettings | None = None) -> Shifts:
+    """The shift of the MLP's output, per fact, that makes the model say the target.
+
+    Gradient descent (Adam, from zero) on the mean over prompts of `-log p(target)`, plus
+    `kl_weight` times `KL(after || before)` of what follows the subject alone, plus the weight
+    decay. A fact is left as it is once the first part is below `stop_below`.
+
+    Args:
+        cached: The prompts of `rome_pairs`, cached at an `mlp_hidden` site.
+
+    Raises:
+        ValueError: Pairs that were not made by `rome_pairs`, or cached at another kind of site.
+    """
+    settings = settings or RomeSettings()
+    search = _Search(cached, settings)
+    shift = torch.zeros(search.facts, search.weight.shape[1], device=cached.base.device)
+    shift.requires_grad_()
+    adam = torch.optim.Adam([shift], lr=settings.learning_rate)
+    loss, nll = torch.zeros(2, search.facts, device=shift.device)
+    steps = torch.zeros(search.facts, dtype=torch.long, device=shift.device)
+    active = torch.ones(search.facts, dtype=torch.bool, device=shift.device)
+    for step in range(settings.steps):
+        new_loss, new_nll = search.losses(shift, active)
+        with torch.no_grad():
+            loss[active], nll[active] = new_loss[active], new_nll[active]
+            steps += active
+            active &= nll >= settings.stop_below
+        if step + 1 == settings.steps or not active.any():
+            break
+        adam.zero_grad()
+        new_loss[active].sum().backward()
+        before = shift.detach().clone()
+        adam.step()
+        with torch.no_grad():
+            limit = settings.clamp * search.scale / shift.norm(dim=-1)
+            shift.copy_(torch.where(active[:, None], shift * limit.clamp(max=1)[:, None], before))
+    return Shifts(shift.detach() @ search.lift @ search.weight, loss, (-nll).exp(), steps)
+
+
+def rome_edit(
+    cached: CachedPairs,
+    second_moment: Float[Tensor, "d_mlp d_mlp"],
+    settings: RomeSettings | None = None,
+    *,
+    shifts: Shifts | None = None,
+) -> RankOneEdit:
+    """A ROME edit per fact, at the layer of `cached`.
+
+    It reads along `C^-1 k`, with `k` the mean of the keys over prompts, scaled so that it reads 1
+    at the plain prompt; there the edited MLP writes exactly what it wrote before plus the shift.
+
+    Args:
+        shifts: What `find_shifts` found, if that has been done.
+
+    Other arguments and errors are those of `find_shifts` and `helpers.editing.edits.least_read`.
+    """
+    shifts = shifts or find_shifts(cached, settings)
+    role, fact = _columns(cached)
+    plain = cached.base[role[PLAIN]]
+    keys = torch.zeros_like(plain)
+    use = role[PLAIN] | role[PREFIXED]
+    keys.index_add_(0, fact[use], cached.base[use])
+    read = least_read(keys, second_moment)  # the length of the key does not matter here
+    return RankOneEdit(cached.site.layer, read / (read * plain).sum(-1, keepdim=True), shifts.shift)
+
+
+class _Search:
+    """What the loss of a shift needs, computed once."""
+
+    def __init__(self, cached: CachedPairs, settings: RomeSettings) -> None:
+        if cached.site.kind != "mlp_hidden":
+            raise ValueError(f"cache the prompts at an mlp_hidden site, not at {cached.site}")
+        self.cached, self.settings = cached, settings
+        self.role, self.fact = _columns(cached)
+        self.facts = int(self.fact.max()) + 1
+        self.target = cached.pairs.counterfactual.to(cached.base.device)
+        self.weight = down_projection(cached.model, cached.site.layer)
+        self.lift = torch.linalg.pinv(self.weight)
+        bias = getattr(cached.model.blocks[cached.site.layer].mlp, "b_out", None)
+        output = cached.base[self.role[PLAIN]] @ self.weight + (0 if bias is None else bias)
+        self.scale = output.norm(dim=-1)
+        essence = self.role[ESSENCE].nonzero()[:, 0]
+        with torch.no_grad():
+            before = cached.patched_logits(cached.base[essence], essence)
+        self.before = torch.zeros(self.facts, before.shape[-1], device=before.device)
+        self.before[self.fact[essence]] = before.log_softmax(-1)
+
+    def losses(
+        self, shift: Float[Tensor, "facts d_model"], active: Bool[Tensor, "facts"]
+    ) -> tuple[Float[Tensor, "facts"], Float[Tensor, "facts"]]:
+        """The loss of each active fact (zero for others), and its part that is about the target."""
+        rows = active[self.fact].nonzero()[:, 0]
+        fact = self.fact[rows]
+        hidden = self.cached.base[rows] + (shift @ self.lift)[fact]
+        logp = self.cached.patched_logits(hidden, rows).log_softmax(-1)
+        is_essence = self.role[ESSENCE][rows]
+        surprise = -logp.gather(-1, self.target[rows][:, None])[:, 0]
+        after = logp[is_essence]
+        kl = (after.exp() * (after - self.before[fact[is_essence]])).sum(-1)
+        asked = ~is_essence
+        count = torch.bincount(fact[asked], minlength=self.facts).clamp(min=1)
+        nll = shift.new_zeros(self.facts).index_add(0, fact[asked], surprise[asked]) / count
+        drift = shift.new_zeros(self.facts).index_add(0, fact[is_essence], kl)
+        written = shift @ self.lift @ self.weight  # centred weights cannot write all of a shift
+        size = (written.square().sum(-1) + 1e-20).sqrt()  # the norm has no gradient at zero
+        decay = size / self.scale.square()
+        loss = nll + self.settings.kl_weight * drift + self.settings.weight_decay * decay
+        return loss, nll
+
+
+def _columns(cached: CachedPairs) -> tuple[dict[str, Tensor], Int[Tensor, "rows"]]:
+    """Which rows have each role, and the fact of each row.
+
+    Raises:
+        ValueError: The table does not say.
+    """
+    table, device = cached.pairs.table, cached.base.device
+    if not {"fact", "role"} <= set(table):
+        raise ValueError("these pairs were not made by rome_pairs")
+    role = {
+        name: torch.tensor((table["role"] == name).to_numpy(), device=device)
+        for name in (PLAIN, PREFIXED, ESSENCE)
+    }
+    return role, torch.tensor(table["fact"].to_numpy(), device=device)
+
+
+class _Prefixes:
+    """Puts running text before a prompt, so much that its subject ends at one place."""
+
+    def __init__(self, model: TransformerBridge, n: int, place: int, seed: int) -> None:
+        self.line_break = _ids(model, "\n")
+        self.start = len(encode(model, "\n")) - len(self.line_break)  # BOS, or nothing
+        self.place = place + len(self.line_break)
+        self.texts = passages(model, n, length=place + 2, seed=seed) if n else []
+
+    def __call__(self, number: int, at: tuple[Tensor, int]) -> tuple[Int[Tensor, "pos"], int]:
+        """The prompt after one of the prefixes, and where its subject ends now."""
+        if not len(self.texts):
+            return at
+        tokens, place = at
+        length = self.place - place - len(self.line_break)
+        prefix = self.texts[number, self.start : self.start + length]
+        pieces = [tokens[: self.start], prefix, self.line_break, tokens[self.start :]]
+        return torch.cat(pieces), self.place
+
+
+def _at_subject(
+    model: TransformerBridge, template: str, subject: str
+) -> tuple[Int[Tensor, "pos"], int]:
+    """The prompt as tokens, and the place of the subject's last one."""
+    if not isinstance(subject, str) or not subject.strip():
+        raise ValueError(f"a subject must be a text, not {subject!r}")
+    parts = re.split(r"\{(?:subject)?\}", template)
+    if len(parts) != 2:
+        raise ValueError(f"a template needs one {{}} for the subject: {template!r}")
+    tokens, tail = encode(model, parts[0] + subject + parts[1]), _ids(model, parts[1])
+    end = len(tokens) - len(tail)
+    if tokens[end:].tolist() != tail.tolist():
+        raise ValueError(
+            f"in {template!r} the subject {subject!r} shares a token with what follows"
+        )
+    return tokens, end - 1
+
+
+def _ids(model: TransformerBridge, text: str) -> Int[Tensor, "pos"]:
+    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return torch.tensor(ids, dtype=torch.long)

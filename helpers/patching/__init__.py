@@ -1,0 +1,15 @@
+"""Where to patch, and what the patch does: prompts run once, then only what changes.
+
+    cached = cache_pairs(model, pairs, Site(21, "mlp_hidden"))
+    cached.measure(cached.source)
+
+is the patch of the whole component.
+"""
+
+from helpers.patching.batches import in_batches, measure_in_batches
+from helpers.patching.cached import CachedPairs
+from helpers.patching.caching import cache_pairs, cache_sites
+from helpers.patching.many_sites import effects, logit_differences
+from helpers.patching.metrics import Effect, Estimate
+from helpers.patching.sites import Site, before_mlp
+from helpers.patching.suffix import recording, run_from

@@ -1,0 +1,191 @@
+"""What a patch did to the answers: three measures, each with an interval over pairs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens.utilities.statistics import success_rate_ci
+
+from helpers.models import require
+
+
+class Estimate(NamedTuple):
+    """A measured value and the ends of its 95 % interval, in the unit of the value."""
+
+    value: float
+    low: float
+    high: float
+
+    def __format__(self, spec: str) -> str:
+        value, low, high = (_without_minus_zero(format(x, spec or ".2f")) for x in self)
+        return f"{value} [{low}, {high}]"
+
+
+def _without_minus_zero(text: str) -> str:
+    return text.removeprefix("-") if set(text) <= set("-0.%") else text
+
+
+def bootstrap(
+    samples: Float[Tensor, "pairs columns"],
+    statistic: Callable[[Float[Tensor, "*draws columns"]], Float[Tensor, "*draws"]],
+    *,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """A statistic of column means with its percentile bootstrap interval over the rows.
+
+    Pairs are drawn with replacement, all columns of a pair together; `statistic` maps column means
+    to the quantity of interest, so ratios of means are resampled as ratios of means.
+
+    Raises:
+        ValueError: no rows, NaN in the samples, no matrix of numbers, or no resamples.
+    """
+    if not isinstance(samples, Tensor) or samples.ndim != 2:
+        raise ValueError("the samples must be a tensor [pairs columns], a row for every pair")
+    require.whole("n_resamples", n_resamples, least=1)
+    if len(samples) == 0:
+        raise ValueError("nothing to measure: there are no pairs")
+    if not torch.isfinite(samples).all():
+        raise ValueError("the samples hold NaN or infinity")
+    samples = samples.detach().double().cpu()
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randint(len(samples), (n_resamples, len(samples)), generator=generator)
+    means = torch.stack([samples[draw].mean(0) for draw in draws])
+    low, high = statistic(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+    return Estimate(statistic(samples.mean(0)).item(), low.item(), high.item())
+
+
+def mean(values: Float[Tensor, "pairs"], *, seed: int = 0) -> Estimate:
+    """The mean over pairs with its bootstrap interval, in the unit of `values`.
+
+    Raises:
+        ValueError: no values, NaN, or not one number per pair.
+    """
+    _require_one_per_pair("the values", values)
+    return bootstrap(values[:, None], lambda means: means[..., 0], seed=seed)
+
+
+def logit_difference(
+    logits: Float[Tensor, "pairs d_vocab"],
+    answer: Int[Tensor, "pairs"],
+    counterfactual: Int[Tensor, "pairs"],
+) -> Float[Tensor, "pairs"]:
+    """Logit of the base prompt's answer minus logit of the counterfactual one, in nats, per pair.
+
+    The labels are the base prompt's, before and after the patch (section 4.1): a patch that works
+    makes this number fall.
+
+    Raises:
+        ValueError: not one answer and one counterfactual per row, or tokens beyond the logits.
+    """
+    _require_tokens(logits, answer)
+    _require_tokens(logits, counterfactual)
+    answer, counterfactual = answer.to(logits.device), counterfactual.to(logits.device)
+    return (logits.gather(-1, answer[:, None]) - logits.gather(-1, counterfactual[:, None]))[:, 0]
+
+
+def fractional_logit_difference_decrease(
+    clean: Float[Tensor, "pairs"], patched: Float[Tensor, "pairs"], *, seed: int = 0
+) -> Estimate:
+    """`1 - mean(patched) / mean(clean)` of logit differences: a ratio of means (section 4.1).
+
+    0: no effect. 1: the margin is gone. Above 1: the answer flips on average. Below 0: the patch
+    helped the model. A mean of ratios would explode on pairs whose clean difference is near zero.
+
+    Raises:
+        ValueError: shapes differ, or the model has no clean margin to lose.
+    """
+    _require_one_per_pair("clean", clean)
+    _require_one_per_pair("patched", patched)
+    if clean.shape != patched.shape:
+        raise ValueError(f"{len(clean)} clean and {len(patched)} patched logit differences")
+    if clean.mean() <= 0:
+        raise ValueError(
+            f"the mean clean logit difference is {clean.mean():.3f}: the model does not do this "
+            "task, so there is no margin a patch could remove"
+        )
+    samples = torch.stack([clean, patched], -1)
+    return bootstrap(samples, lambda means: 1 - means[..., 1] / means[..., 0], seed=seed)
+
+
+def interchange_accuracy(
+    logits: Float[Tensor, "pairs d_vocab"], counterfactual: Int[Tensor, "pairs"]
+) -> Estimate:
+    """Share of pairs whose top token over the whole vocabulary is the counterfactual answer.
+
+    The interval is the exact binomial one (Clopper-Pearson): a bootstrap of 0 hits out of n would
+    claim to be certain.
+
+    Raises:
+        ValueError: there are no pairs or not one counterfactual for each, or NaN in the logits.
+    """
+    _require_tokens(logits, counterfactual)
+    if logits.isnan().any():
+        raise ValueError("the logits hold NaN, which counts as the largest: check the model")
+    return share(logits.argmax(-1) == counterfactual.to(logits.device))
+
+
+def share(hits: Bool[Tensor, "pairs"]) -> Estimate:
+    """Share of true values, with the exact binomial interval.
+
+    Raises:
+        ValueError: there are none, or they are not true or false, one per pair.
+    """
+    if not isinstance(hits, Tensor) or hits.dtype != torch.bool or hits.ndim != 1:
+        raise ValueError("a share is taken of true and false: pass a tensor [pairs] of bool")
+    if len(hits) == 0:
+        raise ValueError("nothing to measure: there are no pairs")
+    ci = success_rate_ci(hits.tolist())
+    return Estimate(ci.point_estimate, ci.ci_low, ci.ci_high)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a patch did: the share of the logit difference it removed, and how often it flipped.
+
+    Attributes:
+        logit_difference: Of each pair under the patch, in nats.
+        flipped: Whether the top token of each pair is the counterfactual answer.
+    """
+
+    fldd: Estimate
+    interchange_accuracy: Estimate
+    logit_difference: Float[Tensor, "pairs"]
+    flipped: Bool[Tensor, "pairs"]
+
+    @classmethod
+    def of(
+        cls,
+        clean: Float[Tensor, "pairs"],
+        patched: Float[Tensor, "pairs"],
+        flipped: Bool[Tensor, "pairs"],
+    ) -> "Effect":
+        """The effect from what is known of each pair; `clean` and `patched` in nats."""
+        fldd = fractional_logit_difference_decrease(clean, patched)
+        return cls(fldd, share(flipped), patched, flipped)
+
+    def __str__(self) -> str:
+        return (
+            f"FLDD {self.fldd:.1%}, interchange accuracy {self.interchange_accuracy:.1%} "
+            f"({len(self.logit_difference)} pairs)"
+        )
+
+
+def _require_one_per_pair(name: str, values: Tensor) -> None:
+    if not isinstance(values, Tensor) or values.ndim != 1:
+        raise ValueError(f"{name} must be a tensor [pairs], one number for each pair")
+
+
+def _require_tokens(logits: Tensor, tokens: Tensor) -> None:
+    require.floats("the logits", logits, ndim=2)
+    require.ids("the tokens", tokens)
+    rows, columns = logits.shape
+    if len(tokens) != rows:
+        raise ValueError(
+            f"one token for each of {rows} rows of logits is needed, not {len(tokens)}"
+        )
+    if rows and not (0 <= tokens.min() and tokens.max() < columns):
+        raise ValueError(f"the tokens must lie between 0 and {columns - 1}, as the logits do")

@@ -1,0 +1,106 @@
+"""Where a patch acts: a layer and one of the activations computed there."""
+
+from collections.abc import Container, Iterable
+from dataclasses import asdict, dataclass
+
+from transformer_lens import TransformerBridge
+
+from helpers.models import require
+
+# TransformerLens hook where each kind is read. `mlp_hidden` is the input of the down projection:
+# for a gated MLP that is act(gate) * up, not the output of the activation function.
+HOOKS = {
+    "resid_pre": "hook_resid_pre",
+    "resid_mid": "hook_resid_mid",
+    "resid_post": "hook_resid_post",
+    "attn_out": "hook_attn_out",
+    "mlp_in": "mlp.hook_in",
+    "mlp_out": "hook_mlp_out",
+    "mlp_hidden": "mlp.hook_post",
+    "head_output": "attn.hook_z",
+    "head_query": "attn.hook_q",
+}
+OF_ONE_HEAD = ("head_output", "head_query")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One activation of a model, at the position its pairs say (or at `position`).
+
+    Attributes:
+        layer: Block index, from 0.
+        kind: One of `resid_pre`, `resid_mid`, `resid_post` (residual stream before, inside and
+            after the block), `attn_out`, `mlp_out` (what the sublayer adds), `mlp_in` (what the MLP
+            reads, behind its norm), `mlp_hidden` (input of the down projection, `[d_mlp]`),
+            `head_output` or `head_query` (one head before the
+            output projection, or its query before rotary positions, `[d_head]`).
+        head: The head, for the last two only.
+        position: Overrides the pairs' own position; negative counts from the end of each prompt.
+
+    Raises:
+        ValueError: An unknown kind, a head where none belongs or none where one does, or a layer,
+            head or position that is no whole number.
+    """
+
+    layer: int
+    kind: str
+    head: int | None = None
+    position: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in list(HOOKS):
+            raise ValueError(f"unknown kind of site {self.kind!r}: choose one of {list(HOOKS)}")
+        if (self.kind in OF_ONE_HEAD) != (self.head is not None):
+            raise ValueError(f"give `head` for {OF_ONE_HEAD}, and for no other kind of site")
+        require.whole("layer", self.layer)
+        for name in ("head", "position"):
+            if getattr(self, name) is not None:
+                require.whole(name, getattr(self, name))
+
+    @property
+    def hook_name(self) -> str:
+        """Name of the TransformerLens hook, for example `blocks.8.mlp.hook_post`."""
+        return f"blocks.{self.layer}.{HOOKS[self.kind]}"
+
+    def check(self, model: TransformerBridge) -> None:
+        """Raise ValueError if the model has no such site."""
+        check_sites(model, [self])
+
+    def _check(self, model: TransformerBridge, hooks: Container[str]) -> None:
+        n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+        if not 0 <= self.layer < n_layers:
+            raise ValueError(f"layer {self.layer} is out of range: the model has {n_layers}")
+        if self.head is not None and not 0 <= self.head < n_heads:
+            raise ValueError(f"head {self.head} is out of range: the model has {n_heads} per layer")
+        needed = [self.hook_name]
+        if self.kind == "resid_mid":  # written by way of the attention output
+            needed.append(f"blocks.{self.layer}.hook_attn_out")
+        if missing := [name for name in needed if name not in hooks]:
+            raise ValueError(
+                f"this architecture has no {self.kind}: TransformerLens offers no hook {missing[0]}"
+            )
+
+    def as_dict(self) -> dict:
+        """The site as plain values, to be stored and read back with `Site(**values)`."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    def __str__(self) -> str:
+        head = "" if self.head is None else f".{self.head}"
+        return f"{self.kind}.{self.layer}{head}"
+
+
+def check_sites(model: TransformerBridge, sites: Iterable[Site]) -> None:
+    """Raise ValueError unless all of these are sites of the model, and not their names."""
+    hooks = model.hook_dict  # made anew at each access
+    for site in sites:
+        if not isinstance(site, Site):
+            raise ValueError(f"a Site is needed, such as Site(21, 'mlp_hidden'), not {site!r}")
+        site._check(model, hooks)
+
+
+def before_mlp(model: TransformerBridge) -> str:
+    """The kind of site whose stream the MLPs read.
+
+    `resid_mid`; where attention and MLP work in parallel (GPT-NeoX), both read `resid_pre`.
+    """
+    return "resid_mid" if "blocks.0.hook_resid_mid" in model.hook_dict else "resid_pre"

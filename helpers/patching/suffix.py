@@ -1,0 +1,326 @@
+"""Rerun a prompt from one token and one block on: everything before them comes from a cache.
+
+A patch at token `t` of layer `l` cannot change earlier tokens (attention is causal) nor lower
+layers. So the keys and values of the tokens before `t` are computed once, the residual stream that
+enters block `l` is stored once, and a patched run is: tokens `t, t+1, ...` through blocks
+`l, l+1, ...`. The forward pass is the model's own, through the bridge's `start_at_layer` and
+`past_key_values`; no architecture is written again here.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import TransformerBridge
+from transformers.cache_utils import Cache
+
+from helpers.models.load import contiguous
+from helpers.patching.sites import Site
+
+Hook = tuple[str, Callable]
+Write = tuple[Site, Float[Tensor, "some d"], slice]  # what to write where, and in which of the rows
+ALL = slice(None)
+
+
+class Suffix:
+    """Prompts of one length, ready to be rerun with a new activation at one position.
+
+    Args:
+        tokens: The prompts, `[prompts pos]`.
+        position: The position patched in all of them.
+        sites: The sites that will be patched.
+        from_start: Rerun whole prompts through all blocks instead: slower, and right for every
+            architecture.
+    """
+
+    def __init__(
+        self,
+        model: TransformerBridge,
+        tokens: Int[Tensor, "prompts pos"],
+        position: int,
+        sites: Sequence[Site],
+        *,
+        batch_size: int,
+        from_start: bool = False,
+    ) -> None:
+        self.model, self.tokens, self.position = model, tokens, position
+        self.from_start = from_start
+        self.hook_points = dict(model.hook_dict)  # TransformerLens builds it anew at each access
+        self.start = 0 if from_start else position
+        self.tokens_rerun = tokens.shape[1] - self.start
+        self.block_output = _block_output(model)
+        self.activations: dict[Site, Tensor] = {}
+        self.residuals: dict[int, Tensor] = {}
+        self.prefix = self._prepare(sites, batch_size)
+
+    @torch.no_grad()
+    def _prepare(self, sites: Sequence[Site], batch_size: int) -> Cache | None:
+        """Fills `activations` and `residuals` and returns the cache of the tokens before."""
+        entries = sorted({_entry(self.model, site) for site in sites})
+        names = {site: site.hook_name for site in sites}
+        names |= {entry: f"blocks.{entry}.hook_resid_pre" for entry in entries}
+        caches, records = [], []
+        for chunk in self.tokens.split(batch_size):
+            cache = _prefill(self.model, chunk[:, : self.start]) if self.start else None
+            caches.append(cache)
+            with recording(self.model, set(names.values())) as record:
+                with only_columns(self.model, torch.zeros(1, dtype=torch.long)):
+                    self.model(chunk[:, self.start :], past_key_values=_select(cache))
+            records.append(record)
+            _forget_below(cache, entries[0])
+        index = self.position - self.start
+        for key, name in names.items():
+            if isinstance(key, Site):
+                self.activations[key] = torch.cat([at_site(r[name], key, index) for r in records])
+            else:
+                self.residuals[key] = torch.cat([r[name] for r in records])
+        return _concatenate(caches, entries[0])
+
+    def rerun(
+        self,
+        rows: Int[Tensor, "rows"],
+        writes: Sequence[Write],
+        *,
+        columns: Int[Tensor, "columns"] | None = None,
+        record: dict[str, Tensor] | None = None,
+    ) -> Float[Tensor, "rows columns"]:
+        """Logits at the last token of the prompts `rows` with new activations written at sites.
+
+        Each write fills its slice of the rows, so a prompt that is given twice can be patched at
+        two sites by one forward pass. What the hooks named in `record` see, after all that was
+        written, is stored there.
+        """
+        entry = min(_entry(self.model, site) for site, *_ in writes)
+        hooks = [self._write(*write, rows, entry) for write in writes]
+        hooks += _reads(record if record is not None else {})  # hooks run in this order
+        hooks.append(("unembed.hook_in", contiguous))
+        with self._hooked(hooks), only_columns(self.model, columns):
+            if self.from_start:
+                return self.model(self.tokens[rows])[:, -1]
+            logits = run_from(
+                self.model, self.residuals[entry][rows], entry, block_output=self.block_output,
+                past_key_values=_select(self.prefix, rows, entry), logits_to_keep=1,
+            )  # fmt: skip
+        return logits[:, -1]
+
+    @contextmanager
+    def _hooked(self, hooks: Sequence[Hook]) -> Iterator[None]:
+        """As `model.hooks`, which spends milliseconds on sorting out names at each call."""
+        handles = []
+        try:
+            for name, hook in hooks:
+                point = self.hook_points[name]
+                handles.append((point, point.add_hook(hook)))
+            yield
+        finally:
+            for point, handle in handles:
+                handle.hook.remove()
+                point.fwd_hooks.remove(handle)
+
+    def _write(self, site: Site, activation: Tensor, part: slice, rows: Tensor, entry: int) -> Hook:
+        """The hook that puts the activation in place of the site's vector in part of the rows."""
+        index, name = self.position - self.start, site.hook_name
+        if site.kind == "resid_mid":
+            # TransformerLens reads this point at the norm before the MLP, where writing would
+            # change what the MLP reads but not the residual stream that passes it by.
+            name = f"blocks.{site.layer}.hook_attn_out"
+            activation = activation - self.residuals[site.layer][rows[part], index]
+        elif site.layer < entry and not self.from_start:
+            name = f"blocks.{site.layer + 1}.hook_resid_pre"
+
+        def write(old: Tensor, hook: object) -> Tensor:
+            if activation.shape[-1] != old.shape[-1]:
+                raise ValueError(f"{site} has {old.shape[-1]} dimensions, not {len(activation[0])}")
+            new = old.clone()
+            new[(part, index) if site.head is None else (part, index, site.head)] = activation
+            return new
+
+        return name, write
+
+    def at_patched_token(
+        self, name: str, activation: Float[Tensor, "rows ..."], longest: int
+    ) -> Float[Tensor, "rows ..."]:
+        """A recorded activation at the patched token; patterns padded to `longest` tokens."""
+        index = self.position - self.start
+        if not name.endswith(("hook_pattern", "hook_attn_scores")):
+            return activation.select(self.hook_points[name].pos_dim or 1, index)
+        row = activation[..., index, :]
+        before = self.tokens.shape[1] - row.shape[-1]  # keys that slid out of the window
+        return torch.nn.functional.pad(row, (before, longest - before - row.shape[-1]))
+
+    @torch.no_grad()
+    def is_exact(self) -> bool:
+        """Whether rerunning a prompt with its own activations gives the full forward's logits.
+
+        Tried at the lowest site, at the highest, and at one of every kind.
+        """
+        first = torch.zeros(1, dtype=torch.long, device=self.tokens.device)
+        expected = self.model(self.tokens[:1])[:, -1]
+        ordered = sorted(self.activations, key=lambda site: site.layer)
+        tried = {ordered[0], ordered[-1], *{site.kind: site for site in ordered}.values()}
+        own = [
+            (site, self.activations[site][:1], slice(row, row + 1))
+            for row, site in enumerate(tried)
+        ]
+        columns, highest = expected[0].topk(5).indices, ordered[-1]
+        found = self.rerun(first.repeat(len(tried)), own)
+        part = self.rerun(first, [(highest, self.activations[highest][:1], ALL)], columns=columns)
+        tolerance = 1e-4 * expected.abs().max().clamp(min=1.0)
+        return all(
+            torch.allclose(x, y.expand_as(x), rtol=0, atol=tolerance)
+            for x, y in ((found, expected), (part, expected[:, columns]))
+        )
+
+
+def run_from(
+    model: TransformerBridge,
+    residual: Float[Tensor, "batch pos d_model"],
+    layer: int,
+    *,
+    block_output: Callable | None = None,
+    **arguments: object,
+) -> Float[Tensor, "batch pos d_vocab"]:
+    """The model's logits, given the residual stream that enters block `layer`.
+
+    The bridge's `start_at_layer` by itself runs the blocks below as well; here they are skipped.
+
+    Args:
+        block_output: What a skipped block returns; found out by running one, if not given.
+        arguments: For the model: `logits_to_keep=1` gives those of the last token only.
+
+    Raises:
+        ValueError: No such layer.
+    """
+    if not 0 <= layer < model.cfg.n_layers:
+        raise ValueError(f"layer {layer} is out of range: the model has {model.cfg.n_layers}")
+    with _skip_blocks(model, layer, block_output or _block_output(model)):
+        return model(residual, start_at_layer=layer, **arguments)
+
+
+def at_site(
+    activation: Float[Tensor, "batch pos *d"], site: Site, index: int
+) -> Float[Tensor, "batch d"]:
+    """The site's vector at one position of a hooked activation."""
+    vector = activation[:, index]
+    return vector if site.head is None else vector[:, site.head]
+
+
+@contextmanager
+def recording(model: TransformerBridge, names: set[str]) -> Iterator[dict[str, Tensor]]:
+    """Collects the named activations of the forward passes run inside, by hook name."""
+    record = dict.fromkeys(names)
+    with model.hooks(fwd_hooks=_reads(record)):
+        yield record
+
+
+def _reads(record: dict[str, Tensor]) -> list[Hook]:
+    """Hooks that store what they see under their names."""
+
+    def keep(name: str) -> Callable:
+        def hook(activation: Tensor, hook: object) -> None:
+            record[name] = activation
+
+        return hook
+
+    return [(name, keep(name)) for name in record]
+
+
+@contextmanager
+def only_columns(
+    model: TransformerBridge, columns: Int[Tensor, "columns"] | None
+) -> Iterator[None]:
+    """Inside, the model computes the logits of the tokens `columns` only (None: of all).
+
+    Whatever the model does to its logits afterwards (a soft cap, a scale) is elementwise and stays
+    in force. Set on the instance and removed again, so the bridge never sees a changed module.
+    """
+    if columns is None:
+        yield
+        return
+    unembed = model.unembed
+    weight, bias = unembed.W_U[:, columns], unembed.b_U[columns]
+    unembed.__dict__["forward"] = lambda hidden, **_: unembed.hook_in(hidden) @ weight + bias
+    try:
+        yield
+    finally:
+        del unembed.__dict__["forward"]
+
+
+@contextmanager
+def _skip_blocks(model: TransformerBridge, below: int, output: Callable) -> Iterator[None]:
+    """Inside, the blocks under `below` return their input: `start_at_layer` discards it anyway."""
+    skipped = list(model.blocks[:below])
+    for block in skipped:
+        block.__dict__["forward"] = output
+    try:
+        yield
+    finally:
+        for block in skipped:
+            del block.__dict__["forward"]
+
+
+def _block_output(model: TransformerBridge) -> Callable:
+    """A stand-in for a block that returns its input in the form this architecture expects."""
+    forms, token = [], torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device)
+    handle = model.blocks[0].register_forward_hook(lambda *args: forms.append(type(args[-1])))
+    try:
+        with torch.no_grad():
+            model(token, stop_at_layer=1 if model.cfg.n_layers > 1 else None)
+    finally:
+        handle.remove()
+    if issubclass(forms[0], tuple):
+        return lambda hidden_states, *args, **kwargs: (hidden_states,)
+    return lambda hidden_states, *args, **kwargs: hidden_states
+
+
+def _entry(model: TransformerBridge, site: Site) -> int:
+    """The first block that has to be rerun: what leaves block `l` is what enters `l + 1`."""
+    is_input_of_next = site.kind == "resid_post" and site.layer + 1 < model.cfg.n_layers
+    return site.layer + 1 if is_input_of_next else site.layer
+
+
+def _prefill(model: TransformerBridge, tokens: Int[Tensor, "prompts pos"]) -> Cache:
+    """The model's key/value cache after reading the tokens."""
+    with only_columns(model, torch.zeros(1, dtype=torch.long)):
+        return model(tokens, return_type="logits_and_cache", use_cache=True)[1]
+
+
+def _forget_below(cache: Cache | None, entry: int) -> None:
+    """Keeps one prompt of the layers that are never rerun: only their length is still read."""
+    for layer in cache.layers[:entry] if cache is not None else ():
+        if layer.is_initialized:
+            layer.keys, layer.values = layer.keys[:1].clone(), layer.values[:1].clone()
+
+
+def _concatenate(caches: list[Cache | None], entry: int) -> Cache | None:
+    """One cache of all prompts from the caches of the chunks."""
+    if caches[0] is None or len(caches) == 1:
+        return caches[0]
+    joined = _select(caches[0])
+    for index, layer in enumerate(joined.layers):
+        if index >= entry and layer.is_initialized:
+            layer.keys = torch.cat([cache.layers[index].keys for cache in caches])
+            layer.values = torch.cat([cache.layers[index].values for cache in caches])
+    return joined
+
+
+def _select(
+    cache: Cache | None, rows: Int[Tensor, "rows"] | None = None, entry: int = 0
+) -> Cache | None:
+    """A copy of the cache that a forward pass may extend, with the given prompts only."""
+    if cache is None:
+        return None
+    fresh = copy.copy(cache)
+    fresh.layers = [copy.copy(layer) for layer in cache.layers]
+    for index, layer in enumerate(fresh.layers if rows is not None else ()):
+        if not layer.is_initialized:
+            continue
+        if index < entry:
+            layer.keys = layer.keys[:1].expand(len(rows), -1, -1, -1)
+            layer.values = layer.values[:1].expand(len(rows), -1, -1, -1)
+        else:
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+    return fresh

@@ -1,0 +1,8 @@
+"""What a model is asked: pairs of a base and a source prompt, with the two answers between them.
+
+`ioi`, `agreement` and `facts` each have a `make_pairs`; `Pairs.from_prompts` takes your own text.
+"""
+
+from helpers.tasks.pair_files import read_pairs
+from helpers.tasks.pairs import Pairs, encode, single_token
+from helpers.tasks.text import passages

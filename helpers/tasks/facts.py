@@ -1,0 +1,363 @@
+"""Facts to recall, patch and edit: a relation, a subject, and an answer that the model completes.
+
+"The location of the Eiffel Tower is in the country of" is a prompt, made from a template of the
+relation `landmark_country`; it ends right before the answer, France. Subjects and answers may be
+several tokens long. Answers are compared by their first token, so two facts have the same answer
+if theirs begin alike.
+
+Tables of facts have the columns relation, subject, answer and template; a template has the slot
+`{subject}`. `load_facts` gives those of the project, `helpers.tasks.counterfact` a larger set.
+"""
+
+import functools
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import TransformerBridge
+
+from helpers.models import require
+from helpers.models.load import contiguous
+from helpers.output import files
+from helpers.tasks.pairs import Pairs, Tokenizes, Tokens, encode
+
+FOLDER = files.ROOT / "data" / "facts"
+SLOT = "{subject}"
+COLUMNS = ("relation", "subject", "answer", "template")
+
+
+def relations() -> list[str]:
+    """Names of the relations that come with the project."""
+    return list(_prompts())
+
+
+def prompts(relation: str) -> list[str]:
+    """The templates of a relation: the one the default model completes best, then paraphrases.
+
+    Raises:
+        ValueError: There is no such relation.
+    """
+    if relation not in _prompts():
+        raise ValueError(f"no relation {relation!r}: choose from {relations()}")
+    return list(_prompts()[relation])
+
+
+def load_facts(relations: str | Sequence[str] | None = None, *, prompt: int = 0) -> pd.DataFrame:
+    """The facts of the project, with the columns relation, subject, answer and template.
+
+    Args:
+        relations: One relation or several; all by default.
+        prompt: Which of the relation's templates to take; 0 is the main one.
+
+    Raises:
+        ValueError: There is no such relation, or one of them has no such template.
+    """
+    names = [relations] if isinstance(relations, str) else relations
+    templates = {name: prompts(name) for name in (_prompts() if names is None else names)}
+    for name, texts in templates.items():
+        if prompt not in range(len(texts)):
+            raise ValueError(f"{name} has the templates 0 to {len(texts) - 1}, but no {prompt}")
+    facts = pd.read_csv(FOLDER / "facts.csv")
+    facts = facts[facts["relation"].isin(list(templates))].reset_index(drop=True)
+    return facts.assign(template=[templates[name][prompt] for name in facts["relation"]])
+
+
+def fill(template: str, subject: str) -> str:
+    """The prompt of a fact: the template with the subject in its slot."""
+    return template.replace(SLOT, subject)
+
+
+def known_facts(
+    model: TransformerBridge, facts: pd.DataFrame | None = None, *, batch_size: int = 64
+) -> pd.DataFrame:
+    """The facts that the model completes: the answer's first token has the largest logit of all.
+
+    On one core the packaged model reads about 20 prompts a second: half a minute for all facts.
+
+    Args:
+        facts: Which facts to try; those of the project by default.
+        batch_size: Prompts per forward pass; only prompts of equal length share one.
+
+    Returns:
+        The known rows of `facts` in their order, with four more columns: prompt (the text),
+        subject_tokens (how many tokens the subject has in mid-sentence: a patch at the last one
+        carries all of a subject only if it is the only one), answer_token (the answer's first) and
+        probability (that the model gives it).
+
+    Raises:
+        ValueError: `facts` is no table of facts, or the batch size is not positive.
+    """
+    require.whole("batch_size", batch_size, least=1)
+    facts = load_facts() if facts is None else facts
+    _check_table(facts)
+    facts = facts[np.array([_can_answer(model, word) for word in facts["answer"]], dtype=bool)]
+    texts = _fill(facts)
+    answers = torch.tensor([answer_token(model, answer) for answer in facts["answer"]]).long()
+    known, probability = _complete(model, [encode(model, t) for t in texts], answers, batch_size)
+    columns = {
+        "prompt": texts,
+        "subject_tokens": [len(_after_space(model, subject)) for subject in facts["subject"]],
+        "answer_token": answers.tolist(),
+        "probability": probability.tolist(),
+    }
+    return facts.assign(**columns)[known.numpy()].reset_index(drop=True)
+
+
+def count_known(facts: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+    """How much of `facts` is in `known`, by relation.
+
+    Returns:
+        Integer columns: total; known; answers (different first tokens among the known); pairs
+        (ordered pairs of known facts with different answers, if they share a template).
+    """
+    tokens = known.groupby("relation")["answer_token"]
+    counts = tokens.agg(
+        known="size",
+        answers="nunique",
+        pairs=lambda token: len(token) ** 2 - (token.value_counts() ** 2).sum(),
+    )
+    total = facts.groupby("relation", sort=False).size().to_frame("total")
+    return total.join(counts).fillna(0).astype(int)
+
+
+def count_pairs(known: pd.DataFrame) -> int:
+    """How many pairs `make_pairs` can draw from known facts, if each relation has one template."""
+    return int(count_known(known, known)["pairs"].sum())
+
+
+def with_third_answers(known: pd.DataFrame) -> pd.DataFrame:
+    """The known facts of relations with three different answers or more.
+
+    There, every pair has an answer that belongs to neither of its facts.
+    """
+    answers = known.groupby("relation")["answer_token"].transform("nunique")
+    return known[answers > 2]
+
+
+def split_subjects(facts: pd.DataFrame, *, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training and test facts, half each, without a common subject.
+
+    Within a relation the facts of each answer are halved too, as far as that is possible: a subject
+    stays on one side in all its relations.
+
+    Raises:
+        ValueError: There are fewer than two subjects, or `facts` is no table of facts.
+    """
+    _check_table(facts)
+    rng = np.random.default_rng(require.whole("seed", seed, least=0))
+    shuffled = facts.sample(frac=1, random_state=rng)
+    ordered = shuffled.sort_values(["relation", "answer"], kind="stable")
+    subjects = ordered["subject"].drop_duplicates()
+    if len(subjects) < 2:
+        raise ValueError(f"two subjects are needed for a split, but there are {len(subjects)}")
+    train = facts["subject"].isin(subjects[::2])
+    return facts[train].reset_index(drop=True), facts[~train].reset_index(drop=True)
+
+
+def neighbours(
+    facts: pd.DataFrame, fact: Mapping[str, str], *, same_answer: bool | None = None
+) -> pd.DataFrame:
+    """Facts of other subjects in the relation of `fact`: what an edit of it should leave alone.
+
+    Args:
+        facts: Where to look, for example the known ones.
+        fact: Has at least relation, subject and answer: a row of a table of facts will do.
+        same_answer: True keeps those with the answer of `fact`, False the others, None all.
+    """
+    rows = facts[(facts["relation"] == fact["relation"]) & (facts["subject"] != fact["subject"])]
+    if same_answer is not None:
+        rows = rows[(rows["answer"] == fact["answer"]) == same_answer]
+    return rows.reset_index(drop=True)
+
+
+def make_pairs(model: Tokenizes, facts: pd.DataFrame, n: int, *, seed: int = 0) -> Pairs:
+    """Pairs of facts with one relation and template, different subjects and different answers.
+
+    If the patch carries the source's fact, the model says the source's answer. The patched position
+    is the last token of the subject, in the base and in the source; their prompts may differ in
+    length.
+
+        base    The location of the Eiffel Tower is in the country of    answer France
+        source  The location of Mount Fuji is in the country of          counterfactual Japan
+
+    Relations take turns, so that each has an equal share until its pairs run out, and within a
+    relation so do the bases. No pair comes twice. The first pairs do not depend on `n`.
+
+    Args:
+        model: The model, or only its tokenizer.
+        facts: The facts to pair: pass what `known_facts` returns, or part of it.
+        n: How many pairs.
+        seed: The pairs depend on it, on `facts` and on the tokenizer, and on nothing else.
+
+    Returns:
+        Pairs whose table has the columns base, source, relation, subject, source_subject, answer,
+        counterfactual and template.
+
+    Raises:
+        ValueError: More pairs are wanted than there are, the tokenizer cannot tell where a subject
+            ends or does not know an answer, or `facts` is no table of facts.
+    """
+    _check_table(facts)
+    rng = np.random.default_rng(require.whole("seed", seed, least=0))
+    facts = facts.drop_duplicates(["relation", "template", "subject"]).reset_index(drop=True)
+    answers = np.array([answer_token(model, answer) for answer in facts["answer"]], dtype=int)
+    base, source = _draw(facts, answers, n, rng).T
+    ours, theirs = (facts.iloc[rows].reset_index(drop=True) for rows in (base, source))
+    base_tokens, position = _read(model, ours)
+    source_tokens, source_position = _read(model, theirs)
+    table = {
+        "base": _fill(ours),
+        "source": _fill(theirs),
+        "relation": ours["relation"],
+        "subject": ours["subject"],
+        "source_subject": theirs["subject"],
+        "answer": ours["answer"],
+        "counterfactual": theirs["answer"],
+        "template": ours["template"],
+    }
+    return Pairs(
+        base_tokens=base_tokens,
+        source_tokens=source_tokens,
+        answer=torch.from_numpy(answers[base]),
+        counterfactual=torch.from_numpy(answers[source]),
+        position=position,
+        source_position=source_position,
+        table=pd.DataFrame(table),
+    )
+
+
+def answer_token(model: Tokenizes, answer: str) -> int:
+    """The first token of an answer in mid-sentence, that is after a space.
+
+    Raises:
+        ValueError: The tokenizer does not know it.
+    """
+    tokens = _after_space(model, answer)
+    if not tokens or tokens[0] == getattr(model, "tokenizer", model).unk_token_id:
+        raise ValueError(f"the tokenizer does not know how {answer!r} begins")
+    return tokens[0]
+
+
+def subject_position(model: Tokenizes, prompt: str, subject: str) -> int:
+    """The position of the subject's last token in the prompt, counted from 0 and with any BOS.
+
+    Raises:
+        ValueError: The subject is not in the prompt or is there more than once, or the tokenizer
+            cannot tell where it ends.
+    """
+    found = [match.end() for match in re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt)]
+    if len(found) != 1:
+        raise ValueError(f"{subject!r} stands {len(found)} times, not once, in {prompt!r}")
+    return _token_before(model, prompt, found[0])
+
+
+def _check_table(facts: pd.DataFrame) -> None:
+    """Raise ValueError unless every row is a fact: texts in all columns, one slot per template."""
+    if not isinstance(facts, pd.DataFrame) or not set(COLUMNS) <= set(facts):
+        raise ValueError(f"a table of facts is a DataFrame with the columns {', '.join(COLUMNS)}")
+    for row, fact in enumerate(facts[list(COLUMNS)].to_dict("records")):
+        texts = [name for name, text in fact.items() if isinstance(text, str) and text.strip()]
+        if empty := [name for name in COLUMNS if name not in texts]:
+            raise ValueError(f"fact {row} has no {empty[0]}: fill every cell of the table")
+        if fact["template"].count(SLOT) != 1:
+            raise ValueError(
+                f"a template needs one {SLOT}, but fact {row} has {fact['template']!r}"
+            )
+
+
+@functools.cache
+def _prompts() -> dict[str, list[str]]:
+    return json.loads((FOLDER / "prompts.json").read_text(encoding="utf-8"))
+
+
+def _fill(facts: pd.DataFrame) -> list[str]:
+    return [fill(*fact) for fact in zip(facts["template"], facts["subject"], strict=True)]
+
+
+def _after_space(model: Tokenizes, words: str) -> list[int]:
+    """The tokens of words in mid-sentence."""
+    tokenizer = getattr(model, "tokenizer", model)
+    tokens = tokenizer(f" {words.strip()}", add_special_tokens=False)["input_ids"]
+    if tokens and not tokenizer.decode(tokens[:1]).strip():  # the space, split off
+        return tokens[1:]
+    return tokens
+
+
+def _can_answer(model: Tokenizes, answer: str) -> bool:
+    try:
+        answer_token(model, answer)
+    except ValueError:
+        return False
+    return True
+
+
+@torch.no_grad()
+def _complete(
+    model: TransformerBridge, tokens: Sequence[Tensor], answers: Int[Tensor, "n"], batch_size: int
+) -> tuple[Tensor, Float[Tensor, "n"]]:
+    """Whether each answer is the most probable next token, and its probability."""
+    known, probability = torch.zeros(len(tokens), dtype=torch.bool), torch.zeros(len(tokens))
+    lengths = torch.tensor([len(row) for row in tokens])
+    for length in lengths.unique():
+        for rows in (lengths == length).nonzero()[:, 0].split(batch_size):
+            batch = torch.stack([tokens[row] for row in rows]).to(model.cfg.device)
+            with model.hooks(fwd_hooks=[("unembed.hook_in", contiguous)]):
+                logits = model(batch, logits_to_keep=1)[:, -1].float().cpu()
+            known[rows] = logits.argmax(-1) == answers[rows]
+            probability[rows] = logits.softmax(-1)[torch.arange(len(rows)), answers[rows]]
+    return known, probability
+
+
+def _draw(
+    facts: pd.DataFrame, answers: Int[np.ndarray, "facts"], n: int, rng: np.random.Generator
+) -> Int[np.ndarray, "n 2"]:
+    """Rows of the base and the source of each pair: relations take turns, and bases in each."""
+    queues = []
+    for _, group in facts.groupby("relation", sort=False):
+        rows, template = group.index.to_numpy(), group["template"].to_numpy()
+        fits = (template[:, None] == template) & (answers[rows][:, None] != answers[rows])
+        pairs = rows[rng.permutation(np.argwhere(fits))]
+        turn = pd.Series(pairs[:, 0]).groupby(pairs[:, 0]).cumcount()
+        queues.append(pairs[np.argsort(turn, kind="stable")])
+    queues = [queues[place] for place in rng.permutation(len(queues))]
+    most = sum(map(len, queues))
+    if not 1 <= require.whole("n", n) <= most:
+        raise ValueError(
+            f"n must be from 1 to {most}, the pairs with one relation and template but different "
+            f"answers among these {len(facts)} facts, and it is {n}"
+        )
+    turn = np.concatenate([np.arange(len(queue)) for queue in queues])
+    return np.concatenate(queues)[np.argsort(turn, kind="stable")[:n]]
+
+
+def _read(model: Tokenizes, facts: pd.DataFrame) -> tuple[Tokens, Int[Tensor, "n"]]:
+    """The tokens of each prompt, and the position where its subject ends."""
+    tokens, positions = [], []
+    for template, subject in zip(facts["template"], facts["subject"], strict=True):
+        prompt, end = fill(template, subject), template.index(SLOT) + len(subject)
+        tokens.append(encode(model, prompt))
+        positions.append(_token_before(model, prompt, end))
+    return tuple(tokens), torch.tensor(positions)
+
+
+def _token_before(model: Tokenizes, prompt: str, end: int) -> int:
+    """The position of the token that holds the last character before `end`."""
+    tokenizer = getattr(model, "tokenizer", model)
+    tokens = encode(model, prompt).tolist()
+    if tokenizer.is_fast:
+        plain = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
+        before = len(tokens) - len(plain["input_ids"])  # BOS
+        spans = enumerate(plain["offset_mapping"], before)
+        holding = [position for position, (start, stop) in spans if start < end <= stop]
+        if holding and tokens[max(before, 0) :] == plain["input_ids"]:
+            return holding[-1]
+    else:
+        start = encode(model, prompt[:end]).tolist()
+        if start and tokens[: len(start)] == start:
+            return len(start) - 1
+    raise ValueError(f"this tokenizer does not tell where {prompt[:end]!r} ends in {prompt!r}")

@@ -1,0 +1,204 @@
+"""Indirect object identification (IOI): pairs of prompts that differ in the order of two names.
+
+"Then, Mary and John had fun. John gave a book to" is continued by the indirect object (IO), Mary.
+John, the name that comes twice, is the subject (S). The pattern tells where the subject first
+stands: it is the second of the two names in ABB, as here, and the first in BAB.
+"""
+
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from helpers.models import require
+from helpers.output import files
+from helpers.tasks.pairs import Pairs, Tokenizes, single_token
+
+Split: TypeAlias = Literal["train", "test"]
+Words: TypeAlias = Mapping[str, list[str]]  # by kind: {"names": ["Aaron", ...], ...}
+
+FOLDER = files.ROOT / "data" / "ioi"
+FEWEST = {"names": 4, "objects": 2, "places": 2}  # so that each split has two names to order
+OTHER = {"ABB": "BAB", "BAB": "ABB"}  # the pattern of the source, by that of the base
+
+
+def make_pairs(
+    model: Tokenizes,
+    n: int,
+    *,
+    split: Split = "train",
+    seed: int = 0,
+    templates: str | Sequence[str] | None = None,
+    prefix: str = "Then, ",
+) -> Pairs:
+    """Pairs that differ in where the subject stands, and in nothing else (section 4 of the paper).
+
+    Base and source have the same words in the same roles; only the order of the first two names
+    changes. The model should say the IO on both. If the patch carries the position of the subject,
+    it takes the name at the other position: in the base prompt, that is the subject.
+
+        base    Then, Mary and John had fun. John gave a book to    answer Mary
+        source  Then, John and Mary had fun. John gave a book to    counterfactual John
+
+    The patterns of the bases alternate, ABB first; the templates are used equally often, in random
+    order. Contents are drawn without replacement, so no prompt comes twice, not even as the source
+    of another pair. The patched position is the last token.
+
+    Args:
+        model: The model, or only its tokenizer: words that it splits into tokens are not used.
+        n: How many pairs.
+        split: No name, object, place or template is in both splits.
+        seed: The pairs depend on it, on `n` and on the words in use, and on nothing else.
+        templates: A template of this split, or several, by name; None for all.
+        prefix: What every prompt begins with, including the space before the first name.
+
+    Returns:
+        Pairs whose table has the columns base, source, template, io, subject, object and place
+        (empty if the template has none), pattern (of the base) and the positions of the names in
+        the base: io_position, subject_position, subject2_position (the repetition).
+
+    Raises:
+        ValueError: More pairs are wanted than there are, a template or split is unknown, the prefix
+            hides a name, too few words are single tokens for this model, or `n` or `seed` is no
+            whole number.
+    """
+    require.whole("n", n)
+    if not isinstance(prefix, str) or not prefix.endswith(" "):
+        raise ValueError(f"the prefix must end with a space, for the first name, not {prefix!r}")
+    texts = _choose_templates(split, templates)
+    rng = np.random.default_rng(require.whole("seed", seed, least=0))
+    table = _draw(n, texts, vocabulary(model, split), rng)
+    rows = table.to_dict("records")
+    base = [prefix + fill(texts[row["template"]], row["pattern"], row) for row in rows]
+    source = [prefix + fill(texts[row["template"]], OTHER[row["pattern"]], row) for row in rows]
+    pairs = Pairs.from_prompts(
+        model, base, source, list(table["io"]), list(table["subject"]), table=table
+    )
+    return replace(pairs, table=pairs.table.assign(**_find_names(pairs)))
+
+
+def templates(split: Split) -> dict[str, str]:
+    """The templates of a split by name: prompts with slots, from after the prefix to the answer.
+
+    `argument`, `fun` (train) and `work` (test) have the plots of the paper's three templates.
+    """
+    return dict(_templates()[_check_split(split)])
+
+
+def vocabulary(model: Tokenizes, split: Split) -> dict[str, list[str]]:
+    """The names, objects and places of a split that are single tokens for this model.
+
+    Every second usable word is a test word, so the splits are disjoint for each model; but a word
+    may change sides from one model to another.
+
+    Raises:
+        ValueError: Too few words of a list are single tokens.
+    """
+    start = ("train", "test").index(_check_split(split))
+    return {kind: _usable(model, kind)[start::2] for kind in FEWEST}
+
+
+def fill(template: str, pattern: str, words: Mapping[str, str]) -> str:
+    """A template with its slots filled: `words` has io, subject, object and place."""
+    names = (words["io"], words["subject"])
+    first, second = names if pattern == "ABB" else names[::-1]
+    return template.format(first=first, second=second, **words)
+
+
+@functools.cache
+def _templates() -> dict[str, dict[str, str]]:
+    return json.loads((FOLDER / "templates.json").read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _words(kind: str) -> tuple[str, ...]:
+    return tuple((FOLDER / f"{kind}.txt").read_text(encoding="utf-8").split())
+
+
+def _usable(model: Tokenizes, kind: str) -> list[str]:
+    usable = [word for word in _words(kind) if _is_single_token(model, word)]
+    if len(usable) < FEWEST[kind]:
+        raise ValueError(
+            f"only {len(usable)} of our {len(_words(kind))} {kind} are single tokens for this "
+            f"model, and {FEWEST[kind]} are needed: its tokenizer does not suit this task"
+        )
+    return usable
+
+
+def _is_single_token(model: Tokenizes, word: str) -> bool:
+    try:
+        single_token(model, word)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_split(split: str) -> Split:
+    if split not in _templates():
+        raise ValueError(f"the split must be 'train' or 'test', not {split!r}")
+    return split
+
+
+def _choose_templates(split: Split, names: str | Sequence[str] | None) -> dict[str, str]:
+    known = templates(split)
+    names = [names] if isinstance(names, str) else names
+    names = list(known) if names is None else list(dict.fromkeys(names))
+    if not names or (unknown := [name for name in names if name not in known]):
+        raise ValueError(
+            f"{unknown if names else 'no'} templates: those of the {split} split are {list(known)}"
+        )
+    return {name: known[name] for name in names}
+
+
+def _draw(n: int, texts: Mapping[str, str], words: Words, rng: np.random.Generator) -> pd.DataFrame:
+    """Contents of `n` pairs, all different: template, io, subject, object, place and pattern."""
+    shapes = {name: _shape(text, words) for name, text in texts.items()}
+    most = len(texts) * min(math.prod(shape) for shape in shapes.values())
+    if not 1 <= n <= most:
+        raise ValueError(f"n must be from 1 to {most}, the pairs there are here, but it is {n}")
+    # Equally often; which template takes the remainder, and the order of all, are random.
+    turns = rng.permutation(np.resize(rng.permutation(len(texts)), n))
+    parts = []
+    for turn, (name, shape) in enumerate(shapes.items()):
+        rows = np.flatnonzero(turns == turn)
+        # One number stands for one content, so that drawing without replacement repeats none.
+        numbers = rng.choice(math.prod(shape), len(rows), replace=False)
+        io, subject, thing, place = np.unravel_index(numbers, shape)
+        subject = subject + (subject >= io)  # skips the IO: nobody gives to themselves
+        contents = {
+            "template": name,
+            "io": np.array(words["names"])[io],
+            "subject": np.array(words["names"])[subject],
+            "object": np.array(words["objects"])[thing] if "{object}" in texts[name] else "",
+            "place": np.array(words["places"])[place] if "{place}" in texts[name] else "",
+        }
+        parts.append(pd.DataFrame(contents, index=rows))
+    return pd.concat(parts).sort_index().assign(pattern=np.resize(list(OTHER), n))
+
+
+def _shape(template: str, words: Words) -> tuple[int, int, int, int]:
+    """How many choices there are for IO, subject, object and place."""
+    objects = len(words["objects"]) if "{object}" in template else 1
+    places = len(words["places"]) if "{place}" in template else 1
+    return len(words["names"]), len(words["names"]) - 1, objects, places
+
+
+def _find_names(pairs: Pairs) -> dict[str, list[int]]:
+    """Positions of the three names in the base prompts, from the tokens themselves."""
+    found = []
+    for row, tokens in enumerate(pairs.base_tokens):
+        io = (tokens == pairs.answer[row]).nonzero()[:, 0].tolist()
+        subject = (tokens == pairs.counterfactual[row]).nonzero()[:, 0].tolist()
+        if (len(io), len(subject)) != (1, 2):
+            raise ValueError(
+                f"{len(io)} IO and {len(subject)} S tokens instead of 1 and 2 (is a name in the "
+                f"prefix?): {pairs.table['base'][row]!r}"
+            )
+        found.append(io + subject)
+    columns = ("io_position", "subject_position", "subject2_position")
+    return dict(zip(columns, map(list, zip(*found, strict=True)), strict=True))

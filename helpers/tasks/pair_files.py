@@ -1,0 +1,155 @@
+"""Pairs of prompts from a CSV file of your own.
+
+One row per pair, below a row of column names: base, source, answer, counterfactual. The optional
+columns position and source_position say which token to patch and which to read, counted from 0
+(with BOS, if the model wants one) or, if negative, from the end.
+
+    base,source,answer,counterfactual
+    "Then, Mary and John left. John thanked","Then, John and Mary left. John thanked",Mary,John
+"""
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from helpers.tasks.pairs import Pairs, Tokenizes, encode, single_token
+
+NEEDED = ("base", "source", "answer", "counterfactual")
+POSITIONS = {"position": "base", "source_position": "source"}  # with the prompt each is about
+ALSO_CALLED = dict.fromkeys(("counterfactual answer", "counterfactual_answer"), "counterfactual")
+LAST_TOKEN = "-1"
+PROBLEMS_SHOWN = 5
+
+
+class PairFileError(ValueError):
+    """A file holds no usable pairs; the message says where, why and what to do."""
+
+
+def read_pairs(model: Tokenizes, path: str | Path) -> Pairs:
+    """The pairs of a CSV file.
+
+    Args:
+        model: The model, or only its tokenizer.
+        path: Has the columns base, source, answer and counterfactual (or "counterfactual answer").
+            Answers are words that are a single token after a space. Without the columns position
+            and source_position the last token of each prompt is meant, so base and source may
+            differ in length.
+
+    Returns:
+        Pairs whose table has all columns of the file, their names in lower case, and both
+        positions as they stand in the file.
+
+    Raises:
+        PairFileError: The file cannot be read, columns are missing, or rows are wrong. The message
+            names the first rows as a spreadsheet numbers them: the column names are row 1.
+    """
+    table = read_table(path)
+    problems = [
+        f"row {row}: {problem}"
+        for row, cells in zip(table.index, table.to_dict("records"), strict=True)
+        for problem in _problems(model, cells)
+    ]
+    _raise_if(path, problems)
+    positions = {name: table[name].str.strip().astype(int) for name in POSITIONS}
+    table = table.assign(**positions)
+    columns = {name: table[name].tolist() for name in (*NEEDED, *POSITIONS)}
+    return Pairs.from_prompts(model, **columns, table=table)
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """The cells of a pair file as text, without a look at what they say; needs no model.
+
+    Returns:
+        One row per pair, with the row's number in the file as its index. Blank rows are left out;
+        positions that the file does not give are "-1".
+
+    Raises:
+        PairFileError: The file cannot be read, columns are missing or there are no rows.
+    """
+    rows = _read_rows(Path(path))
+    if not any(map(any, rows)):
+        raise PairFileError(f"{path} is empty: it needs the columns {', '.join(NEEDED)}")
+    columns = _columns(path, rows[0])
+    numbered = {number: cells for number, cells in enumerate(rows[1:], start=2) if any(cells)}
+    if not numbered:
+        raise PairFileError(f"{path} has no pairs: write one per row below the column names")
+    ragged = [
+        f"row {number}: {len(cells)} cells, but {len(columns)} columns: put cells that hold a "
+        "comma in double quotes"
+        for number, cells in numbered.items()
+        if len(cells) != len(columns)
+    ]
+    _raise_if(path, ragged)
+    table = pd.DataFrame(list(numbered.values()), index=list(numbered), columns=columns, dtype=str)
+    return table.assign(**{name: LAST_TOKEN for name in POSITIONS if name not in columns})
+
+
+def _read_rows(path: Path) -> list[list[str]]:
+    """All rows of the file as cells; pandas would fill short rows and cut long ones in silence."""
+    if not path.is_file():
+        reason = "is a folder" if path.is_dir() else "does not exist"
+        raise PairFileError(f"{path} {reason}: name a CSV file with one pair per row")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.reader(file, strict=True))
+    except UnicodeDecodeError as error:
+        raise PairFileError(f'{path} is not UTF-8 text: save it as "CSV UTF-8"') from error
+    except csv.Error as error:
+        raise PairFileError(f"{path} is not a CSV file: {error}: is a quote left open?") from error
+    except OSError as error:
+        raise PairFileError(f"{path} cannot be read: {error.strerror}") from error
+    return [row if any(cell.strip() for cell in row) else [] for row in rows]
+
+
+def _columns(path: str | Path, header: Sequence[str]) -> list[str]:
+    """The names of the columns, in lower case and as we call them."""
+    names = [name.strip().lower() or f"column {number}" for number, name in enumerate(header, 1)]
+    names = [ALSO_CALLED.get(name, name) for name in names]
+    if missing := [name for name in NEEDED if name not in names]:
+        raise PairFileError(
+            f"{path} lacks the columns {missing}: row 1 has {names}. Name the columns in row 1 and "
+            "separate cells by commas"
+        )
+    if double := sorted({name for name in names if names.count(name) > 1}):
+        raise PairFileError(f"{path} has the columns {double} more than once: keep one of each")
+    return names
+
+
+def _problems(model: Tokenizes, cells: dict[str, str]) -> Iterator[str]:
+    """What is wrong with one pair."""
+    if empty := [name for name in NEEDED if not cells[name].strip()]:
+        yield f"nothing in {' and '.join(empty)}: fill every cell"
+        return
+    tokens = {}
+    for name in ("answer", "counterfactual"):
+        try:
+            tokens[name] = single_token(model, cells[name])
+        except ValueError as error:
+            yield f"the {name} {error}: choose another word"
+    if len(tokens) == 2 and tokens["answer"] == tokens["counterfactual"]:
+        yield (
+            f"answer and counterfactual are both {cells['answer'].strip()!r}: they must differ, "
+            "or no patch can change what the model should say"
+        )
+    for name, prompt in POSITIONS.items():
+        yield from _position_problems(name, cells[name].strip(), len(encode(model, cells[prompt])))
+
+
+def _position_problems(name: str, text: str, length: int) -> Iterator[str]:
+    """What is wrong with a position in a prompt of `length` tokens."""
+    if not re.fullmatch("[+-]?[0-9]{1,9}", text):
+        yield f"{name} must be a whole number, such as -1 for the last token, not {text!r}"
+    elif not -length <= int(text) < length:
+        yield f"{name} {text} is outside its prompt: choose from {-length} to {length - 1}"
+
+
+def _raise_if(path: str | Path, problems: Sequence[str]) -> None:
+    """An error that lists the first problems, if there are any."""
+    if not problems:
+        return
+    rest = len(problems) - PROBLEMS_SHOWN
+    shown = [*problems[:PROBLEMS_SHOWN], *([f"and {rest} more"] if rest > 0 else [])]
+    raise PairFileError("\n  ".join([f"{path} cannot be used:", *shown]))

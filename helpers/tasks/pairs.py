@@ -1,0 +1,220 @@
+"""Pairs of prompts for an interchange: the base is patched, the source gives the activation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TypeAlias
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformer_lens import TransformerBridge
+from transformers import PreTrainedTokenizerBase
+
+from helpers.models import require
+
+Tokenizes: TypeAlias = TransformerBridge | PreTrainedTokenizerBase
+Tokens: TypeAlias = tuple[Int[Tensor, "pos"], ...]  # one tensor per prompt: lengths may differ
+Rows: TypeAlias = int | slice | Sequence[int] | Sequence[bool] | np.ndarray | pd.Series | Tensor
+
+
+@dataclass(frozen=True, eq=False)  # tensors have no single truth value to compare by
+class Pairs:
+    """Base and source prompts as tokens, with the two answers that a patch decides between.
+
+    `pairs[rows]` gives `Pairs` again; rows are a number, a slice, a list of numbers or a mask.
+
+    Attributes:
+        base_tokens: Token ids of each base prompt.
+        source_tokens: Token ids of each source prompt.
+        answer: What the model should say after the base prompt, `[pairs]`.
+        counterfactual: What it says if the patch carries the source's value, `[pairs]`.
+        position: The patched position in the base prompt, counted from 0, `[pairs]`.
+        source_position: Where the source's activation is read, `[pairs]`.
+        table: One row per pair: both prompts as text, and whatever else the task knows.
+
+    Raises:
+        ValueError: There are no pairs or not one entry for each, a position is outside its prompt,
+            the answer of a pair is its counterfactual, or a prompt, the answers or positions are no
+            tensors [n] of whole numbers.
+    """
+
+    base_tokens: Tokens
+    source_tokens: Tokens
+    answer: Int[Tensor, "pairs"]
+    counterfactual: Int[Tensor, "pairs"]
+    position: Int[Tensor, "pairs"]
+    source_position: Int[Tensor, "pairs"]
+    table: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        _check_table(self.table)
+        _check_lengths({field.name: getattr(self, field.name) for field in fields(self)})
+        for prompts in (self.base_tokens, self.source_tokens):
+            for tokens in prompts:
+                require.ids("the tokens of a prompt", tokens)
+        for name in ("answer", "counterfactual", "position", "source_position"):
+            require.ids(name, getattr(self, name))
+        _check_positions(self.base_tokens, self.position, "base")
+        _check_positions(self.source_tokens, self.source_position, "source")
+        if (same := self.answer == self.counterfactual).any():
+            pair = int(same.nonzero()[0])
+            raise ValueError(
+                f"pair {pair} has the same answer and counterfactual (token {self.answer[pair]}): "
+                "no patch can change what the model should say"
+            )
+
+    def __len__(self) -> int:
+        return len(self.base_tokens)
+
+    def __getitem__(self, rows: Rows) -> "Pairs":
+        rows = _row_numbers(rows, len(self))
+        columns = ("answer", "counterfactual", "position", "source_position")
+        return Pairs(
+            base_tokens=tuple(self.base_tokens[row] for row in rows),
+            source_tokens=tuple(self.source_tokens[row] for row in rows),
+            table=self.table.iloc[rows].reset_index(drop=True),
+            **{name: getattr(self, name)[torch.from_numpy(rows)] for name in columns},
+        )
+
+    @classmethod
+    def from_prompts(
+        cls,
+        model: Tokenizes,
+        base: Sequence[str],
+        source: Sequence[str],
+        answer: Sequence[str],
+        counterfactual: Sequence[str],
+        position: int | Sequence[int] = -1,
+        source_position: int | Sequence[int] | None = None,
+        table: pd.DataFrame | None = None,
+    ) -> "Pairs":
+        """Pairs from text.
+
+        Args:
+            model: The model, or only a tokenizer. It decides whether a BOS token comes first.
+            answer: A word for each pair, a single token when it follows a space.
+            counterfactual: Another such word for each pair.
+            position: The token to patch, for all pairs or for each; negative counts from the end.
+            source_position: The token of the source to read; None means `position`, and then base
+                and source must be equally long.
+            table: More columns, one row per pair.
+
+        Raises:
+            ValueError: There are no pairs or not one entry for each, a word is not a single token,
+                or positions are missing or outside their prompt. The message names the pair.
+        """
+        texts = {"base": base, "source": source}
+        words = {"answer": answer, "counterfactual": counterfactual}
+        for name, column in {**texts, **words}.items():
+            if isinstance(column, str):
+                raise ValueError(f"{name} must be a list with one text per pair, not one text")
+        table = pd.DataFrame(index=range(len(base))) if table is None else table
+        _check_table(table)
+        _check_lengths({**texts, **words, "table": table})
+        base_tokens = tuple(encode(model, text) for text in base)
+        source_tokens = tuple(encode(model, text) for text in source)
+        if source_position is None:
+            _check_equally_long(base_tokens, source_tokens, base, source)
+            source_position = position
+        ids = {
+            word: single_token(model, word) for word in dict.fromkeys([*answer, *counterfactual])
+        }
+        other_columns = table.drop(columns=list(texts), errors="ignore").reset_index(drop=True)
+        return cls(
+            base_tokens=base_tokens,
+            source_tokens=source_tokens,
+            answer=torch.tensor([ids[word] for word in answer]),
+            counterfactual=torch.tensor([ids[word] for word in counterfactual]),
+            position=_from_start(position, base_tokens),
+            source_position=_from_start(source_position, source_tokens),
+            table=pd.DataFrame({name: list(texts[name]) for name in texts}).join(other_columns),
+        )
+
+
+def encode(model: Tokenizes, prompt: str) -> Int[Tensor, "pos"]:
+    """Token ids of a prompt as the model reads it by default: with BOS, if it wants one.
+
+    Raises:
+        ValueError: It is no text.
+    """
+    if not isinstance(prompt, str):
+        raise ValueError(f"a prompt must be one text, not {prompt!r}")
+    # One at a time: in a batch, the padding could not be told from a prompt's own tokens.
+    if hasattr(model, "to_tokens"):
+        return model.to_tokens(prompt, truncate=False)[0].cpu()
+    return torch.tensor(model(prompt)["input_ids"])
+
+
+def single_token(model: Tokenizes, word: str) -> int:
+    """The token of a word in mid-sentence, that is after a space.
+
+    Raises:
+        ValueError: The word is several tokens, or none that the tokenizer knows, or no text.
+    """
+    if not isinstance(word, str):
+        raise ValueError(f"an answer must be a word, not {word!r}")
+    tokenizer = getattr(model, "tokenizer", model)
+    word = f" {word.strip()}"
+    ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        pieces = [tokenizer.decode([token]) for token in ids]
+        raise ValueError(f"{word!r} must be a single token, but it splits into {pieces}")
+    if ids[0] == tokenizer.unk_token_id:
+        raise ValueError(f"{word!r} must be a single token, but the tokenizer does not know it")
+    return ids[0]
+
+
+def _row_numbers(rows: Rows, n: int) -> Int[np.ndarray, "rows"]:
+    numbers = np.arange(n)
+    if isinstance(rows, slice):
+        return numbers[rows].copy()  # torch cannot index by a reversed view
+    rows = np.asarray(rows.cpu() if isinstance(rows, Tensor) else rows)
+    return np.atleast_1d(numbers[rows]) if rows.size else numbers[:0]
+
+
+def _from_start(position: int | Sequence[int], prompts: Tokens) -> Int[Tensor, "pairs"]:
+    """Positions counted from 0; those before the start stay negative."""
+    given = np.asarray(position)
+    if given.dtype.kind not in "iu" or given.shape not in ((), (len(prompts),)):
+        raise ValueError(
+            f"a position must be a whole number, or one for each of {len(prompts)} pairs, not "
+            f"{position!r}"
+        )
+    positions = torch.as_tensor(given).expand(len(prompts))
+    lengths = torch.tensor([len(tokens) for tokens in prompts], dtype=torch.long)
+    return torch.where((positions < 0) & (positions >= -lengths), positions + lengths, positions)
+
+
+def _check_lengths(columns: dict[str, Sequence]) -> None:
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"one entry per pair is needed, but the lengths are {lengths}")
+    if not any(lengths.values()):
+        raise ValueError("there are no pairs: the data, or the selection from it, is empty")
+
+
+def _check_table(table: pd.DataFrame) -> None:
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError(f"the table must be a pandas DataFrame, not {type(table).__name__}")
+
+
+def _check_positions(prompts: Tokens, positions: Int[Tensor, "pairs"], side: str) -> None:
+    for pair, (tokens, position) in enumerate(zip(prompts, positions.tolist(), strict=True)):
+        if not 0 <= position < len(tokens):
+            raise ValueError(
+                f"position {position} is outside the {side} prompt of pair {pair}, "
+                f"which has {len(tokens)} tokens"
+            )
+
+
+def _check_equally_long(
+    base_tokens: Tokens, source_tokens: Tokens, base: Sequence[str], source: Sequence[str]
+) -> None:
+    for pair, (ours, theirs) in enumerate(zip(base_tokens, source_tokens, strict=True)):
+        if len(ours) != len(theirs):
+            raise ValueError(
+                f"pass source_position: base and source of pair {pair} differ in length\n"
+                f"  {len(ours)} tokens: {base[pair]!r}\n  {len(theirs)} tokens: {source[pair]!r}"
+            )

@@ -1,0 +1,1 @@
+"""What only commands run: the lessons, assignments and grading, publishing, reference values."""

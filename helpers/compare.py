@@ -28,7 +28,6 @@ from helpers.report import (
     show_ours,
     show_paper,
 )  # fmt: skip
-from helpers.run import format_table
 
 
 def compare(models: Sequence[str]) -> pd.DataFrame:
@@ -95,9 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     lines = counts(table)
-    print(
-        format_table(table), *lines, f"Also in {folder}: comparison.md, comparison.html", sep="\n"
-    )
+    print(output.text_table(list(table), table.values.tolist()), *lines, sep="\n")
+    print(f"Also in {folder}: comparison.md, comparison.html")
     return 0
 
 

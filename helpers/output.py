@@ -1,15 +1,18 @@
 """Files written in one step, and the look of HTML pages that need no other file."""
 
+import functools
 import os
 import re
 import sys
 import tempfile
+import textwrap
 import time
 from html import escape
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL_FILE = re.compile(r"\S*ipykernel_\d+[/\\]\d+\.py")  # where a kernel says that a cell is
+COLUMN_WIDTH = 48  # characters of a table cell on the terminal
 ABANDONED = 600  # seconds: nobody takes so long to write one of these files
 ESCAPED = str.maketrans({"|": r"\|", "\\": r"\\"})  # a bar would end a cell of Markdown
 STYLE = """
@@ -129,3 +132,12 @@ def markdown_table(columns: list[str], rows: list[list[str]]) -> str:
         return f"| {' | '.join(cells)} |"
 
     return "\n".join(map(line, [columns, ["---"] * len(columns), *rows]))
+
+
+def text_table(columns: list[str], rows: list[list[str]]) -> str:
+    """A table of plain text in aligned columns, its long cells shortened."""
+    short = functools.partial(textwrap.shorten, width=COLUMN_WIDTH, placeholder=" ...")
+    cells = [[*map(short, row)] for row in (columns, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+    return "\n".join(lines)

@@ -28,9 +28,9 @@ from helpers.patching import cache_pairs, cache_sites
 from helpers.planted import FAMILIES, plant
 from helpers.prevalence import cache_layers, illusions_at_layer
 from helpers.replication import record_cells
-from helpers.run import find_lessons
 from helpers.sites import Site
 from helpers.sweeps import facts_job
+from tools.schedule import find_lessons
 
 LAYER, PAIRS = 1, 8
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"

@@ -10,8 +10,8 @@ import nbformat
 import pytest
 from test_hosted import make_origin
 
-from helpers import publish, run
-from helpers.publish import Repository, parse_repository
+from tools import execution, publish
+from tools.publish import Repository, parse_repository
 
 ROOT = Path(__file__).resolve().parent.parent
 MINE = parse_repository("https://github.com/me/patching")
@@ -228,7 +228,7 @@ def test_lesson_01_runs_from_nothing_but_its_file(copy, tmp_path_factory, monkey
     (lesson,) = [path for path in lessons(copy) if path.name.startswith("01_")]
     alone = tmp_path_factory.mktemp("empty") / lesson.name
     shutil.move(lesson, alone)
-    problem = run.execute(nbformat.read(alone, as_version=4), alone)
+    problem = execution.execute(nbformat.read(alone, as_version=4), alone)
     assert problem is None
     clone = alone.parent / "subspace-illusion"
     assert "C1" in (clone / "results" / "smollm2-135m" / "claims.json").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
-from helpers.figures import alternative_texts
+from tools.figures import alternative_texts
 
 MATHJAX = ("tex-chtml.js", "output/chtml", "input/tex/extensions", "a11y", "sre")
 REMOTE_IMAGE = re.compile(r"!\[([^]]*)\]\(https?://[^)]*\)")

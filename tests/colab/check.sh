@@ -45,7 +45,7 @@ git init --quiet
 git add --all
 git -c user.name=check -c user.email=check@example.org commit --quiet --message "The working tree"
 git clone --quiet --bare . "$scratch/origin.git"
-"$python" -m helpers.publish --repo "$scratch/origin.git"
+"$python" -m tools.publish --repo "$scratch/origin.git"
 
 say "Lesson ${LESSON:-01} in an empty folder"
 cp notebooks/"${LESSON:-01}"_*.ipynb "$scratch/alone"

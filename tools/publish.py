@@ -1,7 +1,7 @@
 """Write the address of the published repository into the lessons, and badges that open them.
 
-    python -m helpers.publish --repo https://github.com/user/name [--branch main]
-    python -m helpers.publish --clear
+    python -m tools.publish --repo https://github.com/user/name [--branch main]
+    python -m tools.publish --clear
 
 A lesson opened alone, on Colab say, then knows where to fetch the helpers. Doing it again changes
 nothing, another address replaces the first, and `--clear` takes everything out again.
@@ -187,7 +187,7 @@ def describe(repository: Repository, root: Path = ROOT) -> str:
 def parse(arguments: Sequence[str] | None) -> Repository:
     """The command line; a bad address ends the program and says why."""
     parser = argparse.ArgumentParser(
-        "python -m helpers.publish", description="Write the address of the repository into lessons."
+        "python -m tools.publish", description="Write the address of the repository into lessons."
     )
     parser.add_argument("--branch", default="main", help="its default branch (default: main)")
     what = parser.add_mutually_exclusive_group(required=True)
@@ -201,7 +201,7 @@ def parse(arguments: Sequence[str] | None) -> Repository:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command `python -m helpers.publish`; returns its exit status."""
+    """The command `python -m tools.publish`; returns its exit status."""
     repository = parse(arguments)
     try:
         changed = publish(repository)

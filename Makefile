@@ -10,7 +10,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 INSTALL := -m pip install --quiet --disable-pip-version-check
 
-RUN = $(PY) -m helpers.run$(if $(MODEL), --model "$(MODEL)")$(if $(LESSON), --lesson $(LESSON))$(if $(DEVICE), --device "$(DEVICE)")
+RUN = $(PY) -m tools.run$(if $(MODEL), --model "$(MODEL)")$(if $(LESSON), --lesson $(LESSON))$(if $(DEVICE), --device "$(DEVICE)")$(if $(JOBS), --jobs $(JOBS))
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-versions test-oldest test-newest lab execute compare assignment grade \
@@ -41,7 +41,7 @@ run: $(READY)
 
 execute: $(READY)
 	@$(RUN) --inplace
-	@$(PY) -m helpers.figures
+	@$(PY) -m tools.figures
 
 lab: $(READY)
 	@$(if $(MODEL),SUBSPACE_ILLUSION_MODEL="$(MODEL)") $(if $(DEVICE),SUBSPACE_ILLUSION_DEVICE="$(DEVICE)") \
@@ -82,7 +82,7 @@ grade: $(READY)
 
 publish: $(READY)
 	$(if $(REPO)$(CLEAR),,$(error say where the copy will be: make publish REPO=https://github.com/you/copy))
-	@$(PY) -m helpers.publish $(if $(CLEAR),--clear,--repo "$(REPO)"$(if $(BRANCH), --branch "$(BRANCH)"))
+	@$(PY) -m tools.publish $(if $(CLEAR),--clear,--repo "$(REPO)"$(if $(BRANCH), --branch "$(BRANCH)"))
 
 # From nothing, since a new lesson enters the sidebar of a fresh build only.
 site: $(READY)

@@ -15,7 +15,6 @@ import pandas as pd
 import torch
 import transformers
 from conftest import build_hf_model
-from tools.run import find_lessons
 
 from helpers.audit.planted import FAMILIES, plant
 from helpers.claims.page import record_cells
@@ -31,6 +30,7 @@ from helpers.patching.metrics import mean
 from helpers.patching.sites import Site
 from helpers.tasks import agreement, facts, ioi, text
 from helpers.tasks.pairs import Pairs
+from tools.schedule import find_lessons
 
 LAYER, PAIRS = 1, 8
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"

@@ -14,7 +14,10 @@ from tools import publish
 
 ROOT = Path(__file__).resolve().parent.parent
 LESSON = ROOT / "notebooks" / "00_start_here.ipynb"
-NEVER_STARTED = "def start(seed):\n    print('started', seed, __file__)\n"  # saves 8 s of imports
+# Saves 8 s of imports.
+NEVER_STARTED = (
+    "import os\ndef start(seed):\n    print('started', seed, os.path.realpath(__file__))\n"
+)
 
 
 # ---- the packages
@@ -134,7 +137,7 @@ def test_a_conflict_names_the_package_to_update(versions, monkeypatch):
 
 def test_looking_imports_nothing_large():
     code = (
-        "import sys; from helpers import hosted; hosted.install_missing()\n"
+        "import sys; from helpers.lessons import install; install.install_missing()\n"
         "print({'torch', 'numpy', 'transformers', 'transformer_lens'} & set(sys.modules))"
     )
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -144,23 +147,23 @@ def test_looking_imports_nothing_large():
 # ---- the cell
 
 
-def setup_cell(address=""):
-    """The source of the setup cell, published at this address."""
+def first_code(address=""):
+    """What a lesson runs before anything else, published at this address or not at all."""
     repository = publish.Repository(address)
     text = publish.stamp_lesson(LESSON.read_text(encoding="utf-8"), LESSON.name, repository)
-    (cell,) = [cell for cell in nbformat.reads(text, as_version=4).cells if cell.id == "setup"]
-    return cell.source
+    cells = nbformat.reads(text, as_version=4).cells
+    return "\n".join(cell.source for cell in cells if cell.id in ("fetch", "setup"))
 
 
 def copy_project(folder, *, notebook=None):
-    """The working tree's files that a lesson needs, with this text as `helpers/lessons/notebook.py`."""
+    """The working tree's files that a lesson needs, with this text as the module `notebook`."""
     for name in ("helpers", "data", "notebooks", "docs"):
         ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "_build")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md"):
         shutil.copy(ROOT / name, folder / name)
     if notebook:
-        (folder / "helpers" / "notebook.py").write_text(notebook, encoding="utf-8")
+        (folder / "helpers" / "lessons" / "notebook.py").write_text(notebook, encoding="utf-8")
     return folder
 
 
@@ -181,15 +184,15 @@ def origin(tmp_path_factory):
     return make_origin(tmp_path_factory.mktemp("published"), notebook=NEVER_STARTED)
 
 
-def run_cell(folder, address=""):
-    """Run the setup cell in a folder, in a new process."""
-    command = [sys.executable, "-c", setup_cell(address)]
+def run_cell(folder, address="", *options):
+    """Run the first code in a folder, in a new process."""
+    command = [sys.executable, *options, "-c", first_code(address)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
 def assert_started(done, root):
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"started 0 {root / 'helpers' / 'notebook.py'}\n"
+    assert done.stdout == f"started 0 {root / 'helpers' / 'lessons' / 'notebook.py'}\n"
     assert done.stderr == ""
 
 
@@ -203,9 +206,10 @@ def test_inside_the_project_nothing_is_fetched(tmp_path, place):
 
 
 def test_alone_and_not_published(tmp_path):
-    done = run_cell(tmp_path)
+    done = run_cell(tmp_path, "", "-S")  # without the project that is installed here
     assert done.returncode != 0
-    assert "This copy was not published: open it inside the repository." in done.stderr
+    assert "the folder that holds helpers/" in first_code()  # what to look for
+    assert "No module named 'helpers'" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

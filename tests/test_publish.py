@@ -9,9 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 import nbformat
 import pytest
 from test_hosted import make_origin
-from tools.publish import Repository, parse_repository
 
-from tools import publish, run
+from tools import execution, publish
+from tools.publish import Repository, parse_repository
 
 ROOT = Path(__file__).resolve().parent.parent
 MINE = parse_repository("https://github.com/me/patching")
@@ -125,15 +125,15 @@ def test_every_lesson_gets_address_and_badges(copy):
     for path in lessons(copy):
         after = cells(path)
         values = {}
-        exec(after["setup"].source.split("here =")[0], values)
+        exec(after["fetch"].source.split("near =")[0], values)
         assert values["REPOSITORY"] == "https://github.com/me/patching"
+        assert list(after).index("fetch") + 1 == list(after).index("setup")
+        assert after["fetch"].metadata["jupyter"]["source_hidden"]
         first, badges = after["nav"].source.split("\n\n")
         assert first == before[path]["nav"].source
         assert re.findall(r"\[!\[Open in (\w+)\]", badges) == ["Colab", "Kaggle", "Binder"]
         for name, cell in after.items():  # nothing else changes
-            if name == "setup":
-                assert dict(cell, source="") == dict(before[path][name], source="")
-            elif name != "nav":
+            if name not in ("fetch", "nav"):
                 assert cell == before[path][name]
 
 
@@ -155,7 +155,7 @@ def test_only_the_lines_concerned_change_in_the_files(copy):
         before = path.read_text(encoding="utf-8").splitlines()
         publish.publish(MINE, copy)
         after = path.read_text(encoding="utf-8").splitlines()
-        assert len(set(before) - set(after)) <= 2  # the address, the last line of `nav`
+        assert len(set(before) - set(after)) <= 1  # the last line of `nav`
         publish.publish(Repository(), copy)
 
 
@@ -186,9 +186,9 @@ def test_again_and_replaced_and_cleared(copy):
 def test_a_lesson_that_cannot_be_stamped_leaves_all_as_they_were(copy):
     last = lessons(copy)[-1]
     text = last.read_text(encoding="utf-8")
-    last.write_text(text.replace("REPOSITORY = ", "WHERE = "), encoding="utf-8")
     before = snapshot(copy)
-    with pytest.raises(ValueError, match=f"setup cell of {last.name} needs one line"):
+    last.write_text(text.replace('"id": "setup"', '"id": "start"'), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"{last.name} needs a cell `nav` and a cell `setup`"):
         publish.publish(MINE, copy)
     last.write_text(text.replace('"id": "nav"', '"id": "top"'), encoding="utf-8")
     with pytest.raises(ValueError, match=f"{last.name} needs a cell `nav`"):
@@ -228,7 +228,7 @@ def test_lesson_01_runs_from_nothing_but_its_file(copy, tmp_path_factory, monkey
     (lesson,) = [path for path in lessons(copy) if path.name.startswith("01_")]
     alone = tmp_path_factory.mktemp("empty") / lesson.name
     shutil.move(lesson, alone)
-    problem = run.execute(nbformat.read(alone, as_version=4), alone)
+    problem = execution.execute(nbformat.read(alone, as_version=4), alone)
     assert problem is None
     clone = alone.parent / "subspace-illusion"
     assert "C1" in (clone / "results" / "smollm2-135m" / "claims.json").read_text(encoding="utf-8")

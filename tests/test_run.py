@@ -18,7 +18,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from helpers.claims import report
-from tools import run
+from helpers.output import files
+from tools import run, stored
 
 PNG = (  # one pixel
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
@@ -169,7 +170,7 @@ def test_inplace_is_clean(lessons):
     path = lessons / "01_first.ipynb"
     assert run.main(["--lesson", "01", "--inplace"]) == 0
     notebook = nbformat.read(path, as_version=4)
-    assert notebook.metadata == run.METADATA
+    assert notebook.metadata == stored.METADATA
     cells = code_cells(path)
     counts = [cell.execution_count for cell in cells.values() if cell.source]
     assert counts == list(range(1, len(counts) + 1)) and cells["not-run"].execution_count is None
@@ -184,11 +185,11 @@ def test_inplace_is_clean(lessons):
 
 
 def test_widget_views_go_and_their_text_stays():
-    data = {run.WIDGET: {"model_id": "a3f"}, "text/plain": "IntSlider(value=3)"}
-    output = nbformat.v4.new_output("display_data", data=data)
-    cell = new_code_cell("slider", outputs=[output], execution_count=7)
+    data = {stored.WIDGET: {"model_id": "a3f"}, "text/plain": "IntSlider(value=3)"}
+    shown = nbformat.v4.new_output("display_data", data=data)
+    cell = new_code_cell("slider", outputs=[shown], execution_count=7)
     notebook = new_notebook(cells=[cell])
-    run.clean(notebook)
+    stored.clean(notebook)
     assert notebook.cells[0].outputs[0].data == {"text/plain": "IntSlider(value=3)"}
 
 
@@ -224,7 +225,7 @@ def stuck_in_lesson_02(lessons, *numbers):
     program = f"""
         import pathlib, signal, sys
         signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
-        from helpers import run
+        from tools import run
         run.NOTEBOOKS, run.PREPARE = pathlib.Path({str(lessons)!r}), ""
         sys.exit(run.main(["--lesson", *{numbers}]))
     """
@@ -270,7 +271,7 @@ def test_a_disk_that_fills_up_leaves_the_lesson_as_it_was(lessons, results, monk
     def fail(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(run.output.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     assert run.main(["--lesson", "03", "--inplace"]) == 1
     assert "Make room there" in capfd.readouterr().err
     assert (lessons / "03_last.ipynb").read_bytes() == before

@@ -1,4 +1,4 @@
-"""The law of the house: few doors, arrows that run one way, small files, nothing that nobody uses."""
+"""The law of the house: few doors, arrows that run one way, small files, nothing unused."""
 
 import ast
 import json

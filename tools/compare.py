@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from helpers.claims.models import compare, counts, write
 from helpers.claims.report import ResultsError
-from helpers.output.pages import format_table
+from helpers.output.pages import text_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,9 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     lines = counts(table)
-    print(
-        format_table(table), *lines, f"Also in {folder}: comparison.md, comparison.html", sep="\n"
-    )
+    print(text_table(list(table), table.values.tolist()), *lines, sep="\n")
+    print(f"Also in {folder}: comparison.md, comparison.html")
     return 0
 
 

@@ -4,8 +4,6 @@ import functools
 import textwrap
 from html import escape
 
-import pandas as pd
-
 COLUMN_WIDTH = 48  # characters of a table cell on the terminal
 
 ESCAPED = str.maketrans({"|": r"\|", "\\": r"\\"})  # a bar would end a cell of Markdown
@@ -73,10 +71,10 @@ def markdown_table(columns: list[str], rows: list[list[str]]) -> str:
     return "\n".join(map(line, [columns, ["---"] * len(columns), *rows]))
 
 
-def format_table(table: pd.DataFrame) -> str:
-    """A table of text in aligned columns, its long cells shortened."""
+def text_table(columns: list[str], rows: list[list[str]]) -> str:
+    """A table of plain text in aligned columns, its long cells shortened."""
     short = functools.partial(textwrap.shorten, width=COLUMN_WIDTH, placeholder=" ...")
-    rows = [[*map(short, row)] for row in (table.columns, *table.itertuples(index=False))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    cells = [[*map(short, row)] for row in (columns, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Run one notebook file in its folder, say what its setup cell did, and save it executed.
+"""Run one notebook file in its folder, say what its first cells did, and save it executed.
 
     python run_lesson.py 01_build_the_illusion_by_hand.ipynb
 
@@ -19,8 +19,8 @@ with client.setup_kernel():
     for index, cell in enumerate(notebook.cells):
         start = time.monotonic()
         client.execute_cell(cell, index)
-        if cell.id == "setup":
-            print(f"setup cell: {time.monotonic() - start:.0f} s")
+        if cell.id in ("fetch", "setup"):
+            print(f"cell {cell.id}: {time.monotonic() - start:.0f} s")
             print("".join(f"    {output.get('text', output)}" for output in cell.outputs), end="")
 nbformat.write(notebook, path)
 print(f"{path.name} ran to its end")

@@ -1,10 +1,10 @@
 """Write the address of the published repository into the lessons, and badges that open them.
 
-    python -m helpers.publish --repo https://github.com/user/name [--branch main]
-    python -m helpers.publish --clear
+    python -m tools.publish --repo https://github.com/user/name [--branch main]
+    python -m tools.publish --clear
 
-A lesson opened alone, on Colab say, then knows where to fetch the helpers. Doing it again changes
-nothing, another address replaces the first, and `--clear` takes everything out again.
+A lesson opened alone, on Colab say, then fetches the helpers in a folded first cell. Doing it again
+changes nothing, another address replaces the first, and `--clear` takes everything out again.
 """
 
 import argparse
@@ -16,14 +16,14 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import nbformat
+from nbformat.v4 import new_code_cell
 
-from helpers import output
-from helpers.report import ROOT
+from helpers.output import files
+from helpers.output.files import ROOT
 
 # Nothing that a shell, a URL or Markdown would take for more than a name.
 NAMES = re.compile(r"[A-Za-z0-9_.~][A-Za-z0-9_.~-]*(/[A-Za-z0-9_.~][A-Za-z0-9_.~-]*)*")
 HOST = re.compile(r"[a-z0-9][a-z0-9.-]*(:\d+)?")
-ADDRESS_LINE = re.compile(r'^(REPOSITORY = )".*?"', flags=re.M)
 START, END = "<!-- badges -->", "<!-- /badges -->"
 BETWEEN_MARKERS = re.compile(f"{START}.*?{END}", flags=re.S)
 FIRST_BADGE = "[![Open in Colab]"
@@ -45,6 +45,22 @@ SERVICES = {
         "https://mybinder.org/v2/gh/{repo}/{quoted}?labpath={file}",
     ),
 }
+
+# The first code of a published lesson, folded; Colab shows a form with its title.
+FETCH_METADATA = {"cellView": "form", "jupyter": {"source_hidden": True}}
+FETCH = """# @title Fetch the helpers, if this lesson was opened alone
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = "{address}"
+CLONE, ROOTS = Path("subspace-illusion"), (Path(".."), Path(), Path("../.."))
+near = [folder for folder in (*ROOTS, CLONE) if (folder / "helpers/lessons").exists()]
+if not near:
+    shutil.rmtree(CLONE, ignore_errors=True)  # what an interrupted clone has left
+    subprocess.run(["git", "clone", "-q", "--depth=1", REPOSITORY, CLONE], check=True)
+sys.path.insert(0, str([*near, CLONE][0].resolve()))"""
 
 
 @dataclass(frozen=True)
@@ -131,14 +147,14 @@ def stamp_lesson(text: str, name: str, repository: Repository) -> str:
         notebook = nbformat.reads(text, as_version=4)
     except Exception as error:  # nbformat raises whatever it stumbles over
         raise ValueError(f"{name} is not a notebook, or is damaged: {error}") from error
+    notebook.cells = [cell for cell in notebook.cells if cell.id != "fetch"]
     cells = {cell.id: cell for cell in notebook.cells}
     if "nav" not in cells or "setup" not in cells:
         raise ValueError(f"{name} needs a cell `nav` and a cell `setup`.")
-    cells["setup"].source, count = ADDRESS_LINE.subn(
-        lambda line: f'{line[1]}"{repository.address}"', cells["setup"].source
-    )
-    if count != 1:
-        raise ValueError(f"The setup cell of {name} needs one line REPOSITORY = ...")
+    if repository.address:
+        source = FETCH.format(address=repository.address)
+        fetch = new_code_cell(source, id="fetch", metadata=FETCH_METADATA)
+        notebook.cells.insert(notebook.cells.index(cells["setup"]), fetch)
     navigation = cells["nav"].source.split(FIRST_BADGE)[0].rstrip()
     badges = repository.badges(name)
     cells["nav"].source = f"{navigation}\n\n{badges}" if badges else navigation
@@ -169,7 +185,7 @@ def publish(repository: Repository, root: Path = ROOT) -> list[Path]:
     new[readme] = stamp_readme(readme.read_text(encoding="utf-8"), repository)
     changed = [path for path in new if new[path] != path.read_text(encoding="utf-8")]
     for path in changed:
-        output.write(path, new[path])
+        files.write(path, new[path])
     return changed
 
 
@@ -187,7 +203,7 @@ def describe(repository: Repository, root: Path = ROOT) -> str:
 def parse(arguments: Sequence[str] | None) -> Repository:
     """The command line; a bad address ends the program and says why."""
     parser = argparse.ArgumentParser(
-        "python -m helpers.publish", description="Write the address of the repository into lessons."
+        "python -m tools.publish", description="Write the address of the repository into lessons."
     )
     parser.add_argument("--branch", default="main", help="its default branch (default: main)")
     what = parser.add_mutually_exclusive_group(required=True)
@@ -201,7 +217,7 @@ def parse(arguments: Sequence[str] | None) -> Repository:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command `python -m helpers.publish`; returns its exit status."""
+    """The command `python -m tools.publish`; returns its exit status."""
     repository = parse(arguments)
     try:
         changed = publish(repository)

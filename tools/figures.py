@@ -1,6 +1,6 @@
 """The index of figures: what every figure of the lessons shows, in words.
 
-python -m helpers.figures    writes docs/figures.md from the stored outputs
+python -m tools.figures    writes docs/figures.md from the stored outputs
 """
 
 import re
@@ -10,8 +10,8 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from helpers import output
-from helpers.report import ROOT
+from helpers.output import files
+from helpers.output.files import ROOT
 
 INDEX = ROOT / "docs" / "figures.md"
 # title="...", set_title("..."), title = "...": words that do not depend on the run
@@ -21,7 +21,7 @@ INTRODUCTION = """\
 
 What every figure of the lessons shows, for readers who cannot see it and for those who look for
 one. In bold its title, in brackets the cell that draws it. Numbers are those of the stored run.
-Made by `python -m helpers.figures`."""
+Made by `python -m tools.figures`."""
 
 
 def alternative_texts(cell: Mapping) -> list[str]:
@@ -54,4 +54,4 @@ def to_markdown(folder: Path = ROOT / "notebooks") -> str:
 
 
 if __name__ == "__main__":
-    output.write(INDEX, to_markdown())
+    files.write(INDEX, to_markdown())

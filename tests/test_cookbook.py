@@ -1,0 +1,26 @@
+"""The recipes of the cookbook run, on fewer pairs, in their order."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FEWER = {"2000": "20", " 200,": " 16,", " 100,": " 24,"}
+NEEDS_NETWORK = "load_counterfact"
+
+
+def test_the_recipes_run(smollm, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("helpers.models.load_model", lambda: smollm)
+    text = (ROOT / "docs" / "cookbook.md").read_text(encoding="utf-8")
+    recipes = re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S)
+    names = {}
+    for recipe in recipes:
+        for many, few in FEWER.items():
+            recipe = recipe.replace(many, few)
+        if NEEDS_NETWORK in recipe:
+            compile(recipe, "recipe", "exec")
+        else:
+            exec(recipe, names)
+    shown = capsys.readouterr().out
+    assert shown.count("FLDD") >= 2 + smollm.cfg.n_layers
+    assert (tmp_path / "audit" / "audit.html").exists()

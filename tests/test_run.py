@@ -183,7 +183,7 @@ def test_lessons_run_side_by_side_as_well_as_one_by_one(lessons, results, capfd)
     write_lesson(lessons / "02_bad.ipynb", {"meet": MEET.format(me="b", other="a"), "save": save})
     write_lesson(lessons / "03_last.ipynb", {"load": load, "claim": record.format("C3", -2.5)})
     write_lesson(lessons / "04_dies.ipynb", {"dies": "import os; os._exit(1)"})
-    write_lesson(lessons / "05_claim.ipynb", {"claim": record.format("C8", 0.5), "fails": "1 / 0"})
+    write_lesson(lessons / "05_claim.ipynb", {"claim": record.format("C9", 97.7), "fails": "1 / 0"})
     assert run.main(["--jobs", "2"]) == 1
     shown = capfd.readouterr().out.splitlines()
     lines = [line for line in shown if " cells " in line]
@@ -194,7 +194,7 @@ def test_lessons_run_side_by_side_as_well_as_one_by_one(lessons, results, capfd)
     assert shown[after + 1].strip() == "stopped in the cell that starts with", "one piece"
     cells = code_cells(results / "notebooks" / "03_last.ipynb")
     assert cells["load"].outputs[0].text == "7\n"
-    assert report.recorded().keys() == {"C3", "C8"}
+    assert report.recorded().keys() == {"C3", "C9"}
 
 
 @pytest.mark.parametrize(("jobs", "threads"), [("1", 4), ("2", 2), ("9", 2)])

@@ -194,6 +194,12 @@ def build_tiny_model(
     return model.eval().requires_grad_(False)
 
 
+@pytest.fixture(autouse=True)
+def usual_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sizes that lessons are tested with are no matter of these tests."""
+    monkeypatch.delenv("SUBSPACE_ILLUSION_SIZES", raising=False)
+
+
 @pytest.fixture(scope="session")
 def tiny_model() -> Callable[..., TransformerBridge]:
     """`tiny_model(architecture, bos=True, ...)`: one shared model per set of arguments."""

@@ -16,7 +16,7 @@ import pytest
 from conftest import build_hf_model, build_tokenizer
 from tiny_folders import SETTINGS, lesson_words, make_folder
 
-from helpers import notebook, report
+from helpers import notebook, report, sizes
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -40,7 +40,7 @@ def marks(architecture: str, stem: str) -> Sequence[pytest.MarkDecorator]:
     return () if architecture == turn else (pytest.mark.long,)
 
 
-SMALL = notebook.Sizes(24, 40, 2, 12, pair_steps=2, layers=3)
+SMALL = sizes.Sizes(24, 40, 2, 12, pair_steps=2, layers=3)
 # Lesson 02 may find no site in weights that are random: the others get this one. Its readers see
 # all tokens in Gemma 3, too, where other layers have a window.
 SITE = {"layer": 2, "kind": "resid_post", "readers": [[5, 0], [5, 3]]}
@@ -88,7 +88,7 @@ def setting(tmp_path, monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", "1")
     monkeypatch.setattr(sys, "path", list(sys.path))  # the setup cell adds to it
     monkeypatch.chdir(report.ROOT / "notebooks")
-    monkeypatch.setitem(notebook.SIZES, "quick", SMALL)
+    monkeypatch.setitem(sizes.SIZES, "quick", SMALL)
     return choose
 
 

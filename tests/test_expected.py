@@ -10,7 +10,7 @@ from helpers.expected import check, default_tolerance, drifts, expected_path, up
 from helpers.report import claims, judge, record, record_untestable
 
 CLAIM_IDS = list(claims())
-SHIPPED = expected.expected("smollm2-135m")
+SHIPPED = expected.expected("smollm2-135m", "quick")
 NOT = {"verdict": "not"}
 C9 = NOT | {"value": 50.0, "tolerance": 2.0}
 C21 = {"verdict": report.UNTESTABLE, "note": "few facts"}
@@ -234,3 +234,52 @@ def test_updating_after_one_lesson_keeps_the_others(refer):
     content = json.loads(update().read_text())
     assert list(content) == ["C3", "C9", "C21"]
     assert content["C3"] == NOT | {"value": 5.0, "tolerance": 9} and content["C21"] == C21
+
+
+# -------------------------------------------------------------------------- the sizes of tests
+
+
+@pytest.fixture
+def small(monkeypatch, refer):
+    """The sizes "small", with no reference but what the test writes."""
+    monkeypatch.setenv("SUBSPACE_ILLUSION_SIZES", "small")
+
+
+def test_small_sizes_have_a_file_of_their_own(small, monkeypatch):
+    path = expected_path()
+    monkeypatch.delenv("SUBSPACE_ILLUSION_SIZES")
+    assert path == expected_path().parent / "small" / expected_path().name
+
+
+def test_a_drift_fails_with_small_sizes_too(small, refer):
+    refer(C9=C9)
+    found(C9={"value": 80.0})
+    with pytest.raises(AssertionError, match="C9"):
+        check()
+
+
+def test_each_size_is_compared_with_its_own_reference(small, refer, monkeypatch, capsys):
+    refer(C9=C9 | {"value": 80.0})
+    found(C9={"value": 80.0})
+    check()
+    monkeypatch.delenv("SUBSPACE_ILLUSION_SIZES")
+    refer(C9=C9)
+    with pytest.raises(AssertionError, match="80, not 50"):
+        check()
+
+
+def test_headlines_become_references_and_stay_when_others_are_measured(small, refer):
+    record("C9", 97.7)
+    expected.record_headline("accuracy of é", 0.123456789)
+    expected.record_headline("old", 1.0)
+    update()
+    expected.record_headline("old", 2.0)
+    update()
+    assert expected.headlines() == {"accuracy of é": 0.123457, "old": 2.0}
+    assert list(expected.expected()) == ["C9"] and drifts() == []
+
+
+def test_usual_sizes_have_no_headlines(refer):
+    record("C9", 97.7)
+    expected.record_headline("accuracy", 0.5)
+    assert expected.headlines() == {} and expected.HEADLINES not in update().read_text()

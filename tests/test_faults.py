@@ -94,7 +94,7 @@ def test_who_is_killed_while_recording_leaves_no_lock_and_no_half_entry(results)
     before = (results / "claims.json").read_bytes()
     path = str(results / "claims.json")
     kill_in_mid_work(
-        HANG, f"from helpers import report; report._update_json(Path({path!r}), 'C4', {{}})"
+        HANG, f"from helpers import report; report.update_json(Path({path!r}), 'C4', {{}})"
     )
     assert (results / "claims.json").read_bytes() == before
     report.record("C3", -3)

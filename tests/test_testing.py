@@ -27,6 +27,15 @@ def test_cores_are_shared_out_and_threads_sleep_while_they_wait(monkeypatch):
     assert testing.environment(3, "")["OMP_NUM_THREADS"] == "5"
 
 
+def test_lessons_are_small_as_soon_as_small_ones_have_references(monkeypatch, tmp_path):
+    monkeypatch.setattr(testing, "expected_path", lambda model, sizes: tmp_path / sizes)
+    assert "SUBSPACE_ILLUSION_SIZES" not in testing.environment(1, "")
+    (tmp_path / "small").touch()
+    assert testing.environment(1, "")["SUBSPACE_ILLUSION_SIZES"] == "small"
+    monkeypatch.setenv("SUBSPACE_ILLUSION_SIZES", "quick")
+    assert testing.environment(1, "")["SUBSPACE_ILLUSION_SIZES"] == "quick"
+
+
 def test_the_report_comes_last_and_alone():
     first, last = testing.stages([], 2)
     assert first[:4] == ["-n", "2", "--dist", "loadfile"]
@@ -47,9 +56,13 @@ def test_long_tests_run_alone_or_not_at_all():
 
 
 def write_lesson(path):
-    """Six cells, each needing those before it; the last one's stored output is compared."""
-    cells = [new_code_cell(source) for source in ("x = 1", *["x += 1"] * 4, "print(x)")]
-    cells[-1].outputs = [new_output("stream", text="5\n")]
+    """Six cells, each needing those before it; the last one's stored output is compared.
+
+    Not compared is the value of a headline number, which depends on the sizes.
+    """
+    show = "print(f'PASS  n: {x} ± 1\\nPASS  m: 3 ± 1', x)"
+    cells = [new_code_cell(source) for source in ("x = 1", *["x += 1"] * 4, show)]
+    cells[-1].outputs = [new_output("stream", text="PASS  n: 4.5 ± 1\nPASS  m: 4 ± 1 4\n")]
     cells[-1].execution_count = 6
     cells[-1].metadata.tags = ["nbval-check-output"]
     path.write_text(writes(new_notebook(cells=cells)))

@@ -48,7 +48,7 @@ class Sizes:
 SIZES = {
     "quick": Sizes(200, 400, 15, 50, pair_steps=5, layers=5),
     "paper": Sizes(200, 2000, 30, 20, pair_steps=40, layers=1000, draws=30),
-    "small": Sizes(100, 160, 10, 50, pair_steps=3, layers=3, seeds=2, draws=4, share=0.4),
+    "small": Sizes(100, 160, 10, 50, pair_steps=3, layers=5, seeds=2, draws=4, share=0.4),
 }
 
 

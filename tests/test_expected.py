@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 
@@ -283,3 +284,15 @@ def test_usual_sizes_have_no_headlines(refer):
     record("C9", 97.7)
     expected.record_headline("accuracy", 0.5)
     assert expected.headlines() == {} and expected.HEADLINES not in update().read_text()
+
+
+@pytest.mark.skipif(
+    not expected_path("smollm2-135m", "small").exists(), reason="no references for small sizes yet"
+)
+def test_headlines_of_the_lessons_have_names_of_their_own():
+    """They are references by name, so that no lesson may use another one's."""
+    lessons = sorted((report.ROOT / "notebooks").glob("*.ipynb"))
+    texts = [path.read_text(encoding="utf-8").replace('\\"', '"') for path in lessons]
+    used = [set(re.findall(r'\bexpect\((?:\\n|[\s",])*"([^"{]+)"', text)) for text in texts]
+    names = [name for of_one in used for name in of_one]
+    assert len(names) == len(set(names)), sorted({name for name in names if names.count(name) > 1})

@@ -1,4 +1,4 @@
-"""How the helpers hang together."""
+"""How the helpers and the tools hang together."""
 
 import ast
 from graphlib import CycleError, TopologicalSorter
@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("helpers", "tools")
 LATER = ("TYPE_CHECKING", "__name__ == '__main__'")  # conditions that are false in an import
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """The modules of the helpers by their dotted name."""
-    paths = sorted((root / "helpers").rglob("*.py"))
+    """The modules of the helpers and the tools by their dotted name."""
+    paths = sorted(p for package in PACKAGES for p in (root / package).rglob("*.py"))
     names = [".".join(path.relative_to(root).with_suffix("").parts) for path in paths]
     return {name.removesuffix(".__init__"): path for name, path in zip(names, paths, strict=True)}
 
@@ -35,7 +36,7 @@ class Imports(ast.NodeVisitor):
 
 
 def graph(root: Path) -> dict[str, set[str]]:
-    """Which of the helpers each of them imports; a package's own modules may import from it."""
+    """Which of these modules each of them imports; a package's own modules may import from it."""
     known, found = modules(root), {}
     for name, path in known.items():
         imports = Imports()
@@ -49,6 +50,14 @@ def test_imports_form_no_cycle():
     imports = graph(ROOT)
     assert len(imports) > 60 and "helpers.geometry" in imports["helpers.das"]
     TopologicalSorter(imports).prepare()
+
+
+def test_helpers_import_no_tools():
+    imports = graph(ROOT)
+    assert "helpers.output" in imports["tools.run"]
+    for name, used in imports.items():
+        tools = sorted(other for other in used if other.startswith("tools"))
+        assert not (name.startswith("helpers") and tools), f"{name}: {tools}"
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,21 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python3.10; 
 	&& echo $$p && break; done)
 
 PY := .venv/bin/python
-READY := .venv/.ready
 INSTALL := -m pip install --quiet --disable-pip-version-check
+JOBS_OPTION = $(if $(JOBS), --jobs $(JOBS))
 
-RUN = $(PY) -m tools.run$(if $(MODEL), --model "$(MODEL)")$(if $(LESSON), --lesson $(LESSON))$(if $(DEVICE), --device "$(DEVICE)")$(if $(JOBS), --jobs $(JOBS))
+# What each set-up installs: the extras of pyproject.toml. It is done once, when a target needs it.
+EXTRAS_run := run
+EXTRAS_lab := run,lab
+EXTRAS_test := run,lab,test,classroom,site
+EXTRAS_classroom := run,classroom
+EXTRAS_site := run,site
+EXTRAS_dev := dev
+
+RUN = $(PY) -m tools.run$(if $(MODEL), --model "$(MODEL)")$(if $(LESSON), --lesson $(LESSON))$(if $(DEVICE), --device "$(DEVICE)")$(JOBS_OPTION)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-versions test-oldest test-newest lab execute compare assignment grade \
+.PHONY: help run test test-long test-versions test-oldest test-newest lab execute compare assignment grade \
 	publish site bench scaling lint clean
 
 help:
@@ -21,8 +29,10 @@ help:
 	@echo "make run LESSON=03       run one lesson, or several: LESSON=\"02 03\""
 	@echo "make run MODEL=gpt2      run on another model: a name, a hub id or a folder"
 	@echo "make run DEVICE=cpu      choose the device: cpu, cuda, mps"
+	@echo "make run JOBS=1          one lesson after the other, not side by side"
 	@echo "make lab                 open the lessons in JupyterLab"
 	@echo "make test                test the helpers and every lesson on the packaged model"
+	@echo "make test-long           what takes too long for make test: more architectures and examples"
 	@echo "make test-versions       test the helpers with the oldest and the newest packages allowed"
 	@echo "make execute             run the lessons and save their outputs in notebooks/"
 	@echo "make compare MODELS=\"smollm2-135m gpt2\"   put models side by side"
@@ -36,24 +46,22 @@ help:
 	@echo "make clean               remove .venv, results/, site/ and caches"
 	@echo "PYTHON=python3.12 with the first of these chooses the interpreter."
 
-run: $(READY)
+run: .venv/.ready-run
 	@$(RUN)
 
-execute: $(READY)
+execute: .venv/.ready-run
 	@$(RUN) --inplace
 	@$(PY) -m tools.figures
 
-lab: $(READY)
+lab: .venv/.ready-lab
 	@$(if $(MODEL),SUBSPACE_ILLUSION_MODEL="$(MODEL)") $(if $(DEVICE),SUBSPACE_ILLUSION_DEVICE="$(DEVICE)") \
 	$(PY) -m jupyterlab --notebook-dir=notebooks
 
-# What the lessons record while they are tested goes to a folder that is thrown away.
-TEST = results=$$(mktemp -d) && trap 'rm -rf "$$results"' EXIT && \
-	env -u SUBSPACE_ILLUSION_MODEL SUBSPACE_ILLUSION_RESULTS="$$results" \
-	SUBSPACE_ILLUSION_STATIC=1 TQDM_DISABLE=1
+test: .venv/.ready-test
+	@$(PY) -m tools.testing$(JOBS_OPTION)
 
-test: $(READY)
-	@$(TEST) $(PY) -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=900
+test-long: .venv/.ready-test
+	@$(PY) -m tools.testing --long$(JOBS_OPTION)
 
 # The ends of the ranges in pyproject.toml, without the lessons, each in a fresh environment. torch
 # stays the tested one: on Linux an open range would fetch a CUDA build of several gigabytes.
@@ -65,38 +73,38 @@ test-oldest test-newest: test-%:
 	$(check-python)
 	@echo "Setting up .venvs/$* with $(PYTHON) (a few minutes) ..."
 	@"$(PYTHON)" -m venv --clear .venvs/$*
-	@.venvs/$*/bin/python $(INSTALL) $(PACKAGES) -e ".[lab,test]"
-	@$(TEST) .venvs/$*/bin/python -m pytest tests
+	@.venvs/$*/bin/python $(INSTALL) $(PACKAGES) -e ".[run,lab,test]"
+	@.venvs/$*/bin/python -m tools.testing tests$(JOBS_OPTION)
 
-compare: $(READY)
+compare: .venv/.ready-run
 	$(if $(MODELS),,$(error say which: make compare MODELS="smollm2-135m gpt2"))
 	@$(PY) -m tools.compare $(MODELS)
 
-assignment: $(READY)
+assignment: .venv/.ready-classroom
 	$(if $(LESSON),,$(error say which lesson: make assignment LESSON=03))
 	@$(PY) -m helpers.classroom.assignment --lesson $(LESSON)$(if $(SEED), --seed $(SEED))$(if $(OUT), --out "$(OUT)")
 
-grade: $(READY)
+grade: .venv/.ready-classroom
 	$(if $(SUBMISSIONS),,$(error say where the notebooks are: make grade SUBMISSIONS=folder))
 	@$(PY) -m helpers.classroom.grade --submissions "$(SUBMISSIONS)"$(if $(LESSON), --lesson $(LESSON))$(if $(SEED), --seed $(SEED))$(if $(OUT), --out "$(OUT)")
 
-publish: $(READY)
+publish: .venv/.ready-run
 	$(if $(REPO)$(CLEAR),,$(error say where the copy will be: make publish REPO=https://github.com/you/copy))
 	@$(PY) -m tools.publish $(if $(CLEAR),--clear,--repo "$(REPO)"$(if $(BRANCH), --branch "$(BRANCH)"))
 
 # From nothing, since a new lesson enters the sidebar of a fresh build only.
-site: $(READY)
+site: .venv/.ready-site
 	@rm -rf site build/doctrees
 	@$(PY) -m sphinx -q -b html -c docs/book -d build/doctrees -W --keep-going . site
 	@echo "The book is in site/: open site/index.html"
 
-bench: $(READY)
+bench: .venv/.ready-run
 	@$(PY) -m benchmarks.bench$(if $(QUICK), --quick)$(if $(OUT), --out "$(OUT)")
 
-scaling: $(READY)
+scaling: .venv/.ready-run
 	@$(PY) -m benchmarks.scaling
 
-lint: $(READY)
+lint: .venv/.ready-dev
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check --line-length 88 notebooks/*.ipynb
@@ -116,12 +124,12 @@ define check-python
 		echo "$(PYTHON) has no venv module (Debian, Ubuntu: apt install python3-venv)." >&2; exit 1; }
 endef
 
-# Written last, so that an interrupted set-up is done again.
-$(READY): requirements-tested.txt pyproject.toml
+# One stamp for each set-up, written last, so that an interrupted one is done again.
+.PRECIOUS: .venv/.ready-%
+.venv/.ready-%: requirements-tested.txt pyproject.toml
 	$(check-python)
-	@echo "Setting up .venv with $(PYTHON) (once, a few minutes) ..."
+	@echo "Setting up .venv with $(PYTHON) for: $(EXTRAS_$*) (once, a few minutes) ..."
 	@"$(PYTHON)" -m venv .venv
-	@echo "  installing the tested packages ..."
-	@$(PY) $(INSTALL) -r requirements-tested.txt -e ".[lab,test,dev,classroom,site]"
+	@$(PY) $(INSTALL) -c requirements-tested.txt -e ".[$(EXTRAS_$*)]"
 	@touch $@
 	@echo "  ready"

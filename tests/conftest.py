@@ -5,11 +5,14 @@ Fixtures: `tiny_model` (a factory), `any_model` (runs a test once per architectu
 behind makes its own, with `from conftest import build_tiny_model`.
 """
 
+import helpers  # noqa: F401 - before torch: it says how the threads of torch wait
+
+# isort: split
 import functools
 import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-import hypothesis
 import pytest
 import torch
 import transformers
@@ -18,9 +21,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformer_lens import TransformerBridge
 
 from helpers.models.load import load_model, process_weights
+from tools import schedule
 
-settings.register_profile("patient", deadline=None)  # a busy machine is no failure
-settings.load_profile("patient")
+# Without a deadline: a busy machine takes its time over an example, and that is no failure.
+settings.register_profile("short", deadline=None, max_examples=60)
+settings.register_profile("long", deadline=None, max_examples=500)  # `make test-long`
+settings.load_profile("short")
+
+# Files that take half a minute and more, in seconds: where several processes share the tests, these
+# start first, so that none has to wait for one of them in the end.
+SECONDS = {"test_architectures.py": 60}
 
 # One token each, with and without a leading space. Extend freely: the models read its length.
 NAMES = "Mary John Tom James Dan Sarah Emma Anna Paul Mark Kate Laura Jack Alice Peter Lucy".split()
@@ -43,12 +53,21 @@ INITIALIZER_RANGE = 0.3
 # Threads cost such small models far more than they bring, above all beside another busy process.
 torch.set_num_threads(1)
 
-# A busy machine takes its time over an example; that is no failure.
-hypothesis.settings.register_profile("any machine", deadline=None)
-hypothesis.settings.load_profile("any machine")
-
 # TransformerLens reads the tokenizer folder again while it wraps a model, so the folders stay.
 _folder = tempfile.TemporaryDirectory(prefix="tiny-tokenizers-")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a process that shares the tests with others: whole files, the longest first."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: -seconds(item.path))
+
+
+def seconds(path: Path) -> int:
+    """About how long the tests in a file take, or the cells of a lesson."""
+    if path.suffix == ".ipynb":
+        return schedule.SECONDS.get(path.name[:2], schedule.UNKNOWN)
+    return SECONDS.get(path.name, 0)
 
 
 @functools.cache
@@ -173,6 +192,12 @@ def build_tiny_model(
     if processed:
         process_weights(model)
     return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(autouse=True)
+def usual_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sizes that lessons are tested with are no matter of these tests."""
+    monkeypatch.delenv("SUBSPACE_ILLUSION_SIZES", raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 
@@ -11,7 +12,7 @@ from helpers.claims.reference import check, default_tolerance, drifts, expected_
 from helpers.claims.report import claims, judge, record, record_untestable
 
 CLAIM_IDS = list(claims())
-SHIPPED = expected.expected("smollm2-135m")
+SHIPPED = expected.expected("smollm2-135m", "quick")
 NOT = {"verdict": "not"}
 C9 = NOT | {"value": 50.0, "tolerance": 2.0}
 C21 = {"verdict": report.UNTESTABLE, "note": "few facts"}
@@ -235,3 +236,64 @@ def test_updating_after_one_lesson_keeps_the_others(refer):
     content = json.loads(update().read_text())
     assert list(content) == ["C3", "C9", "C21"]
     assert content["C3"] == NOT | {"value": 5.0, "tolerance": 9} and content["C21"] == C21
+
+
+# -------------------------------------------------------------------------- the sizes of tests
+
+
+@pytest.fixture
+def small(monkeypatch, refer):
+    """The sizes "small", with no reference but what the test writes."""
+    monkeypatch.setenv("SUBSPACE_ILLUSION_SIZES", "small")
+
+
+def test_small_sizes_have_a_file_of_their_own(small, monkeypatch):
+    path = expected_path()
+    monkeypatch.delenv("SUBSPACE_ILLUSION_SIZES")
+    assert path == expected_path().parent / "small" / expected_path().name
+
+
+def test_a_drift_fails_with_small_sizes_too(small, refer):
+    refer(C9=C9)
+    found(C9={"value": 80.0})
+    with pytest.raises(AssertionError, match="C9"):
+        check()
+
+
+def test_each_size_is_compared_with_its_own_reference(small, refer, monkeypatch, capsys):
+    refer(C9=C9 | {"value": 80.0})
+    found(C9={"value": 80.0})
+    check()
+    monkeypatch.delenv("SUBSPACE_ILLUSION_SIZES")
+    refer(C9=C9)
+    with pytest.raises(AssertionError, match="80, not 50"):
+        check()
+
+
+def test_headlines_become_references_and_stay_when_others_are_measured(small, refer):
+    record("C9", 97.7)
+    expected.record_headline("accuracy of é", 0.123456789)
+    expected.record_headline("old", 1.0)
+    update()
+    expected.record_headline("old", 2.0)
+    update()
+    assert expected.headlines() == {"accuracy of é": 0.123457, "old": 2.0}
+    assert list(expected.expected()) == ["C9"] and drifts() == []
+
+
+def test_usual_sizes_have_no_headlines(refer):
+    record("C9", 97.7)
+    expected.record_headline("accuracy", 0.5)
+    assert expected.headlines() == {} and expected.HEADLINES not in update().read_text()
+
+
+@pytest.mark.skipif(
+    not expected_path("smollm2-135m", "small").exists(), reason="no references for small sizes yet"
+)
+def test_headlines_of_the_lessons_have_names_of_their_own():
+    """They are references by name, so that no lesson may use another one's."""
+    lessons = sorted((report.ROOT / "notebooks").glob("*.ipynb"))
+    texts = [path.read_text(encoding="utf-8").replace('\\"', '"') for path in lessons]
+    used = [set(re.findall(r'\bexpect\((?:\\n|[\s",])*"([^"{]+)"', text)) for text in texts]
+    names = [name for of_one in used for name in of_one]
+    assert len(names) == len(set(names)), sorted({name for name in names if names.count(name) > 1})

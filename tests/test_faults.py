@@ -98,7 +98,7 @@ def test_who_is_killed_while_recording_leaves_no_lock_and_no_half_entry(results)
     before = (results / "claims.json").read_bytes()
     path = str(results / "claims.json")
     kill_in_mid_work(
-        HANG, f"from helpers import report; report._update_json(Path({path!r}), 'C4', {{}})"
+        HANG, f"from helpers import report; report.update_json(Path({path!r}), 'C4', {{}})"
     )
     assert (results / "claims.json").read_bytes() == before
     report.record("C3", -3)
@@ -157,7 +157,7 @@ def test_what_killed_processes_left_of_second_moments_goes(tmp_path):
 def test_results_that_cannot_be_kept_say_what_to_do(no_folder, monkeypatch, capsys):
     monkeypatch.setenv("SUBSPACE_ILLUSION_RESULTS", str(no_folder))
     monkeypatch.setattr(run, "PREPARE", "")
-    monkeypatch.setattr(run, "run_lesson", lambda *_, **__: pytest.fail("hours of work"))
+    monkeypatch.setattr(run, "run_all", lambda *_, **__: pytest.fail("hours of work"))
     for main, arguments in ((run.main, ["--lesson", "01"]), (models.main, ["smollm2-135m"])):
         assert main(arguments) == 1
         error = capsys.readouterr().err
@@ -180,7 +180,7 @@ def test_lessons_that_cannot_be_saved_in_place_say_so_before_the_work(
     monkeypatch.setattr(run, "PREPARE", "")
     monkeypatch.setattr(run, "find_lessons", lambda _: {"01": no_folder / "01_first.ipynb"})
     monkeypatch.setattr(run, "NOTEBOOKS", no_folder)
-    monkeypatch.setattr(run, "run_lesson", lambda *_, **__: pytest.fail("hours of work"))
+    monkeypatch.setattr(run, "run_all", lambda *_, **__: pytest.fail("hours of work"))
     assert run.main(["--inplace"]) == 1
     assert "not be saved: [Errno" in capsys.readouterr().err
 
@@ -301,7 +301,7 @@ SAFE = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)
 TO_ITSELF = "helpers/classroom/wire.py"  # a worker reads what its judge sends
 
 
-@pytest.mark.parametrize("package", ["helpers", "benchmarks"])
+@pytest.mark.parametrize("package", ["helpers", "benchmarks", "tools"])
 def test_no_file_is_read_in_a_way_that_can_run_code(package):
     found = []
     for path in sorted((report.ROOT / package).rglob("*.py")):

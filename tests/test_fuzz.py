@@ -1,7 +1,7 @@
 """Properties that hold for any input, on examples drawn by hypothesis.
 
 Readers of files come back with what is in the file or with the error that they document, and with
-nothing else. The examples are the same in every run.
+nothing else. The examples are the same in every run; `make test-long` draws more of them.
 """
 
 import contextlib
@@ -20,14 +20,16 @@ from helpers.audit.command import DirectionFileError, parse_site, read_direction
 from helpers.claims import models, page, report
 from helpers.claims import reference as expected
 from helpers.directions import geometry
-from helpers.models import require
-from helpers.patching import metrics
+from helpers.lessons.checks.compare import require
+from helpers.patching.cached import metrics
 from helpers.patching.sites import HOOKS, OF_ONE_HEAD, Site
 from helpers.tasks.pair_files import NEEDED, POSITIONS, PairFileError, read_pairs, read_table
 
+pytestmark = pytest.mark.fuzz  # the profile says on how many examples
+
 # One folder serves all examples of a test, and a busy machine is no failure.
 FINE = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)
-fuzz = settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=FINE)
+fuzz = settings(derandomize=True, suppress_health_check=FINE)
 seeds, sizes = st.integers(0, 10**6), st.integers(1, 7)
 scales = st.floats(-30, 30).map(lambda power: 10.0**power)
 
@@ -307,7 +309,7 @@ contents = st.one_of(
 )
 
 
-@settings(fuzz, max_examples=150)
+@settings(fuzz, max_examples=fuzz.max_examples * 5 // 2)
 @given(content=contents, reference=contents)
 def test_results_are_read_or_called_damaged(tmp_path, monkeypatch, content, reference):
     monkeypatch.setenv("SUBSPACE_ILLUSION_RESULTS", str(tmp_path / "results"))

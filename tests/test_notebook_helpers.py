@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from helpers.claims import report, sizes
+from helpers.claims import reference, report, sizes
 from helpers.lessons import notebook
 from helpers.output import plots
 from helpers.patching.metrics import Estimate
@@ -57,6 +57,39 @@ def test_sizes_come_from_the_environment(monkeypatch):
     monkeypatch.setenv("SUBSPACE_ILLUSION_SIZES", "huge")
     with pytest.raises(ValueError, match="SUBSPACE_ILLUSION_SIZES must be one of"):
         notebook.sizes()
+
+
+@pytest.mark.parametrize("name", sizes.SIZES)
+def test_a_share_of_a_number_is_whole_and_not_below_what_is_needed(name):
+    chosen = notebook.sizes(name)
+    for number in (1, 2, 7, 400):
+        for least in (1, 12, 1000):
+            found = chosen.some(number, least)
+            assert type(found) is int and min(least, number) <= found <= number
+    if name != "small":
+        assert [chosen.some(number) for number in (1, 7, 400)] == [1, 7, 400]
+
+
+def test_small_sizes_are_smaller_in_everything():
+    small, quick = (vars(notebook.sizes(name)) for name in ("small", "quick"))
+    assert all(small[name] <= quick[name] for name in quick) and small["test"] < quick["test"] / 2
+
+
+def test_with_small_sizes_a_headline_has_a_reference_of_its_own(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("SUBSPACE_ILLUSION_SIZES", "small")
+    monkeypatch.setenv("SUBSPACE_ILLUSION_RESULTS", str(tmp_path))
+    monkeypatch.setattr(reference, "ROOT", tmp_path)
+    notebook.expect("a number", 0.5, 0.98, tolerance=0.02)
+    assert capsys.readouterr().out == "NEW   a number: 0.5 has no reference for small sizes yet\n"
+    report.record("C9", 97.7)
+    reference.update()
+    capsys.readouterr()
+    notebook.expect("a number", 0.51, 0.98, tolerance=0.02)
+    assert capsys.readouterr().out == "PASS  a number: 0.5 ± 0.02\n"
+    with pytest.raises(AssertionError, match="a number: nan"):
+        notebook.expect("a number", float("nan"), 0.5, tolerance=0.02)
+    with pytest.raises(AssertionError, match="0.53, but the reference for small sizes is 0.5 ±"):
+        notebook.expect("a number", 0.53, 0.53, tolerance=0.02)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from helpers.claims.reference import expected
 from helpers.claims.report import UNMEASURED, UNTESTABLE, claims, record, record_untestable
 
 CLAIM_IDS = list(claims())
-SHIPPED = expected("smollm2-135m")
+SHIPPED = expected("smollm2-135m", "quick")
 OTHER = "some/model"  # one we have no reference values for
 COLUMNS = ["claim", "what", "paper", "ours", "verdict", "lesson", "cell", "from"]
 NASTY = "<script>alert(1)</script> a | b \\| c\n\n| new row |\n\t& <b>"

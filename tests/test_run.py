@@ -18,7 +18,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from helpers.claims import report
-from helpers.output import files
+from helpers.output.files import files
 from tools import run, stored
 
 PNG = (  # one pixel
@@ -164,6 +164,92 @@ def test_a_dying_kernel_is_a_failure(lessons, capfd):
     write_lesson(lessons / "02_bad.ipynb", {"dies": "import os; os._exit(1)"})
     assert run.main(["--lesson", "02"]) == 1
     assert "Kernel died" in capfd.readouterr().out
+
+
+SAYS = "import os; print(*(os.environ[f'OMP_{name}'] for name in ('WAIT_POLICY', 'NUM_THREADS')))"
+MEET = """
+import pathlib, time
+pathlib.Path("../{me}").touch()
+while not pathlib.Path("../{other}").exists():
+    time.sleep(0.1)
+"""
+
+
+def test_lessons_run_side_by_side_as_well_as_one_by_one(lessons, results, capfd):
+    """Two that wait for each other, one that dies, and one that reads what another writes."""
+    save = "from helpers.claims.report import save_site, load_site\nsave_site('mine', {'layer': 7}, {})"
+    load = "from helpers.claims.report import load_site\nprint(load_site('mine')['layer'])"
+    record = "from helpers.claims.report import record; _ = record('{}', {})"
+    write_lesson(lessons / "01_first.ipynb", {"meet": MEET.format(me="a", other="b")})
+    write_lesson(lessons / "02_bad.ipynb", {"meet": MEET.format(me="b", other="a"), "save": save})
+    write_lesson(lessons / "03_last.ipynb", {"load": load, "claim": record.format("C3", -2.5)})
+    write_lesson(lessons / "04_dies.ipynb", {"dies": "import os; os._exit(1)"})
+    write_lesson(lessons / "05_claim.ipynb", {"claim": record.format("C9", 97.7), "fails": "1 / 0"})
+    assert run.main(["--jobs", "2"]) == 1
+    shown = capfd.readouterr().out.splitlines()
+    lines = [line for line in shown if " cells " in line]
+    assert sorted(line[:2] for line in lines) == ["01", "02", "03", "04", "05"]
+    assert [line[:2] for line in lines].index("02") < [line[:2] for line in lines].index("03")
+    assert shown[shown.index("Failed: 04_dies, 05_claim") - 1] == ""
+    after = shown.index(next(line for line in lines if line.startswith("05")))
+    assert shown[after + 1].strip() == "stopped in the cell that starts with", "one piece"
+    cells = code_cells(results / "notebooks" / "03_last.ipynb")
+    assert cells["load"].outputs[0].text == "7\n"
+    assert report.recorded().keys() == {"C3", "C9"}
+
+
+@pytest.mark.parametrize(("jobs", "threads"), [("1", 4), ("2", 2), ("9", 2)])
+def test_lessons_share_the_cores_and_their_threads_sleep_while_they_wait(
+    lessons, results, monkeypatch, jobs, threads
+):
+    for name in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(run.machine, "cores", lambda: 4)
+    write_lesson(lessons / "01_first.ipynb", {"says": SAYS})
+    assert run.main(["--lesson", "01", "03", "--jobs", jobs]) == 0
+    says = code_cells(results / "notebooks" / "01_first.ipynb")["says"]
+    assert says.outputs[0].text == f"PASSIVE {threads}\n"
+
+
+def test_what_the_user_says_about_threads_counts(lessons, results, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    write_lesson(lessons / "01_first.ipynb", {"says": SAYS})
+    assert run.main(["--lesson", "01"]) == 0
+    says = code_cells(results / "notebooks" / "01_first.ipynb")["says"]
+    assert says.outputs[0].text == "ACTIVE 3\n"
+
+
+@pytest.mark.parametrize(("model", "jobs"), [("smollm2-135m", 2), ("gpt2", 1)])
+def test_only_the_packaged_model_is_known_to_fit_side_by_side(lessons, monkeypatch, model, jobs):
+    seen = []
+
+    def note(lessons, needs, jobs, work, stop):
+        seen.append(jobs)
+        return {}
+
+    monkeypatch.setattr(run, "run_all", note)
+    monkeypatch.setattr(run.machine, "jobs", lambda: 2)
+    monkeypatch.setenv("SUBSPACE_ILLUSION_MODEL", model)
+    run.main([])
+    assert seen == [jobs]
+
+
+def test_a_wrong_number_of_jobs_is_refused(lessons, capsys):
+    with pytest.raises(SystemExit):
+        run.main(["--jobs", "0"])
+    assert "pass how many lessons run at a time" in capsys.readouterr().err
+
+
+def test_a_finding_is_printed_with_its_lesson(lessons, capfd):
+    sources = {"other": "print('not this')", "found": "print('94 %\\nof it')"}
+    write_lesson(lessons / "01_first.ipynb", sources)
+    notebook = nbformat.read(lessons / "01_first.ipynb", as_version=4)
+    notebook.cells[-1].metadata.tags = [stored.FINDING]
+    nbformat.write(notebook, lessons / "01_first.ipynb")
+    assert run.main(["--lesson", "01", "03"]) == 0
+    shown = capfd.readouterr().out
+    assert "GB\n    94 %\n    of it\n03_last" in shown and "not this" not in shown
 
 
 def test_inplace_is_clean(lessons):
@@ -312,7 +398,7 @@ def test_make_runs_in_a_folder_with_any_name(tmp_path):
     python = folder / ".venv" / "bin" / "python"
     python.write_text('#!/bin/sh\npwd; for part; do echo "[$part]"; done\n')
     python.chmod(0o755)
-    (folder / ".venv" / ".ready").touch()
+    (folder / ".venv" / ".ready-run").touch()
     command = ["make", "run", "MODEL=mein Modell é", "LESSON=03 04"]
     # Below `make test`, make would say which folder it enters.
     environment = {k: v for k, v in os.environ.items() if k not in ("MAKELEVEL", "MAKEFLAGS")}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("helpers", "tools")
 LATER = ("TYPE_CHECKING", "__name__ == '__main__'")  # conditions that are false in an import
 
 # A room may use those before it, never those after it.
@@ -50,7 +51,7 @@ def imported(source: str) -> set[str]:
 
 
 def graph(root: Path) -> dict[str, set[str]]:
-    """Which of the helpers each of them imports; a package's own modules may import from it."""
+    """Which of these modules each of them imports; a package's own modules may import from it."""
     known, found = modules(root), {}
     for name, path in known.items():
         packages = {name.rsplit(".", n)[0] for n in range(name.count(".") + 1)}

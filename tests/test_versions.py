@@ -26,11 +26,13 @@ def exact(requirement: Requirement, operator: str) -> Version:
 
 
 def lower_bounds() -> dict[str, Version]:
-    """What the project and the extras `lab` and `test` ask for at least."""
+    """What the project and the extras `run`, `lab` and `test` ask for at least."""
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has none")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    requirements = map(Requirement, project["dependencies"] + extras["lab"] + extras["test"])
+    requirements = map(
+        Requirement, sum((extras[name] for name in ("run", "lab", "test")), project["dependencies"])
+    )
     return {requirement.name: exact(requirement, ">=") for requirement in requirements}
 
 

@@ -20,7 +20,8 @@ SECONDS = {"03": 300, "04": 200, "05": 150, "06": 150, "07": 300, "08": 250, "09
 UNKNOWN = 200
 # What a lesson calls to read another's results, and what that other one calls to write them.
 WRITTEN_BY = {r"\bload_site\(": r"\bsave_site\("}
-READS_ALL = re.compile(r"\breference\.check\(|\bpage\.\w+\(|\bsummary_table\(")
+# What only a lesson calls that reads all results (`summary_table` serves each for its own claims).
+READS_ALL = re.compile(r"\breference\.check\(|\bpage\.\w+\(")
 
 
 def find_lessons(folder: Path) -> dict[str, Path]:

@@ -4,36 +4,68 @@
 
 `data/expected/<model>.json` holds each claim's value with a tolerance that a run on another CPU
 should stay within. A run that leaves it has drifted: a package, the data or the code has changed
-what we measure.
+what we measure. `data/expected/small/` holds the same for the sizes that tests use, and with them
+the headline numbers of the lessons, which the lessons themselves name for the usual sizes.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from helpers.claims.report import claims, read_measured, recorded, results_folder, rule_names
-from helpers.claims.sizes import SIZES, sizes
+from helpers.claims.report import (
+    claims,
+    read_json,
+    read_measured,
+    recorded,
+    results_folder,
+    rule_names,
+    update_json,
+)
+from helpers.claims.sizes import sizes_name
 from helpers.models.load import PACKAGED, model_name
 from helpers.output import files
 from helpers.output.files import ROOT
 
 KEPT = ("verdict", "value", "interval", "lesson", "note")  # of what a lesson recorded
+HEADLINE_FILE, HEADLINES = "headlines.json", "headlines"  # in the results, and in the reference
 RELATIVE, FLOOR = 0.05, {"%": 2.0, "": 0.03, "nats": 0.05}  # 5 % of the value, at least these
 
 
-def expected_path(model: str | None = None) -> Path:
-    """Where the reference values of a model are, or would be."""
-    return ROOT / "data" / "expected" / f"{results_folder(model).name}.json"
+def expected_path(model: str | None = None, sizes: str | None = None) -> Path:
+    """Where the reference values of a model are, or would be, for these or the chosen sizes.
+
+    The sizes of the paper have none, and are compared with the usual ones.
+    """
+    folder = ROOT / "data" / "expected"
+    folder = folder / "small" if sizes_name(sizes) == "small" else folder
+    return folder / f"{results_folder(model).name}.json"
 
 
-def expected(model: str | None = None) -> dict[str, dict[str, Any]]:
-    """The reference values of a model by claim; empty if we have none.
+def expected(model: str | None = None, sizes: str | None = None) -> dict[str, dict[str, Any]]:
+    """The reference values of a model by claim, for these or the chosen sizes, if we have any.
 
     Raises:
         ValueError: The file is damaged.
     """
-    return read_measured(expected_path(model))
+    return read_measured(expected_path(model, sizes))
+
+
+def record_headline(name: str, value: float, model: str | None = None) -> None:
+    """Keep a headline number, if it is finite, with the results: it can become a reference."""
+    if math.isfinite(value):
+        update_json(results_folder(model) / HEADLINE_FILE, name, {"value": value})
+
+
+def headlines(model: str | None = None) -> dict[str, float]:
+    """The reference values of the headline numbers by name, for small sizes; else none.
+
+    Raises:
+        ResultsError: The file is damaged.
+    """
+    found = read_json(expected_path(model)).get(HEADLINES, {})
+    return {name: entry["value"] for name, entry in found.items()}
 
 
 def default_tolerance(entry: Mapping[str, Any], unit: str) -> float:
@@ -59,12 +91,12 @@ def drifts(model: str | None = None) -> list[str]:
 def check(model: str | None = None) -> None:
     """Compare what was recorded with the reference values of the packaged model, and say so.
 
-    On another model, or with other sizes than the default ones, drifts are printed only.
+    On another model, or with the sizes of the paper, drifts are printed only.
 
     Raises:
         AssertionError: on the packaged model, a claim has moved; the message says which.
     """
-    same = model_name(model) == PACKAGED and sizes() == SIZES["quick"]
+    same = model_name(model) == PACKAGED and sizes_name() != "paper"
     moved = drifts(model)
     if same and moved:
         raise AssertionError("These claims have moved:\n" + "\n".join(moved))
@@ -100,5 +132,9 @@ def update(model: str | None = None) -> Path:
             default = default_tolerance(entry, claims()[claim]["paper"]["unit"])
             entries[claim]["tolerance"] = old.get(claim, {}).get("tolerance", _short(default, 2))
     path = expected_path(model)
+    if sizes_name() == "small":
+        measured = read_json(results_folder(model) / HEADLINE_FILE)
+        numbers = {name: {"value": _short(entry["value"])} for name, entry in measured.items()}
+        entries[HEADLINES] = read_json(path).get(HEADLINES, {}) | numbers
     files.write(path, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
     return path

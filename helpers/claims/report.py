@@ -19,7 +19,6 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
-from helpers.output import files
 from helpers.output.files import ROOT
 
 UNTESTABLE = "not testable here"
@@ -119,7 +118,7 @@ def saving(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _read_json(path: Path) -> dict[str, dict[str, Any]]:
+def read_json(path: Path) -> dict[str, dict[str, Any]]:
     """The entries of a JSON file by name; none if there is no file."""
     if not path.exists():
         return {}
@@ -144,7 +143,7 @@ def read_measured(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         ResultsError: The file is damaged; the message says where and what to do.
     """
-    entries = {claim: entry for claim, entry in _read_json(path).items() if claim in claims()}
+    entries = {claim: entry for claim, entry in read_json(path).items() if claim in claims()}
     for claim, entry in entries.items():
         if not _is_measured(entry):
             raise _damaged(path, f"what it says of {claim} is no measurement with a verdict")
@@ -171,14 +170,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and not too_large
 
 
-def _update_json(path: Path, key: str, entry: Mapping[str, Any]) -> None:
+def update_json(path: Path, key: str, entry: Mapping[str, Any]) -> None:
     """Set one entry of a JSON file; lessons that run at the same time wait for each other."""
     # Before anything is made: what cannot be stored must leave no trace.
     plain = json.loads(json.dumps(entry, indent=2, allow_nan=False, default=_plain))
     with saving(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
-            content = _read_json(path) | {key: plain}
+            content = read_json(path) | {key: plain}
             files.write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
@@ -270,7 +269,7 @@ def _store(
     spec = find_claim(result.claim)
     entry = {"verdict": result.verdict, **measured, "lesson": lesson or spec["lesson"]}
     entry |= {"note": note} if note else {}
-    _update_json(results_folder(model) / "claims.json", result.claim, entry)
+    update_json(results_folder(model) / "claims.json", result.claim, entry)
     paper = f" ({show_paper(spec)})" if spec["paper"]["value"] is not None else ""
     print(f"{spec['id']} · {spec['title']}: {show_ours(spec, entry)}{paper} -> {result.verdict}")
     return result
@@ -332,7 +331,7 @@ def save_site(
     name: str, site: Mapping[str, Any], evidence: Mapping[str, Any], model: str | None = None
 ) -> None:
     """Store a patching site (layer, heads, ...) and the evidence it was derived from."""
-    _update_json(results_folder(model) / "sites.json", name, {"site": site, "evidence": evidence})
+    update_json(results_folder(model) / "sites.json", name, {"site": site, "evidence": evidence})
 
 
 def load_site(name: str, model: str | None = None) -> dict[str, Any]:
@@ -347,7 +346,7 @@ def load_site(name: str, model: str | None = None) -> dict[str, Any]:
     """
     results, found = results_folder(model), []
     for path in (results / "sites.json", ROOT / "data" / "sites" / f"{results.name}.json"):
-        found.append(_read_json(path).get(name))
+        found.append(read_json(path).get(name))
         if found[-1] is not None and not isinstance(found[-1].get("site"), dict):
             raise _damaged(path, f"the entry {name!r} has no site")
     derived, shipped = found

@@ -1,0 +1,42 @@
+"""Threads sleep while they wait for each other, in everything that uses the helpers."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SHOW = "import os; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_the_helpers_say_so_before_torch_is_there(before, after):
+    variables = {name: text for name, text in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    variables |= {"OMP_WAIT_POLICY": before} if before else {}
+    command = [sys.executable, "-c", f"import sys; import helpers; {SHOW}"]
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
+    assert done.stdout == f"{after} False\n", done.stderr
+
+
+def test_the_tests_run_so():
+    assert os.environ["OMP_WAIT_POLICY"]
+    lines = (ROOT / "tests" / "conftest.py").read_text(encoding="utf-8").splitlines()
+    imports = [line for line in lines if line.startswith(("import ", "from "))]
+    assert imports[0].startswith("import helpers")
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_imports_the_helpers_before_anything_large(path):
+    cells = nbformat.read(path, as_version=4).cells
+    setup = next(cell for cell in cells if cell.id == "setup")
+    nodes = [node for node in ast.walk(ast.parse(setup.source)) if "Import" in type(node).__name__]
+    names = [getattr(node, "module", None) or node.names[0].name for node in nodes]
+    assert "helpers" in names
+    assert all(name in sys.stdlib_module_names for name in names[: names.index("helpers")])
+    before = cells[: cells.index(setup)]
+    assert not any(cell.cell_type == "code" for cell in before)

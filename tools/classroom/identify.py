@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from helpers.classroom.exercises import Lesson
-from helpers.classroom.prelude import names, plain
-from helpers.classroom.submission import Cell, Unreadable
+from tools.classroom.exercises import Lesson
+from tools.classroom.prelude import names, plain
+from tools.classroom.submission import Cell, Unreadable
 
 
 def _marks(lesson: Lesson) -> tuple[set[str], set[str]]:

@@ -17,7 +17,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from helpers.classroom.exercises import ClassroomError
+from tools.classroom.exercises import ClassroomError
 
 STUB = "# Your code here.\nraise NotImplementedError()"
 STUDENT = "student"  # nbgrader's name of whoever is graded: every submission has its own course

@@ -1,6 +1,6 @@
 """Grade a folder of submitted notebooks.
 
-    python -m helpers.classroom.grade --submissions FOLDER [--lesson 03] [--out FOLDER]
+    python -m tools.classroom.grade --submissions FOLDER [--lesson 03] [--out FOLDER]
 
 Takes every notebook below the folder: `anna.ipynb` and `anna/anything.ipynb` are Anna's. Writes
 `grades.csv`, `grades_by_exercise.csv` and one page of feedback per notebook. Answers run apart from
@@ -19,21 +19,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from helpers.classroom.course import quieten, require_nbgrader
-from helpers.classroom.exercises import ClassroomError, Lesson, lessons_with_exercises, read_lesson
-from helpers.classroom.gradebook import Result, Row, write_results
-from helpers.classroom.guard import Limits, NoWorker, strength
-from helpers.classroom.identify import which_lesson
-from helpers.classroom.marking import Marked, Master, grade, make_master
-from helpers.classroom.restore import restore
-from helpers.classroom.submission import (
+from tools.classroom.course import quieten, require_nbgrader
+from tools.classroom.exercises import ClassroomError, Lesson, lessons_with_exercises, read_lesson
+from tools.classroom.gradebook import Result, Row, write_results
+from tools.classroom.guard import Limits, NoWorker, strength
+from tools.classroom.identify import which_lesson
+from tools.classroom.marking import Marked, Master, grade, make_master
+from tools.classroom.restore import restore
+from tools.classroom.submission import (
     Submission,
     Unreadable,
     find_submissions,
     read_cells,
     shown,
 )
-from helpers.classroom.workshop import workshop
+from tools.classroom.workshop import workshop
 from helpers.output import check_writable
 
 PROTECTION = {
@@ -145,7 +145,7 @@ def _line(result: Result) -> str:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        "python -m helpers.classroom.grade", description="Grade a folder of submitted notebooks."
+        "python -m tools.classroom.grade", description="Grade a folder of submitted notebooks."
     )
     add = parser.add_argument
     add("--submissions", required=True, type=Path, metavar="FOLDER", help="the notebooks")
@@ -193,7 +193,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command `python -m helpers.classroom.grade`; returns its exit status."""
+    """The command `python -m tools.classroom.grade`; returns its exit status."""
     sys.stdout.reconfigure(errors="replace")  # names of students may not fit the terminal
     try:
         return run(parse(arguments))

@@ -1,6 +1,6 @@
 """Make an assignment from a lesson: the student's notebook, the teacher's, and nbgrader's.
 
-    python -m helpers.classroom.assignment --lesson 03 [--out FOLDER] [--seed N]
+    python -m tools.classroom.assignment --lesson 03 [--out FOLDER] [--seed N]
 
 Writes `student/`, `instructor/` and `autograder/`, a course for nbgrader, to
 `classroom/lesson_03/` or to the folder given. Everything comes from the lesson itself.
@@ -21,9 +21,9 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from helpers.classroom.course import make_course, quieten
-from helpers.classroom.exercises import NOTEBOOKS, ClassroomError, Exercise, Lesson, read_lesson
-from helpers.classroom.workshop import workshop
+from tools.classroom.course import make_course, quieten
+from tools.classroom.exercises import NOTEBOOKS, ClassroomError, Exercise, Lesson, read_lesson
+from tools.classroom.workshop import workshop
 
 MANIFEST = "manifest.json"
 HIDDEN_TESTS = 3  # per exercise
@@ -172,7 +172,7 @@ def make_assignment(lesson: Lesson, folder: Path, seed: int = 0) -> None:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        "python -m helpers.classroom.assignment", description="Make an assignment from a lesson."
+        "python -m tools.classroom.assignment", description="Make an assignment from a lesson."
     )
     parser.add_argument("--lesson", required=True, metavar="NN", help="the lesson's number")
     parser.add_argument("--out", type=Path, help="folder (default: classroom/lesson_NN)")
@@ -185,7 +185,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command `python -m helpers.classroom.assignment`; returns its exit status."""
+    """The command `python -m tools.classroom.assignment`; returns its exit status."""
     options = parse(arguments)
     quieten(options.verbose)
     try:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import nbformat
 from nbformat import NotebookNode
 
-from helpers.classroom.exercises import Exercise
-from helpers.classroom.prelude import names, plain
-from helpers.classroom.submission import Cell
+from tools.classroom.exercises import Exercise
+from tools.classroom.prelude import names, plain
+from tools.classroom.submission import Cell
 
 WAYS = {
     "metadata": "nbgrader's metadata",

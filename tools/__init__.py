@@ -1,0 +1,1 @@
+"""Programs around the lessons; they use `helpers`, which knows nothing of them."""

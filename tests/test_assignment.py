@@ -10,11 +10,10 @@ import sys
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
-
 from helpers.classroom import assignment, course, exercises
 from helpers.classroom.marking import parts_before
 from helpers.classroom.prelude import needed
+from nbclient import NotebookClient
 
 pytest.importorskip("nbgrader")
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 from conftest import build_tiny_model, build_tokenizer
 from filelock import FileLock
+from helpers.classroom import assignment, exercises, grade
 from safetensors.torch import save_file
 from test_patching import overridden, random_pairs
 
@@ -52,7 +53,6 @@ from helpers import (
     sweeps,
     text,
 )
-from helpers.classroom import assignment, exercises, grade
 from helpers.pair_files import PairFileError, read_pairs
 from helpers.pairs import Pairs, encode, single_token
 from helpers.sites import Site

@@ -18,12 +18,12 @@ import time
 import pandas as pd
 import psutil
 import pytest
+from helpers.classroom import assignment, grade, gradebook
+from helpers.classroom.workshop import workshop
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from helpers import compare, counterfact, moments, output, replication, report, run, sweeps
-from helpers.classroom import assignment, grade, gradebook
-from helpers.classroom.workshop import workshop
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 HANG = """

@@ -30,7 +30,7 @@ from typing import Any
 import psutil
 
 from tools.classroom.exercises import ClassroomError
-from tools.classroom.replay import MAX_BYTES
+from tools.classroom.record import MAX_BYTES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OWN = ("helpers", "tools", "data")
@@ -229,7 +229,7 @@ def _parsed(data: bytes) -> dict[str, Record]:
     records = {}
     for line in data.split(b"\n")[1:-1]:
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-            said = json.loads(line)
+            said = dict(json.loads(line))
             blob = base64.b64decode(said.get("record", ""), validate=True)
             records[str(said["exercise"])] = Record(blob, str(said.get("problem", "")))
     return records

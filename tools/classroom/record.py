@@ -1,6 +1,6 @@
 """Inside the box: run every answer against its check, and note what it gave back.
 
-    python -m tools.classroom.record      a job on the input, a line of JSON per answer on the output
+    python -m tools.classroom.record      a job on the input, a line of JSON an answer goes out
 
 Nothing that is found here decides a point: outside, the check runs again on the recorded values
 (see `replay`). One process imports torch and forks another for every answer.
@@ -25,6 +25,7 @@ from torch import Tensor
 
 CELL, LESSON = "<your cell>", "<the lesson>"
 MESSAGE_CHARS = 2000
+MAX_BYTES = 16 * 2**20  # of one record
 SENT = 42  # exit status of a process that has sent its record
 
 
@@ -51,6 +52,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(value)
     if isinstance(value, Tensor):
+        if value.numel() * value.element_size() > MAX_BYTES:  # it may be expanded
+            raise ValueError(f"a tensor of shape {tuple(value.shape)} is too large to be checked")
         return value.detach().as_subclass(Tensor).clone(memory_format=torch.contiguous_format)
     if isinstance(value, list | tuple):
         items = [plain(item) for item in value]
@@ -180,6 +183,7 @@ def main() -> None:
         problem = _wait(child, job["seconds"])
         with contextlib.suppress(OSError):
             os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
         if problem:
             _send(line, exercise, {"problem": problem})
 

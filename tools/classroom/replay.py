@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from helpers.output import without_places
-from tools.classroom.record import MESSAGE_CHARS, run_checks, tensors_in
+from tools.classroom.record import MAX_BYTES, MESSAGE_CHARS, run_checks, tensors_in
 
 PASSED = "Passed, also on other data."
 OTHER_DATA = "On other data: "
@@ -24,7 +24,6 @@ UNREADABLE = (
     "of them, and not more than a few megabytes"
 )
 PLAIN = (type(None), bool, int, float, complex, str)
-MAX_BYTES = 16 * 2**20  # of one record
 MAX_VALUES = 100_000  # in one record
 
 

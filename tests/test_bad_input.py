@@ -19,7 +19,6 @@ import pytest
 import torch
 from conftest import build_tiny_model, build_tokenizer
 from filelock import FileLock
-from helpers.classroom import assignment, exercises, grade
 from safetensors.torch import save_file
 from test_patching import overridden, random_pairs
 
@@ -56,6 +55,7 @@ from helpers import (
 from helpers.pair_files import PairFileError, read_pairs
 from helpers.pairs import Pairs, encode, single_token
 from helpers.sites import Site
+from tools.classroom import assignment, exercises, grade
 
 SITE = Site(1, "mlp_hidden")
 D = 96  # of `SITE` in the tiny model
@@ -776,10 +776,6 @@ def handed_in(s, *more):
     return ["--submissions", str(s.files / "class"), *more]
 
 
-def manifest(s):
-    return str(write(s, "made/manifest.json", '{"files": 5}').parent)
-
-
 def blocked(s):
     """A file where a folder is needed."""
     return str(write(s, "file", ""))
@@ -829,9 +825,8 @@ COMMANDS = [
     (assignment, lambda s: ["--lesson", "00"], 2, "Lesson 00 has no exercises"),
     (assignment, lambda s: ["--lesson", "01", "--seed", "-1"], 2, "--seed must be 0 or more"),
     (assignment, lambda s: ["--lesson", "01", "--seed", "x"], 2, "invalid int value: 'x'"),
-    (assignment, lambda s: ["--lesson", "01", "--out", blocked(s)], 2, "no folder of its own"),
+    (assignment, lambda s: ["--lesson", "01", "--out", blocked(s)], 2, "is there already"),
     (assignment, lambda s: ["--lesson", "01", "--out", blocked(s) + "/x"], 2, "file"),
-    (assignment, lambda s: ["--lesson", "01", "--out", manifest(s)], 2, "manifest.json is damaged"),
     (grade, lambda s: handed_in(s, "--lesson", "99"), 2, "There is no lesson 99"),
     (grade, lambda s: handed_in(s, "--seconds", "nan"), 2, "--seconds must be more than 0"),
     (grade, lambda s: handed_in(s, "--seconds", "inf"), 2, "and finite"),

@@ -381,8 +381,8 @@ def test_an_answer_without_any_mark_is_found_by_its_name(master):
 def test_added_cells_are_kept_if_the_answer_needs_them(master):
     before = restored(master, with_helper(master)).before
     assert [part.split("\n")[-1] for part in before["split"]] == [
-        "    return r, v - r",
         "project = lambda v, w: (v @ w) / (w @ w) * w",
+        "    return r, v - r",
     ]
     assert before["angle"] == ["import torch"]
 

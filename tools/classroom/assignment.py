@@ -94,7 +94,7 @@ def source_notebook(lesson: Lesson, seed: int = 0) -> NotebookNode:
 
 
 def student_notebook(lesson: Lesson) -> NotebookNode:
-    """What students get: no solutions, hidden tests and outputs, and no badge that leads to them."""
+    """What students get: no solutions, hidden tests or outputs, nor badges that lead to them."""
     notebook = source_notebook(lesson)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":

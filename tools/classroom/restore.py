@@ -2,7 +2,7 @@
 
 Editors rename cells, copy them, delete them; Colab drops ids and metadata. An answer is found by
 nbgrader's metadata, else by its cell id, else by the comment in its first line, else by the name it
-defines. Checks and other cells are always the lesson's own; what a student added stands beside them.
+defines. Checks and other cells are always the lesson's own; what a student added is kept.
 """
 
 import ast
@@ -108,19 +108,24 @@ def _find_answers(restored: Restored, cells: list, theirs: list, lesson: Lesson)
 
 
 def _before(lesson: Lesson, exercise: Exercise, cells: list, theirs: list) -> list[str]:
-    """The parts before a check, but its answer: of the lesson's cells, then the student's own."""
-    solutions, parts = {e.solution_cell for e in lesson.exercises}, []
-    for cell in lesson.notebook.cells:
+    """What stands before a check but its answer: each own cell behind the lesson's before it."""
+    solutions = {e.solution_cell for e in lesson.exercises}
+    places = {_same(cell.source): n for n, cell in enumerate(lesson.notebook.cells)}
+    own, place = {}, -1
+    for cell in cells:
+        place = places.get(_same(cell.source), place)
+        if _is_check(cell, exercise):
+            break
+        answers = any(way(cell, exercise) for way in WAYS.values())
+        if cell.kind == "code" and cell in theirs and not answers:
+            own.setdefault(place, []).append(plain(cell.source))
+    parts = own.get(-1, [])
+    for place, cell in enumerate(lesson.notebook.cells):
         if cell.id == exercise.check_cell:
             break
         if cell.cell_type == "code" and cell.id not in solutions:
             parts += pieces(cell.source)
-    for cell in cells:
-        if _is_check(cell, exercise):
-            break
-        if cell.kind == "code" and cell in theirs:
-            if not any(way(cell, exercise) for way in WAYS.values()):
-                parts.append(plain(cell.source))
+        parts += own.get(place, [])
     return parts
 
 

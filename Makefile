@@ -37,7 +37,7 @@ help:
 	@echo "make execute             run the lessons and save their outputs in notebooks/"
 	@echo "make compare MODELS=\"smollm2-135m gpt2\"   put models side by side"
 	@echo "make assignment LESSON=03               student, instructor and autograder versions"
-	@echo "make grade SUBMISSIONS=folder           grade the notebooks of a class"
+	@echo "make grade SUBMISSIONS=folder           grade the notebooks of a class, in a box (TRUST=1: without)"
 	@echo "make publish REPO=https://...           stamp badges and address into a copy you host"
 	@echo "make site                               the series as a static book, in site/"
 	@echo "make bench               time the engine beside other tools, half an hour"
@@ -82,11 +82,11 @@ compare: .venv/.ready-run
 
 assignment: .venv/.ready-classroom
 	$(if $(LESSON),,$(error say which lesson: make assignment LESSON=03))
-	@$(PY) -m helpers.classroom.assignment --lesson $(LESSON)$(if $(SEED), --seed $(SEED))$(if $(OUT), --out "$(OUT)")
+	@$(PY) -m tools.classroom.assignment --lesson $(LESSON)$(if $(SEED), --seed $(SEED))$(if $(OUT), --out "$(OUT)")
 
 grade: .venv/.ready-classroom
 	$(if $(SUBMISSIONS),,$(error say where the notebooks are: make grade SUBMISSIONS=folder))
-	@$(PY) -m helpers.classroom.grade --submissions "$(SUBMISSIONS)"$(if $(LESSON), --lesson $(LESSON))$(if $(SEED), --seed $(SEED))$(if $(OUT), --out "$(OUT)")
+	@$(PY) -m tools.classroom.grade --submissions "$(SUBMISSIONS)"$(if $(TRUST), --trust)$(if $(LESSON), --lesson $(LESSON))$(if $(SEED), --seed $(SEED))$(if $(OUT), --out "$(OUT)")
 
 publish: .venv/.ready-run
 	$(if $(REPO)$(CLEAR),,$(error say where the copy will be: make publish REPO=https://github.com/you/copy))

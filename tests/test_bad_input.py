@@ -21,10 +21,8 @@ from conftest import build_tiny_model, build_tokenizer
 from filelock import FileLock
 from safetensors.torch import save_file
 from test_patching import overridden, random_pairs
-from tools.classroom import assignment, exercises, grade
 
 from helpers.audit import command, criteria, diagnostics, measure, planted
-from helpers.claims import models as compare
 from helpers.claims import page, reference, report, sweeps
 from helpers.directions import geometry, layers, readers, search
 from helpers.editing import edits, moments, rome
@@ -36,6 +34,7 @@ from helpers.tasks import agreement, counterfact, facts, ioi, text
 from helpers.tasks.pair_files import PairFileError, read_pairs
 from helpers.tasks.pairs import Pairs, encode, single_token
 from tools import publish, run
+from tools.classroom import assignment, exercises, grade
 
 SITE = Site(1, "mlp_hidden")
 D = 96  # of `SITE` in the tiny model
@@ -754,10 +753,6 @@ def handed_in(s, *more):
     return ["--submissions", str(s.files / "class"), *more]
 
 
-def manifest(s):
-    return str(write(s, "made/manifest.json", '{"files": 5}').parent)
-
-
 def blocked(s):
     """A file where a folder is needed."""
     return str(write(s, "file", ""))
@@ -792,9 +787,9 @@ COMMANDS = [
     (run, lambda s: ["--lesson"], 2, "expected at least one argument"),
     (run, lambda s: ["03"], 2, "unrecognized arguments: 03"),
     (run, lambda s: no_results(s) and ["--lesson", "00"], 1, "Results cannot be kept in"),
-    (compare, lambda s: ["nobody"], 1, "No results for nobody: run it first"),
-    (compare, lambda s: [damaged(s)], 1, "claims.json is damaged"),
-    (compare, lambda s: no_results(s) and ["smollm2-135m"], 1, "No results"),
+    (models, lambda s: ["nobody"], 1, "No results for nobody: run it first"),
+    (models, lambda s: [damaged(s)], 1, "claims.json is damaged"),
+    (models, lambda s: no_results(s) and ["smollm2-135m"], 1, "No results"),
     (reference, lambda s: ["--model", "nobody"], 2, "Nothing was recorded for nobody"),
     (reference, lambda s: ["--model", damaged(s)], 2, "claims.json is damaged"),
     (reference, lambda s: ["smollm2-135m"], 2, "unrecognized arguments"),
@@ -807,9 +802,8 @@ COMMANDS = [
     (assignment, lambda s: ["--lesson", "00"], 2, "Lesson 00 has no exercises"),
     (assignment, lambda s: ["--lesson", "01", "--seed", "-1"], 2, "--seed must be 0 or more"),
     (assignment, lambda s: ["--lesson", "01", "--seed", "x"], 2, "invalid int value: 'x'"),
-    (assignment, lambda s: ["--lesson", "01", "--out", blocked(s)], 2, "no folder of its own"),
+    (assignment, lambda s: ["--lesson", "01", "--out", blocked(s)], 2, "is there already"),
     (assignment, lambda s: ["--lesson", "01", "--out", blocked(s) + "/x"], 2, "file"),
-    (assignment, lambda s: ["--lesson", "01", "--out", manifest(s)], 2, "manifest.json is damaged"),
     (grade, lambda s: handed_in(s, "--lesson", "99"), 2, "There is no lesson 99"),
     (grade, lambda s: handed_in(s, "--seconds", "nan"), 2, "--seconds must be more than 0"),
     (grade, lambda s: handed_in(s, "--seconds", "inf"), 2, "and finite"),

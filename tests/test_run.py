@@ -177,8 +177,8 @@ while not pathlib.Path("../{other}").exists():
 
 def test_lessons_run_side_by_side_as_well_as_one_by_one(lessons, results, capfd):
     """Two that wait for each other, one that dies, and one that reads what another writes."""
-    save = "from helpers.claims.report import save_site, load_site\nsave_site('mine', {'layer': 7}, {})"
-    load = "from helpers.claims.report import load_site\nprint(load_site('mine')['layer'])"
+    save = "from helpers.claims import report\nreport.save_site('mine', {'layer': 7}, {})"
+    load = "from helpers.claims import report\nprint(report.load_site('mine')['layer'])"
     record = "from helpers.claims.report import record; _ = record('{}', {})"
     write_lesson(lessons / "01_first.ipynb", {"meet": MEET.format(me="a", other="b")})
     write_lesson(lessons / "02_bad.ipynb", {"meet": MEET.format(me="b", other="a"), "save": save})

@@ -15,9 +15,9 @@ import tempfile
 from collections.abc import Sequence
 
 from helpers.claims.reference import expected_path
-from helpers.output.files import ROOT
 from helpers.claims.sizes import SIZES_VARIABLE
 from helpers.models.load import PACKAGED
+from helpers.output.files import ROOT
 from tools import machine
 from tools.run import PREPARE
 

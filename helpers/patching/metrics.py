@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens.utilities.statistics import success_rate_ci
 
 from helpers.models import require
 
@@ -134,6 +133,9 @@ def share(hits: Bool[Tensor, "pairs"]) -> Estimate:
     Raises:
         ValueError: there are none, or they are not true or false, one per pair.
     """
+    # Here, since the checks import this module and need no model.
+    from transformer_lens.utilities.statistics import success_rate_ci
+
     if not isinstance(hits, Tensor) or hits.dtype != torch.bool or hits.ndim != 1:
         raise ValueError("a share is taken of true and false: pass a tensor [pairs] of bool")
     if len(hits) == 0:

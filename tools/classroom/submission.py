@@ -6,6 +6,7 @@ from it, with limits. Outputs are never looked at.
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,28 @@ class Unreadable(Exception):
     """A submission that cannot be graded; the message says why."""
 
 
+# smithanna_12345_67890_03_catch_the_illusion-1.ipynb; the third part grows with time
+CANVAS = re.compile(r"([^_]+)(?:_LATE)?_(\d+)_(\d+)_.*?(?:-(\d+))?\.ipynb")
+MOODLE = re.compile(r"(.+)_(\d+)_assignsubmission_file_?")  # a folder for every student
+
+
 @dataclass(frozen=True)
 class Submission:
-    """A notebook that was handed in: whose it is, and where it lies."""
+    """A notebook that was handed in.
+
+    Attributes:
+        student: Whose it is.
+        path: Where it lies.
+        id: The student's number in Canvas or Moodle, if the name tells.
+        age: Grows with the time when it was handed in; for notebooks of one student.
+        canvas: Whether its name is one that Canvas gives.
+    """
 
     student: str
     path: Path
+    id: str = ""
+    age: tuple[int, ...] = ()
+    canvas: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,8 +72,18 @@ def _submissions(folder: Path) -> Iterator[Submission]:
         for name in notebooks:
             if not name.startswith("."):
                 path = Path(place) / name
-                first = shown(path, folder).split("/")[0]
-                yield Submission(first.removesuffix(".ipynb"), path)
+                yield _submission(path, shown(path, folder).split("/")[0])
+
+
+def _submission(path: Path, first: str) -> Submission:
+    """A notebook below the folder or file of this name; Canvas and Moodle put more into it."""
+    if named := CANVAS.fullmatch(first):
+        student, number, sent, again = named.groups()
+        return Submission(student, path, number, (int(sent), int(again or 0)), canvas=True)
+    age = (path.lstat().st_mtime_ns,)
+    if named := MOODLE.fullmatch(first):
+        return Submission(named[1], path, named[2], age)
+    return Submission(first.removesuffix(".ipynb"), path, age=age)
 
 
 def shown(path: Path, folder: Path) -> str:

@@ -1,0 +1,191 @@
+"""Inside the box: run every answer against its check, and note what it gave back.
+
+    python -m tools.classroom.record      a job on the input, a line of JSON an answer goes out
+
+Nothing that is found here decides a point: outside, the check runs again on the recorded values
+(see `replay`). One process imports torch and forks another for every answer.
+"""
+
+import base64
+import contextlib
+import io
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CELL, LESSON = "<your cell>", "<the lesson>"
+MESSAGE_CHARS = 2000
+MAX_BYTES = 16 * 2**20  # of one record
+SENT = 42  # exit status of a process that has sent its record
+
+
+class Nowhere(io.TextIOBase):
+    """Where answers print to: gigabytes take no time."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor in nested lists, tuples and dicts, in an order that never changes."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict):
+        yield from tensors_in(list(value.values()))
+
+
+def plain(value: Any) -> Any:
+    """A copy whose tensors have neither history nor shared memory; arrays become tensors."""
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(value)
+    if isinstance(value, Tensor):
+        if value.numel() * value.element_size() > MAX_BYTES:  # it may be expanded
+            raise ValueError(f"a tensor of shape {tuple(value.shape)} is too large to be checked")
+        return value.detach().as_subclass(Tensor).clone(memory_format=torch.contiguous_format)
+    if isinstance(value, list | tuple):
+        items = [plain(item) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
+    if isinstance(value, dict):
+        return {plain(key): plain(item) for key, item in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def describe(error: BaseException) -> str:
+    """An exception for its student, with the line of the cell that it came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    line = next((f.lineno for f in reversed(frames) if f.filename == CELL), None)
+    kind, message = type(error).__name__, str(error)[:MESSAGE_CHARS]
+    if isinstance(error, SyntaxError) and error.filename == CELL:
+        line, message = error.lineno, error.msg
+    text = f"{kind}: {message}" if message else kind
+    if isinstance(error, NotImplementedError):
+        text = f"not answered yet: {text}"
+    if isinstance(error, SystemExit):
+        text += ": your code ends the program"
+    return f"{text} (line {line} of your cell)" if line else text
+
+
+def watched(answer: Callable, calls: list[dict[str, Any]]) -> Callable:
+    """The answer, with what every call of it gives back, or changes in place, added to `calls`."""
+
+    def call(*positional: Any, **named: Any) -> Any:
+        tensors = list(tensors_in((positional, named)))
+        before = [tensor.clone() for tensor in tensors]
+        try:
+            value = answer(*positional, **named)
+            pairs = enumerate(zip(before, tensors, strict=True))
+            changed = {n: plain(new) for n, (old, new) in pairs if not same(old, new)}
+            calls.append({"value": plain(value), "changed": changed})
+        except BaseException as error:
+            calls.append({"error": describe(error)})
+            raise
+        return value
+
+    return call
+
+
+def same(old: Tensor, new: Tensor) -> bool:
+    """Whether two tensors are equal, NaN to NaN, with their shapes and types."""
+    alike = old.shape == new.shape and old.dtype == new.dtype
+    return alike and torch.allclose(old, new, rtol=0, atol=0, equal_nan=True)
+
+
+def run_checks(calls: Sequence[str], name: str, answer: Any) -> None:
+    """Run checks such as "checks.check_split(split, seed=1)" on what `name` shall stand for."""
+    from helpers.lessons import checks
+
+    for call in calls:
+        eval(call, {"checks": checks, name: answer})
+
+
+def record(exercise: dict[str, Any]) -> dict[str, Any]:
+    """Run the cells before, the answer, and its checks; what the answer did in them."""
+    module = sys.modules["__main__"] = ModuleType("__main__")  # as in a notebook
+    for source in exercise["before"]:
+        with contextlib.suppress(Exception, SystemExit):  # a plot, perhaps: it does not matter
+            exec(compile(source, LESSON, "exec"), module.__dict__)
+    name, calls = exercise["name"], []
+    try:
+        exec(compile(exercise["answer"], CELL, "exec"), module.__dict__)
+        if name not in module.__dict__:
+            return {"error": f"NameError: name '{name}' is not defined: did you rename it?"}
+        answer = module.__dict__[name]
+        if not callable(answer):
+            return {"value": plain(answer)}
+    except BaseException as error:
+        return {"error": describe(error)}
+    with contextlib.suppress(BaseException):  # outside the check fails at the same place
+        run_checks(exercise["checks"], name, watched(answer, calls))
+    return {"calls": calls}
+
+
+def _send(line: int, exercise: dict[str, Any], content: dict[str, str]) -> None:
+    with open(os.dup(line), "w") as file:
+        file.write(json.dumps({"exercise": exercise["exercise"]} | content) + "\n")
+
+
+def _answer(exercise: dict[str, Any], line: int) -> None:
+    """What the answer's process does: it has no input, and no output but its record."""
+    os.setsid()
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file too large is an error, not the end
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(nowhere, standard)
+    sys.stdout = sys.stderr = Nowhere()
+    torch.manual_seed(0)
+    content = io.BytesIO()
+    torch.save(record(exercise), content)
+    _send(line, exercise, {"record": base64.b64encode(content.getvalue()).decode()})
+    os._exit(SENT)
+
+
+def _wait(child: int, seconds: float) -> str:
+    """What became of a process that has so many seconds: "" if it has sent its record."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            code = os.waitstatus_to_exitcode(status)
+            how = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
+            return "" if code == SENT else f"your code ended its own process ({how})"
+        time.sleep(0.01)
+    return f"no answer in {seconds:g} seconds: is there a loop that does not end?"
+
+
+def main() -> None:
+    """Do the job that comes on the input: its exercises, one after the other."""
+    job = json.load(sys.stdin)
+    torch.set_num_threads(1)
+
+    line = os.dup(1)
+    os.write(line, b"ready\n")
+    for exercise in job["exercises"]:
+        child = os.fork()
+        if not child:
+            try:
+                _answer(exercise, line)
+            finally:
+                os._exit(1)
+        problem = _wait(child, job["seconds"])
+        with contextlib.suppress(OSError):
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        if problem:
+            _send(line, exercise, {"problem": problem})
+
+
+if __name__ == "__main__":
+    main()

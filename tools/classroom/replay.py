@@ -1,0 +1,124 @@
+"""Outside the box: run the trusted check on the values that an answer gave back inside.
+
+A record was written beside a student's code, so nothing in it is believed but its values, and those
+are read as plain data.
+"""
+
+import contextlib
+import io
+import zipfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from helpers.output.files import without_places
+from tools.classroom.record import MAX_BYTES, MESSAGE_CHARS, run_checks, tensors_in
+
+PASSED = "Passed, also on other data."
+OTHER_DATA = "On other data: "
+TYPE_AND_SHAPE = "does your answer have the right type and shape?"
+UNREADABLE = (
+    "your answer cannot be checked: give a tensor, a number, a text, or a list, tuple or dict "
+    "of them, and not more than a few megabytes"
+)
+PLAIN = (type(None), bool, int, float, complex, str)
+MAX_VALUES = 100_000  # in one record
+
+
+class StudentError(Exception):
+    """What the student's code did wrong, as it is raised inside a check."""
+
+
+def readable(text: str) -> str:
+    """A student's text without characters that steer a terminal, folders, or too many words."""
+    text = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text[:10_000])
+    text = without_places(text)
+    return text if len(text) <= MESSAGE_CHARS else text[:MESSAGE_CHARS] + " ..."
+
+
+def load(blob: bytes) -> dict[str, Any]:
+    """A record as plain values and ordinary tensors, not larger than `MAX_BYTES` in memory.
+
+    Raises:
+        StudentError: It holds something else.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(blob)) as parts:
+            packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist())
+        if packed or len(blob) > MAX_BYTES:
+            raise ValueError("it would grow")
+        found = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
+        _require_plain(found)
+        return dict(found)
+    except Exception as error:
+        raise StudentError(UNREADABLE) from error
+
+
+def _require_plain(value: Any) -> None:
+    """Raise a TypeError unless a value is plain data that takes no more room than it seems to."""
+    left, count, size = [value], 0, 0
+    while left:
+        item = left.pop()
+        count += 1
+        if type(item) is Tensor and item.layout == torch.strided and not item.is_quantized:
+            size += item.numel() * item.element_size()  # it may be expanded
+        elif type(item) is dict:
+            left += [*item.keys(), *item.values()]
+        elif type(item) in (list, tuple):
+            left += item
+        elif type(item) not in PLAIN:
+            raise TypeError(f"a {type(item).__name__}")
+        if count > MAX_VALUES or size > MAX_BYTES:
+            raise TypeError("too much")
+
+
+def _answer(record: dict[str, Any]) -> Any:
+    """What stands for the student's answer in a check: a value, or a function that replays calls.
+
+    Raises:
+        StudentError: There is none.
+    """
+    if "error" in record:
+        raise StudentError(str(record["error"]))
+    return _replayed(record["calls"]) if "calls" in record else record["value"]
+
+
+def _replayed(calls: Sequence[dict]) -> Callable:
+    left = iter(calls)
+
+    def call(*positional: Any, **named: Any) -> Any:
+        recorded = next(left, {"error": "your code stopped the check before its end"})
+        if "error" in recorded:
+            raise StudentError(str(recorded["error"]))
+        ours = list(tensors_in((positional, named)))
+        for place, new in recorded["changed"].items():
+            ours[place].data = new
+        return recorded["value"]
+
+    return call
+
+
+def judge(blob: bytes, name: str, checks: Sequence[str]) -> tuple[bool, str]:
+    """Whether an answer passes all its checks, and what to tell the student.
+
+    Args:
+        blob: Its record.
+        name: What the checks call it.
+        checks: The calls of its checks; the first one is the visible check.
+    """
+    passed = 0
+    try:
+        answer = _answer(load(blob))
+        with contextlib.redirect_stdout(io.StringIO()):
+            for check in checks:
+                run_checks([check], name, answer)
+                passed += 1
+    except (AssertionError, StudentError) as error:
+        message = str(error) or "the check found a mistake"
+    except (Exception, SystemExit) as error:
+        message = f"{type(error).__name__}: {error} (in the check: {TYPE_AND_SHAPE})"
+    else:
+        return True, PASSED
+    return False, readable(OTHER_DATA * (passed > 0) + message)

@@ -33,7 +33,8 @@ from helpers.patching.sites import Site
 from helpers.tasks import agreement, counterfact, facts, ioi, text
 from helpers.tasks.pair_files import PairFileError, read_pairs
 from helpers.tasks.pairs import Pairs, encode, single_token
-from tools import publish, run
+from tools import compare, publish, run
+from tools import reference as update
 from tools.classroom import assignment, exercises, grade
 
 SITE = Site(1, "mlp_hidden")
@@ -787,12 +788,12 @@ COMMANDS = [
     (run, lambda s: ["--lesson"], 2, "expected at least one argument"),
     (run, lambda s: ["03"], 2, "unrecognized arguments: 03"),
     (run, lambda s: no_results(s) and ["--lesson", "00"], 1, "Results cannot be kept in"),
-    (models, lambda s: ["nobody"], 1, "No results for nobody: run it first"),
-    (models, lambda s: [damaged(s)], 1, "claims.json is damaged"),
-    (models, lambda s: no_results(s) and ["smollm2-135m"], 1, "No results"),
-    (reference, lambda s: ["--model", "nobody"], 2, "Nothing was recorded for nobody"),
-    (reference, lambda s: ["--model", damaged(s)], 2, "claims.json is damaged"),
-    (reference, lambda s: ["smollm2-135m"], 2, "unrecognized arguments"),
+    (compare, lambda s: ["nobody"], 1, "No results for nobody: run it first"),
+    (compare, lambda s: [damaged(s)], 1, "claims.json is damaged"),
+    (compare, lambda s: no_results(s) and ["smollm2-135m"], 1, "No results"),
+    (update, lambda s: ["--model", "nobody"], 2, "Nothing was recorded for nobody"),
+    (update, lambda s: ["--model", damaged(s)], 2, "claims.json is damaged"),
+    (update, lambda s: ["smollm2-135m"], 2, "unrecognized arguments"),
     (publish, lambda s: [], 2, "one of the arguments --repo --clear is required"),
     (publish, lambda s: ["--clear", "--repo", "x"], 2, "not allowed with argument"),
     (publish, lambda s: ["--repo", "https://[::1/me/it"], 2, "not the address of a repository"),

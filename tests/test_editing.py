@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.directions.geometry import cosine, orthonormal, patch_subspace
+from helpers.editing import moments
 from helpers.editing.edits import (
     DirectionIntervention,
     RankOneEdit,
@@ -19,7 +20,6 @@ from helpers.editing.edits import (
     edits_side_by_side,
     extra_variance,
     least_read,
-    moments,
     patch_to_edit,
     rank_one_edit,
     rewrite_score,

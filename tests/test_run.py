@@ -18,7 +18,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from helpers.claims import report
-from helpers.output.files import files
+from helpers.output import files
 from tools import run, stored
 
 PNG = (  # one pixel

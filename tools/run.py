@@ -22,7 +22,8 @@ from helpers.claims.report import (
     summary_table,
 )
 from helpers.models.load import PACKAGED, model_name
-from helpers.output.files import ROOT, files
+from helpers.output import files
+from helpers.output.files import ROOT
 from helpers.output.pages import text_table
 from tools import machine
 from tools.execution import Kernels, Lessons

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,6 +21,9 @@ from helpers.metrics import (
 from helpers.pairs import Pairs
 from helpers.sites import Site, check_sites
 from helpers.suffix import ALL, Suffix, Write, at_site, only_columns, recording
+
+if TYPE_CHECKING:
+    from helpers.planted import PlantedPairs
 
 Clamp = Mapping[Site, Float[Tensor, "rows d"]]
 ROWS_PER_FORWARD = 256  # bounds the memory of one patched forward pass, not its result
@@ -204,10 +208,7 @@ class CachedPairs:
     @cached_property
     def base_gradient(self) -> Float[Tensor, "pairs d"]:
         """How each logit difference changes with the base's activation, in nats; computed once."""
-        activation = self.base.clone().requires_grad_()
-        with torch.enable_grad():
-            total = self.logit_difference(activation).sum()
-        return torch.autograd.grad(total, activation)[0]
+        return gradients(self, self.base)
 
     def later_units(self, activation: Float[Tensor, "pairs d"]) -> dict[Site, Tensor]:
         """Hidden activations of all MLPs above the site, at the patched token, under a patch."""
@@ -277,6 +278,25 @@ class CachedPairs:
             raise ValueError(f"tokens must be a tensor [rows k] for {len(rows)} rows")
         require.ids("the tokens", tokens.flatten())
         _check_vocabulary(self.model, tokens.flatten())
+
+
+@torch.enable_grad()
+def gradients(
+    cached: "CachedPairs | PlantedPairs", activation: Float[Tensor, "pairs d"]
+) -> Float[Tensor, "pairs d"]:
+    """How each logit difference changes with its activation where that is `activation`, in nats.
+
+    One backward pass for every `ROWS_PER_FORWARD` pairs, so many of them need no more memory.
+
+    Raises:
+        ValueError: an activation of the wrong shape or with NaN.
+    """
+    found = []
+    for rows in torch.arange(len(activation), device=activation.device).split(ROWS_PER_FORWARD):
+        part = activation[rows].detach().clone().requires_grad_()
+        total = cached.logit_difference(part, rows).sum()
+        found.append(torch.autograd.grad(total, part)[0])
+    return torch.cat(found)
 
 
 def cache_pairs(

@@ -1,0 +1,1 @@
+"""Directions: how to find them, and what they can do."""

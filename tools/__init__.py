@@ -1,0 +1,1 @@
+"""Commands that make what the lessons and the book show."""

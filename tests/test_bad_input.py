@@ -53,6 +53,7 @@ from helpers import (
     text,
 )
 from helpers.classroom import assignment, exercises, grade
+from helpers.directions import closed_form
 from helpers.pair_files import PairFileError, read_pairs
 from helpers.pairs import Pairs, encode, single_token
 from helpers.sites import Site
@@ -392,6 +393,37 @@ DAS = [
     (lambda s: das.find_pair_directions(s.cached, lr=math.inf, progress=False), "lr must be"),
     (lambda s: das.find_pair_directions(s.cached, steps=1.5, progress=False), "steps must be"),
 ]
+
+
+def many(call):
+    """The errors that both functions give, of one site and of several."""
+    return [
+        lambda s: call(lambda **k: closed_form.best_directions(s.cached, **k)),
+        lambda s: call(lambda **k: closed_form.best_directions_at(s.planted, **k)),
+    ]
+
+
+CLOSED_FORM = [
+    *((c, "rank must be a whole number, not 1.5") for c in many(lambda best: best(rank=1.5))),
+    *((c, "rank must lie between 1 and 5, got 0") for c in many(lambda best: best(rank=0))),
+    *((c, "rank must lie between 1 and 5, got 6") for c in many(lambda best: best(rank=6))),
+    *((c, "passes must be .* from 1 on, not 0") for c in many(lambda best: best(passes=0))),
+    *((c, "passes must be .*, not True") for c in many(lambda best: best(passes=True))),
+    (lambda s: closed_form.best_directions(broken(s)), "NaN or infinity"),
+    (lambda s: closed_form.best_directions(swapped(s)), "does not do this task"),
+    (lambda s: closed_form.best_directions_at(s.cached), "not one alone"),
+    (lambda s: closed_form.best_directions_at([]), "no sites given"),
+    (lambda s: closed_form.best_pair_directions(broken(s)), "NaN or infinity"),
+    (lambda s: closed_form.linear_effect(s.cached, torch.zeros(D)), "zero vector"),
+    (lambda s: closed_form.linear_effect(s.cached, [1.0] * D), "the basis must be a tensor"),
+    (lambda s: closed_form.linear_effect(s.cached, torch.ones(D - 1)), "95 dimensions but"),
+]
+
+
+def swapped(s):
+    """The same pairs with their answers named the wrong way round."""
+    names = {"answer": s.pairs.counterfactual, "counterfactual": s.pairs.answer}
+    return replace(s.cached, pairs=replace(s.pairs, **names))
 
 
 def named(first, second):
@@ -738,7 +770,8 @@ RESULTS = [
 
 ALL = {
     "sites": SITES, "geometry": GEOMETRY, "metrics": METRICS, "pairs": PAIRS, "patching": PATCHING,
-    "das": DAS, "readers": READERS, "tasks": TASKS, "counterfact": COUNTERFACT, "editing": EDITING,
+    "das": DAS, "closed form": CLOSED_FORM, "readers": READERS,
+    "tasks": TASKS, "counterfact": COUNTERFACT, "editing": EDITING,
     "moments": MOMENTS, "rome": ROME, "judging": JUDGING, "files": FILES, "tables": TABLES,
     "results": RESULTS,
 }  # fmt: skip

@@ -63,8 +63,9 @@ def best_directions(cached: Cached, rank: int = 1, *, passes: int = 1) -> BestDi
     With one pass the effects are linear. Each further pass takes the gradients again, half-way from
     the bases to the states that the directions found so far lead to (the midpoint rule: exact for
     a quadratic), so that curvature counts; for the top along the patches of the top, for the bottom
-    along its own. Hence `2 passes - 1` backward passes. `spectrum` and `whole` stay those of the
-    bases, where they belong together.
+    along its own. Hence `2 passes - 1` backward passes. M then holds the mean of the gradients at
+    all midpoints so far, since the last of them alone may go to and fro. `spectrum` and `whole`
+    stay those of the bases, where they belong together.
 
     With a higher rank the columns are the eigenvectors of the `rank` largest (smallest)
     eigenvalues: no other subspace of that dimension has a larger linear effect, which is their sum.
@@ -167,18 +168,37 @@ def spectrum_ends(
     return Ends(values.flip(0).to(gradient), top, bottom)
 
 
-def _best(cached: Cached, gradient: Tensor, rank: int, passes: int) -> BestDirections:
-    """The ends at the bases, each of them improved by further passes of its own."""
+def refined_ends(
+    cached: Cached, gradient: Float[Tensor, "pairs d"], rank: int = 1, passes: int = 1
+) -> Ends:
+    """The ends at the bases, each of them improved by further passes of its own, in nats.
+
+    What `best_directions` returns as shares of the margin; this asks for none, so that a task which
+    the model does not do can serve as a control.
+
+    Args:
+        gradient: At the bases, `base_gradient`.
+
+    Raises:
+        ValueError: the gradient is zero or NaN.
+    """
     _check_gradient(cached, gradient.any())
-    share, difference = margin(cached.clean_logit_difference), cached.source - cached.base
+    difference = cached.source - cached.base
     values, *ends = spectrum_ends(gradient, difference, rank)
     for end in range(2):
-        for _ in range(passes - 1):
+        total = torch.zeros_like(gradient)
+        for n in range(1, passes):
             patched = patch_subspace(cached.base, cached.source, ends[end])
-            gradient = gradients(cached, (cached.base + patched) / 2)
-            ends[end] = spectrum_ends(gradient, difference, rank)[1 + end]
+            total = total + gradients(cached, (cached.base + patched) / 2)
+            ends[end] = spectrum_ends(total / n, difference, rank)[1 + end]
+    return Ends(values, *ends)
+
+
+def _best(cached: Cached, gradient: Tensor, rank: int, passes: int) -> BestDirections:
+    nats, *ends = refined_ends(cached, gradient, rank, passes)
+    spectrum = nats / margin(cached.clean_logit_difference)
     top, bottom = (basis[:, 0] if rank == 1 else basis for basis in ends)
-    return BestDirections(top, bottom, values / share, values.sum().item() / share)
+    return BestDirections(top, bottom, spectrum, spectrum.sum().item())
 
 
 def _double(tensor: Tensor) -> Tensor:
@@ -193,11 +213,13 @@ def _check(cached: Cached, rank: int) -> None:
     # Bases and sources are run along different paths: identical ones differ by rounding.
     if not ((base - source).norm(dim=-1) > 1e-4 * base.norm(dim=-1)).any():
         raise ValueError("base and source are identical in every pair: there is nothing to patch")
-    most = min(base.shape[1], 2 * len(base))
+    # Beyond that many, directions outside the span do better than those at the end of it.
+    n, d = base.shape
+    most = d if d <= 2 * n else n
     if not 1 <= require.whole("rank", rank) <= most:
         raise ValueError(
-            f"rank must lie between 1 and {most}, got {rank}: that many dimensions are there, or "
-            "spanned by a gradient and a difference for every pair"
+            f"rank must lie between 1 and {most}, got {rank}: {n} pairs have no more directions "
+            f"that do something in {d} dimensions"
         )
 
 

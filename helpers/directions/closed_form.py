@@ -154,50 +154,61 @@ def spectrum_ends(
         rank: How many eigenvectors at each end.
 
     Raises:
-        ValueError: a gradient or difference that holds NaN.
+        ValueError: gradients and differences of unlike shape or with NaN, or a rank that they do
+            not span.
     """
+    require.floats("the gradient", gradient, ndim=2)
+    require.floats("the difference", difference, ndim=2)
+    if gradient.shape != difference.shape or not len(gradient):
+        raise ValueError(
+            "a gradient and a difference for every pair are needed, not "
+            f"{tuple(gradient.shape)} and {tuple(difference.shape)}"
+        )
     g, D = _double(gradient), _double(difference)
     if not (torch.isfinite(g).all() and torch.isfinite(D).all()):
         raise ValueError("a gradient or a difference holds NaN or infinity: check the model")
     span = torch.linalg.qr(torch.cat([g, D]).T).Q
     half = (g @ span).T @ (D @ span) / (-2 * len(g))
     values, vectors = torch.linalg.eigh(half + half.T)
+    if require.whole("rank", rank, least=1) > len(values):
+        raise ValueError(f"rank {rank} is more than the {len(values)} dimensions that are spanned")
     vectors = span @ torch.cat([vectors[:, -rank:].flip(1), vectors[:, :rank]], 1)
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     top, bottom = (vectors * largest.sign()).to(gradient).split(rank, 1)
     return Ends(values.flip(0).to(gradient), top, bottom)
 
 
-def refined_ends(
-    cached: Cached, gradient: Float[Tensor, "pairs d"], rank: int = 1, passes: int = 1
-) -> Ends:
-    """The ends at the bases, each of them improved by further passes of its own, in nats.
+def refine(
+    cached: Cached, basis: Float[Tensor, "d rank"], passes: int, *, bottom: bool = False
+) -> Float[Tensor, "d rank"]:
+    """An end of the spectrum at the bases, improved by further passes; see `best_directions`.
 
-    What `best_directions` returns as shares of the margin; this asks for none, so that a task which
-    the model does not do can serve as a control.
+    Neither this nor `spectrum_ends` asks for a margin, so that a task which the model does not do
+    can serve as a control.
 
     Args:
-        gradient: At the bases, `base_gradient`.
-
-    Raises:
-        ValueError: the gradient is zero or NaN.
+        basis: `top` or `bottom` of `spectrum_ends`.
+        passes: How many there will have been, with that at the bases.
+        bottom: Whether it is the bottom.
     """
-    _check_gradient(cached, gradient.any())
-    difference = cached.source - cached.base
-    values, *ends = spectrum_ends(gradient, difference, rank)
-    for end in range(2):
-        total = torch.zeros_like(gradient)
-        for n in range(1, passes):
-            patched = patch_subspace(cached.base, cached.source, ends[end])
-            total = total + gradients(cached, (cached.base + patched) / 2)
-            ends[end] = spectrum_ends(total / n, difference, rank)[1 + end]
-    return Ends(values, *ends)
+    total = torch.zeros_like(cached.base)
+    for n in range(1, passes):
+        patched = patch_subspace(cached.base, cached.source, basis)
+        total = total + gradients(cached, (cached.base + patched) / 2)
+        ends = spectrum_ends(total / n, cached.source - cached.base, basis.shape[1])
+        basis = ends.bottom if bottom else ends.top
+    return basis
 
 
 def _best(cached: Cached, gradient: Tensor, rank: int, passes: int) -> BestDirections:
-    nats, *ends = refined_ends(cached, gradient, rank, passes)
-    spectrum = nats / margin(cached.clean_logit_difference)
-    top, bottom = (basis[:, 0] if rank == 1 else basis for basis in ends)
+    _check_gradient(cached, gradient.any())
+    share = margin(cached.clean_logit_difference)
+    ends = spectrum_ends(gradient, cached.source - cached.base, rank)
+    top = refine(cached, ends.top, passes)
+    bottom = refine(cached, ends.bottom, passes, bottom=True)
+    if rank == 1:
+        top, bottom = top[:, 0], bottom[:, 0]
+    spectrum = ends.spectrum / share
     return BestDirections(top, bottom, spectrum, spectrum.sum().item())
 
 

@@ -23,7 +23,12 @@ from transformer_lens.tools.analysis import fit_das
 
 from helpers.das import answer_logit_difference, cross_entropy, find_direction
 from helpers.diagnostics import distance_ratio
-from helpers.directions.closed_form import best_directions, best_directions_at, refined_ends
+from helpers.directions.closed_form import (
+    best_directions,
+    best_directions_at,
+    refine,
+    spectrum_ends,
+)
 from helpers.geometry import patch_subspace, random_direction
 from helpers.ioi import make_pairs
 from helpers.metrics import bootstrap
@@ -63,8 +68,9 @@ Find = Callable[[CachedPairs], tuple[Tensor, int]]  # the direction and the back
 
 
 def closed_form(passes: int, cached: CachedPairs) -> tuple[Tensor, int]:
-    """The top end, whether the model has a margin or not; passes of the bottom are not counted."""
-    return refined_ends(cached, cached.base_gradient, passes=passes).top[:, 0], passes
+    """The top alone, whether the model has a margin or not."""
+    start = spectrum_ends(cached.base_gradient, cached.source - cached.base).top
+    return refine(cached, start, passes)[:, 0], passes
 
 
 def trained(loss: Callable, cached: CachedPairs, seed: int = 0) -> tuple[Tensor, int]:
@@ -198,10 +204,10 @@ def run(evidence: Evidence) -> None:
         for before, after in zip(train, test, strict=True):
             if evidence.missing("rows", str(before.site), name):
                 evidence.put(measure(find, before, after), "rows", str(before.site), name)
-    if evidence.missing("time"):
-        evidence.put(times(model, splits[0]), "time")
     _controls(evidence, train, test)
     _untrained(evidence, splits)
+    if evidence.missing("time"):
+        evidence.put(times(model, splits[0]), "time")
 
 
 def _controls(evidence: Evidence, train: Sequence, test: Sequence) -> None:
@@ -300,7 +306,7 @@ def table(evidence: dict, site: str) -> str:
 def show(evidence: dict) -> None:
     """Everything, as Markdown."""
     for site, found in evidence["spectra"].items():
-        exact = {name: "{:.1%}".format(value[0]) for name, value in found["exact"].items()}
+        exact = {name: f"{value[0]:.1%}" for name, value in found["exact"].items()}
         print(f"\n## {site}\n\nspectrum {found['top'][:3]} ... {found['bottom'][-3:]}, "
               f"trace {found['trace']:.3f}; exact {exact}\n")  # fmt: skip
         print(table(evidence, site))

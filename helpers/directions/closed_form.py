@@ -82,7 +82,8 @@ def best_directions(cached: Cached, rank: int = 1, *, passes: int = 1) -> BestDi
     """
     require.whole("passes", passes, least=1)
     _check(cached, rank)
-    return _best(cached, cached.base_gradient, rank, passes)
+    share = margin(cached.clean_logit_difference)
+    return _best(cached, cached.base_gradient, share, rank, passes)
 
 
 def best_directions_at(
@@ -99,7 +100,11 @@ def best_directions_at(
     found = base_gradients(cached)
     for at in cached:
         _check(at, rank)
-    return [_best(at, gradient, rank, passes) for at, gradient in zip(cached, found, strict=True)]
+    # One margin for all: that of the site from which the fewest layers are rerun.
+    share = margin(max(cached, key=lambda at: at.site.layer).clean_logit_difference)
+    return [
+        _best(at, gradient, share, rank, passes) for at, gradient in zip(cached, found, strict=True)
+    ]
 
 
 def best_pair_directions(cached: Cached) -> Float[Tensor, "pairs d"]:
@@ -200,9 +205,9 @@ def refine(
     return basis
 
 
-def _best(cached: Cached, gradient: Tensor, rank: int, passes: int) -> BestDirections:
+def _best(cached: Cached, gradient: Tensor, share: float, rank: int, passes: int) -> BestDirections:
+    """The ends at the bases and after further passes; `share` is the margin in nats."""
     _check_gradient(cached, gradient.any())
-    share = margin(cached.clean_logit_difference)
     ends = spectrum_ends(gradient, cached.source - cached.base, rank)
     top = refine(cached, ends.top, passes)
     bottom = refine(cached, ends.bottom, passes, bottom=True)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.floor import needed
+from benchmarks.peers.steps import DAS_STEPS
 from helpers.output import plots
 
 NAMES = {
@@ -110,6 +111,8 @@ def markdown(measured: dict) -> str:
     for name, title in TITLES.items():
         if name in works:
             lines += _table(name, title, works, setting, rate)
+    if "closed form" in works:
+        lines += _closed_form(works)
     return "\n".join([*lines, *_quality(measured["quality"]), *_memory(measured["memory"]),
                       *_loading(measured["loading"])])  # fmt: skip
 
@@ -139,6 +142,32 @@ def _table(name: str, title: str, works: dict, setting: dict, rate: float) -> li
             f"| {NAMES['published']}, n x n matrix (other rounds) | {median:.3f} "
             f"| {median / own:.0f} | {median / floor:.1f} |"
         )
+    return [*lines, ""]
+
+
+def _closed_form(works: dict) -> list[str]:
+    """The best direction without training, beside what training takes."""
+    work = works["closed form"]
+    lines = [
+        "## The best direction of an MLP in closed form, and by training\n",
+        f"From cached prompts; eigenvalues agree to {work['largest difference']:.0e}. Training: "
+        f"{DAS_STEPS} steps with all pairs; that of `fit_das` is {DAS_STEPS} times its one step.\n",
+        "| | seconds | times the closed form |",
+        "|---|---:|---:|",
+    ]
+    seconds = {
+        "closed form, this project": work["seconds"]["ours"],
+        "closed form, plain PyTorch hooks and the whole matrix": work["seconds"]["plain_hooks"],
+        "training, this project, loss on the two answers": work["seconds"]["ours, DAS"],
+        "training, TransformerLens 4, `fit_das`": [
+            DAS_STEPS * one
+            for one in works["step mlp"]["seconds"]["transformer_lens_hooks, fit_das"]
+        ],
+    }
+    own = statistics.median(seconds["closed form, this project"])
+    for name, each in seconds.items():
+        median = statistics.median(each)
+        lines.append(f"| {name} | {median:.3f} | {median / own:.2g} |")
     return [*lines, ""]
 
 

@@ -22,13 +22,13 @@ from filelock import FileLock
 from safetensors.torch import save_file
 from test_patching import overridden, random_pairs
 
+from helpers import patching
 from helpers.audit import command, criteria, diagnostics, measure, planted
 from helpers.claims import page, reference, report, sweeps
-from helpers.directions import geometry, layers, readers, search
+from helpers.directions import closed_form, geometry, layers, readers, search
 from helpers.editing import edits, moments, rome
 from helpers.models import load
 from helpers.patching import batches, metrics
-from helpers.patching import cached as patching
 from helpers.patching.sites import Site
 from helpers.tasks import agreement, counterfact, facts, ioi, text
 from helpers.tasks.pair_files import PairFileError, read_pairs
@@ -374,6 +374,41 @@ DAS = [
 ]
 
 
+def many(call):
+    """The errors that both functions give, of one site and of several."""
+    return [
+        lambda s: call(lambda **k: closed_form.best_directions(s.cached, **k)),
+        lambda s: call(lambda **k: closed_form.best_directions_at(s.planted, **k)),
+    ]
+
+
+CLOSED_FORM = [
+    *((c, "rank must be a whole number, not 1.5") for c in many(lambda best: best(rank=1.5))),
+    *((c, "rank must lie between 1 and 5, got 0") for c in many(lambda best: best(rank=0))),
+    *((c, "rank must lie between 1 and 5, got 6") for c in many(lambda best: best(rank=6))),
+    *((c, "passes must be .* from 1 on, not 0") for c in many(lambda best: best(passes=0))),
+    *((c, "passes must be .*, not True") for c in many(lambda best: best(passes=True))),
+    (lambda s: closed_form.best_directions(broken(s)), "NaN or infinity"),
+    (lambda s: closed_form.best_directions(swapped(s)), "does not do this task"),
+    (lambda s: closed_form.best_directions_at(s.cached), "not one alone"),
+    (lambda s: closed_form.best_directions_at([]), "no sites given"),
+    (lambda s: closed_form.best_pair_directions(broken(s)), "NaN or infinity"),
+    (lambda s: closed_form.spectrum_ends(BASE, SOURCE, 0), "rank must be .* from 1 on, not 0"),
+    (lambda s: closed_form.spectrum_ends(BASE, SOURCE, 5), "rank 5 is more than the 4 dimensions"),
+    (lambda s: closed_form.spectrum_ends(BASE, SOURCE[:2]), r"not \(3, 4\) and \(2, 4\)"),
+    (lambda s: closed_form.spectrum_ends(BASE[0], SOURCE[0]), "of 2 dimensions"),
+    (lambda s: closed_form.linear_effect(s.cached, torch.zeros(D)), "zero vector"),
+    (lambda s: closed_form.linear_effect(s.cached, [1.0] * D), "the basis must be a tensor"),
+    (lambda s: closed_form.linear_effect(s.cached, torch.ones(D - 1)), "95 dimensions but"),
+]
+
+
+def swapped(s):
+    """The same pairs with their answers named the wrong way round."""
+    names = {"answer": s.pairs.counterfactual, "counterfactual": s.pairs.answer}
+    return replace(s.cached, pairs=replace(s.pairs, **names))
+
+
 def named(first, second):
     """Readers' gradients for pairs with these places of the names."""
 
@@ -716,7 +751,8 @@ RESULTS = [
 
 ALL = {
     "sites": SITES, "geometry": GEOMETRY, "metrics": METRICS, "pairs": PAIRS, "patching": PATCHING,
-    "das": DAS, "readers": READERS, "tasks": TASKS, "counterfact": COUNTERFACT, "editing": EDITING,
+    "das": DAS, "closed form": CLOSED_FORM, "readers": READERS,
+    "tasks": TASKS, "counterfact": COUNTERFACT, "editing": EDITING,
     "moments": MOMENTS, "rome": ROME, "judging": JUDGING, "files": FILES, "tables": TABLES,
     "results": RESULTS,
 }  # fmt: skip

@@ -36,7 +36,7 @@ def contestants(problem):
     return {name.removeprefix("peers."): works for name, works in found.items()}
 
 
-@pytest.mark.parametrize("work", ["evaluate mlp", "evaluate resid", "evaluate 1000"])
+@pytest.mark.parametrize("work", ["evaluate mlp", "evaluate resid", "evaluate 1000", "closed form"])
 def test_contestants_compute_the_same(contestants, work):
     results = {name: works[work]() for name, works in contestants.items() if work in works}
     assert bench.compare(work, results) < 1e-3
@@ -84,6 +84,16 @@ def test_work_without_a_floor_is_refused(problem):
 def test_tables_are_made_from_the_results():
     measured = json.loads((FOLDER / "results" / "bench.json").read_text(encoding="utf-8"))
     assert report.markdown(measured) == (FOLDER / "results" / "bench.md").read_text("utf-8")
+
+
+def test_the_closed_form_has_a_table_of_its_own():
+    measured = json.loads((FOLDER / "results" / "bench.json").read_text(encoding="utf-8"))
+    seconds = {"plain_hooks": [6.0, 8.0], "ours": [0.5, 0.5], "ours, DAS": [4.0, 6.0]}
+    measured["works"]["closed form"] = {"largest difference": 1e-6, "seconds": seconds}
+    text = report.markdown(measured)
+    assert "| closed form, plain PyTorch hooks and the whole matrix | 7.000 | 14 |" in text
+    assert "| training, this project, loss on the two answers | 5.000 | 10 |" in text
+    report.draw(measured)
 
 
 def test_plain_passes_find_what_the_engine_finds(tiny_model):

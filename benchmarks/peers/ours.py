@@ -1,17 +1,18 @@
 """This project's engine: prompts run once, then only what a patch can change."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pandas as pd
 import torch
 from peers.bridge import load_bridge
-from peers.steps import interchange, step
+from peers.steps import DAS_STEPS, interchange, step
 from torch import Tensor
 
+from helpers.directions.closed_form import best_directions
 from helpers.directions.geometry import patch_each
-from helpers.directions.search import answer_logit_difference, cross_entropy
-from helpers.patching.cached import CachedPairs
-from helpers.patching.caching import cache_pairs, cache_sites
+from helpers.directions.search import answer_logit_difference, cross_entropy, find_direction
+from helpers.patching import CachedPairs, cache_pairs, cache_sites
 from helpers.patching.many_sites import logit_differences
 from helpers.patching.sites import Site
 from helpers.tasks.pairs import Pairs
@@ -32,6 +33,8 @@ class Peer:
             "sweep": self.sweep,
             "positions": self.positions,
             "facts": self.facts(),
+            "closed form": self.closed_form(self.prepared("mlp")),
+            "closed form, DAS": self.search(self.prepared("mlp")),
         }
         for site in KINDS:
             cached = self.prepared(site)
@@ -89,6 +92,27 @@ class Peer:
             return loss(at, interchange(at.source, vector)(at.base), torch.arange(len(at)))
 
         return step(value, self.problem[f"direction {site}"])
+
+    def closed_form(self, cached: Callable[[], CachedPairs]) -> Callable[[], Tensor]:
+        """The ends of the MLP's spectrum, three eigenvalues each."""
+
+        def run() -> Tensor:
+            values = best_directions(replace(cached())).spectrum  # no gradient is known before
+            return torch.cat([values[:3], values[-3:]])
+
+        return run
+
+    def search(self, cached: Callable[[], CachedPairs]) -> Callable[[], Tensor]:
+        """What the closed form spares: a training; returns its losses."""
+
+        def run() -> Tensor:
+            fit = find_direction(
+                cached(), loss=answer_logit_difference, epochs=DAS_STEPS, patience=None,
+                batch_size=len(cached()), progress=False,
+            )  # fmt: skip
+            return torch.tensor(fit.losses)
+
+        return run
 
     @torch.no_grad()
     def evaluate_many(self) -> Tensor:

@@ -25,6 +25,7 @@ class Peer:
             "sweep": self.sweep,
             "positions": self.positions,
             "facts": self.facts(),
+            "closed form": self.closed_form(),
         }
         for site in ("mlp", "resid"):
             works[f"evaluate {site}"] = self.evaluation(site)
@@ -108,6 +109,24 @@ class Peer:
         logits, labels = self.prepared(site), self.problem["counterfactual"]
         start = self.problem[f"direction {site}"]
         return step(lambda vector: F.cross_entropy(logits(vector), labels), start)
+
+    def closed_form(self) -> Callable[[], Tensor]:
+        """The ends of the MLP's spectrum from the whole matrix, three eigenvalues each."""
+        p, place, cached = self.problem, ("mlp", self.layer), []
+
+        def run() -> Tensor:
+            if not cached:
+                tokens = (p["base"], p["source"])
+                cached.extend(self.activations(each, [place])[place][:, -1] for each in tokens)
+            base, change = cached[0].clone().requires_grad_(), cached[1] - cached[0]
+            logits = self.patched(place, p["base"], lambda _: base)
+            clean = difference(logits, p["answer"], p["counterfactual"])
+            gradient = torch.autograd.grad(clean.sum(), base)[0]
+            half = gradient.T @ change / (-2 * len(base) * clean.detach().mean())
+            values = torch.linalg.eigvalsh((half + half.T).double()).float().flip(0)
+            return torch.cat([values[:3], values[-3:]])
+
+        return run
 
     @torch.no_grad()
     def evaluate_many(self) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 LEARNING_RATE = 0.03
+DAS_STEPS = 30  # of a training that is timed as a whole, all pairs in each
 BATCH = 64  # pairs per forward pass when there are many
 KINDS = ("resid", "attn_out", "mlp_out")  # the columns of a sweep over whole components
 

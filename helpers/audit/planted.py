@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from helpers.directions.geometry import random_direction, unit
-from helpers.patching.cached import CachedPairs, Clamp
+from helpers.patching.cached import CachedPairs, Clamp, gradients
 from helpers.patching.sites import Site
 
 Rows: TypeAlias = Int[Tensor, "rows"] | slice
@@ -100,6 +100,11 @@ class PlantedPairs:
         """Answer minus counterfactual logit of the unpatched base prompts."""
         with torch.no_grad():
             return self.logit_difference(self.base)
+
+    @cached_property
+    def base_gradient(self) -> Float[Tensor, "pairs d"]:
+        """As that of `CachedPairs`."""
+        return gradients(self, self.base)
 
     def written(
         self, activation: Float[Tensor, "rows d"], rows: Rows = ALL

@@ -6,6 +6,12 @@
 trains a direction and patches it.
 """
 
+from helpers.directions.closed_form import (
+    BestDirections,
+    best_directions,
+    best_directions_at,
+    linear_effect,
+)
 from helpers.directions.geometry import (
     chance_norms,
     cosine,

@@ -11,9 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import trange
 
+from helpers.directions.closed_form import best_pair_directions
 from helpers.directions.geometry import orthonormal, patch_each, patch_subspace, unit
 from helpers.models import require
-from helpers.patching.cached import CachedPairs
+from helpers.patching import CachedPairs
 
 Loss = Callable[[CachedPairs, Float[Tensor, "rows d"], Int[Tensor, "rows"]], Float[Tensor, ""]]
 
@@ -85,7 +86,8 @@ def find_direction(
         cached: Pairs at the site; any object with `base` and `source` will do if `loss` knows it.
         loss: Called with `(cached, activation, rows)`, returns the number to minimise.
         patience: Stop after this many epochs without an improvement of 0.1 %; None: never.
-        init: Start from this basis instead of a random one.
+        init: Start from this basis instead of a random one. That of `best_directions` needs only a
+            few steps, and small ones (`lr=0.003`): a large first step leaves it.
         progress: Show a bar of the epochs (the environment variable TQDM_DISABLE=1 hides it, too).
 
     Raises:
@@ -139,9 +141,9 @@ def find_pair_directions(
     """One unit direction for every pair, fitted to that pair alone (section 6.1), all in one batch.
 
     Each minimises the logit difference of its own pair: the loss is their sum, and Adam works on
-    every number by itself, so no pair feels another. The start needs one backward pass: half the
-    way from base to source, which the patch senses, and half against the gradient of the logit
-    difference, along which it acts. The best direction of all steps is kept for each pair.
+    every number by itself, so no pair feels another. The start needs one backward pass: it is
+    `best_pair_directions`, the best to first order. The best direction of all steps is kept for
+    each pair.
 
     A direction that is fitted and judged on one pair says what a patch *can* do, not what the model
     does: fit on many pairs (`find_direction`) and test on others to generalise.
@@ -158,12 +160,8 @@ def find_pair_directions(
     if require.whole("steps", steps) < 0:
         raise ValueError(f"steps must not be negative, got {steps}")
     require.positive("lr", lr)
-    base, source, gradient = cached.base, cached.source, cached.base_gradient
-    if not gradient.any(dim=-1).all():
-        raise ValueError(
-            f"the answer of a pair does not depend on {cached.site}: nothing reads this token later"
-        )
-    directions = unit(unit(source - base) - unit(gradient)).requires_grad_()
+    base, source = cached.base, cached.source
+    directions = best_pair_directions(cached).requires_grad_()
     optimizer = torch.optim.Adam([directions], lr=lr)
     best = directions.detach().clone()
     lowest = torch.full_like(base[:, 0], torch.inf)

@@ -166,10 +166,7 @@ class CachedPairs:
     @cached_property
     def base_gradient(self) -> Float[Tensor, "pairs d"]:
         """How each logit difference changes with the base's activation, in nats; computed once."""
-        activation = self.base.clone().requires_grad_()
-        with torch.enable_grad():
-            total = self.logit_difference(activation).sum()
-        return torch.autograd.grad(total, activation)[0]
+        return gradients(self, self.base)
 
     def later_units(self, activation: Float[Tensor, "pairs d"]) -> dict[Site, Tensor]:
         """Hidden activations of all MLPs above the site, at the patched token, under a patch."""
@@ -239,6 +236,25 @@ class CachedPairs:
             raise ValueError(f"tokens must be a tensor [rows k] for {len(rows)} rows")
         require.ids("the tokens", tokens.flatten())
         check_vocabulary(self.model, tokens.flatten())
+
+
+@torch.enable_grad()
+def gradients(
+    cached: CachedPairs, activation: Float[Tensor, "pairs d"]
+) -> Float[Tensor, "pairs d"]:
+    """How each logit difference changes with its activation where that is `activation`, in nats.
+
+    One backward pass for every `ROWS_PER_FORWARD` pairs, so many of them need no more memory.
+
+    Raises:
+        ValueError: an activation of the wrong shape or with NaN.
+    """
+    found = []
+    for rows in torch.arange(len(activation), device=activation.device).split(ROWS_PER_FORWARD):
+        part = activation[rows].detach().clone().requires_grad_()
+        total = cached.logit_difference(part, rows).sum()
+        found.append(torch.autograd.grad(total, part)[0])
+    return torch.cat(found)
 
 
 def check_vocabulary(model: TransformerBridge, tokens: Int[Tensor, "n"]) -> None:

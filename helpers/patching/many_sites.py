@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from helpers.patching.cached import CachedPairs
-from helpers.patching.metrics import Effect, logit_difference
+from helpers.patching import CachedPairs, Effect
+from helpers.patching.metrics import logit_difference
+from helpers.patching.suffix import ALL
 
 TOKENS_PER_FORWARD = 192  # more are no faster, and need more memory
 
@@ -57,6 +58,31 @@ def effects(
             flipped[site, rows] = of_site.argmax(-1) == answers[1, rows]
     clean = at.clean_logit_difference
     return [Effect.of(clean, *both) for both in zip(patched, flipped, strict=True)]
+
+
+def base_gradients(cached: Sequence[CachedPairs]) -> list[Float[Tensor, "pairs d"]]:
+    """`base_gradient` at each site of a `cache_sites` call, all from one backward pass.
+
+    Nothing is added to each site, and the gradient with respect to that nothing is taken: the base
+    run is the same for all sites. Errors as above.
+    """
+    first = _check(cached, None)
+    answers = torch.stack([first.pairs.answer, first.pairs.counterfactual]).to(first.base.device)
+    found = [torch.empty_like(at.base) for at in cached]
+    for group, part in first.parts(torch.arange(len(first), device=first.base.device)):
+        for rows in part.split(max(1, TOKENS_PER_FORWARD // group.tokens_rerun)):
+            zeros = [at.base.new_zeros(len(rows), at.base.shape[1]) for at in cached]
+            writes = [
+                (at.site, zero.requires_grad_(), ALL)
+                for at, zero in zip(cached, zeros, strict=True)
+            ]
+            columns, places = answers[:, rows].unique(return_inverse=True)
+            with torch.enable_grad():
+                logits = group.rerun(first.row_of[rows], writes, columns=columns, add=True)
+                total = logit_difference(logits, *places).sum()
+            for at, gradient in zip(found, torch.autograd.grad(total, zeros), strict=True):
+                at[rows] = gradient
+    return found
 
 
 def _check(cached: Sequence[CachedPairs], activations: Sequence[Tensor] | None) -> CachedPairs:

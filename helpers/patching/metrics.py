@@ -101,13 +101,24 @@ def fractional_logit_difference_decrease(
     _require_one_per_pair("patched", patched)
     if clean.shape != patched.shape:
         raise ValueError(f"{len(clean)} clean and {len(patched)} patched logit differences")
-    if clean.mean() <= 0:
-        raise ValueError(
-            f"the mean clean logit difference is {clean.mean():.3f}: the model does not do this "
-            "task, so there is no margin a patch could remove"
-        )
+    margin(clean)
     samples = torch.stack([clean, patched], -1)
     return bootstrap(samples, lambda means: 1 - means[..., 1] / means[..., 0], seed=seed)
+
+
+def margin(clean: Float[Tensor, "pairs"]) -> float:
+    """The mean clean logit difference in nats, of which effects are shares.
+
+    Raises:
+        ValueError: it is not above zero.
+    """
+    mean = clean.mean().item()
+    if mean <= 0:
+        raise ValueError(
+            f"the mean clean logit difference is {mean:.3f}: the model does not do this task, so "
+            "there is no margin a patch could remove"
+        )
+    return mean
 
 
 def interchange_accuracy(

@@ -86,15 +86,17 @@ class Suffix:
         *,
         columns: Int[Tensor, "columns"] | None = None,
         record: dict[str, Tensor] | None = None,
+        add: bool = False,
     ) -> Float[Tensor, "rows columns"]:
         """Logits at the last token of the prompts `rows` with new activations written at sites.
 
         Each write fills its slice of the rows, so a prompt that is given twice can be patched at
         two sites by one forward pass. What the hooks named in `record` see, after all that was
-        written, is stored there.
+        written, is stored there. With `add` the writes are added to what is there, so that one
+        site still feels another below it.
         """
         entry = min(_entry(self.model, site) for site, *_ in writes)
-        hooks = [self._write(*write, rows, entry) for write in writes]
+        hooks = [self._write(*write, rows, entry, add) for write in writes]
         hooks += _reads(record if record is not None else {})  # hooks run in this order
         hooks.append(("unembed.hook_in", contiguous))
         with self._hooked(hooks), only_columns(self.model, columns):
@@ -120,22 +122,28 @@ class Suffix:
                 handle.hook.remove()
                 point.fwd_hooks.remove(handle)
 
-    def _write(self, site: Site, activation: Tensor, part: slice, rows: Tensor, entry: int) -> Hook:
-        """The hook that puts the activation in place of the site's vector in part of the rows."""
+    def _write(
+        self, site: Site, activation: Tensor, part: slice, rows: Tensor, entry: int, add: bool
+    ) -> Hook:
+        """The hook that puts the activation in place of the site's vector in part of the rows.
+
+        With `add` it is added to that vector.
+        """
         index, name = self.position - self.start, site.hook_name
         if site.kind == "resid_mid":
             # TransformerLens reads this point at the norm before the MLP, where writing would
             # change what the MLP reads but not the residual stream that passes it by.
             name = f"blocks.{site.layer}.hook_attn_out"
-            activation = activation - self.residuals[site.layer][rows[part], index]
+            if not add:
+                activation = activation - self.residuals[site.layer][rows[part], index]
         elif site.layer < entry and not self.from_start:
             name = f"blocks.{site.layer + 1}.hook_resid_pre"
 
         def write(old: Tensor, hook: object) -> Tensor:
             if activation.shape[-1] != old.shape[-1]:
                 raise ValueError(f"{site} has {old.shape[-1]} dimensions, not {len(activation[0])}")
-            new = old.clone()
-            new[(part, index) if site.head is None else (part, index, site.head)] = activation
+            new, where = old.clone(), (part, index, *(() if site.head is None else (site.head,)))
+            new[where] = old[where] + activation if add else activation
             return new
 
         return name, write

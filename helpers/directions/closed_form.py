@@ -1,0 +1,243 @@
+"""The best direction in closed form: an eigenvector; the whole component: a trace.
+
+To first order, the patch along a unit vector u changes the logit difference of a pair by (g.u)(u.D)
+with g its gradient at the base and D = source - base. As a share of the mean clean logit difference
+LD, and with the sign of the FLDD, the pairs together lose
+
+    s(u) = u' M u,        M = -(mean g D' + mean D g') / (2 LD)
+
+so what one direction can do at most is the largest eigenvalue of M, its eigenvector is that
+direction, and the whole component does the *sum* of all eigenvalues, -(mean g.D) / LD. A whole that
+does nothing is a spectrum whose ends cancel.
+
+    best = best_directions(train)                     # one backward pass, no training
+    best.spectrum[0], best.spectrum[-1], best.whole   # most, least, and all together
+    test.measure(patch_subspace(test.base, test.source, best.top))
+
+This is the strongest direction, faithful or not. For a single pair it is unit(D) - unit(g), half
+sensor and half actuator: the mix of section 3 of the paper (arXiv 2311.17030).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from helpers.directions.geometry import patch_subspace, unit
+from helpers.models import require
+from helpers.patching.cached import CachedPairs, gradients
+from helpers.patching.many_sites import base_gradients
+from helpers.patching.metrics import margin
+
+
+@dataclass(frozen=True, eq=False)
+class BestDirections:
+    """The two ends of what the directions of a site can do to the answer.
+
+    Attributes:
+        top: Orthonormal, strongest first: `[d rank]`, or `[d]` for rank 1. The patch along it
+            removes most of the logit difference.
+        bottom: The same at the other end: the patch that adds most to it.
+        spectrum: Eigenvalues of M in falling order, shares of the mean clean logit difference: one
+            for each dimension that the gradients and differences span, the others are zero.
+        whole: Their sum: the linear effect of the whole component.
+    """
+
+    top: Float[Tensor, "d *rank"]
+    bottom: Float[Tensor, "d *rank"]
+    spectrum: Float[Tensor, "values"]
+    whole: float
+
+
+def best_directions(cached: CachedPairs, rank: int = 1, *, passes: int = 1) -> BestDirections:
+    """The directions whose patches do most, for and against the source's answer.
+
+    With one pass the effects are linear. Each further pass takes the gradients again, half-way from
+    the bases to the states that the directions found so far lead to (the midpoint rule: exact for
+    a quadratic), so that curvature counts; for the top along the patches of the top, for the bottom
+    along its own. Hence `2 passes - 1` backward passes. M then holds the mean of the gradients at
+    all midpoints so far, since the last of them alone may go to and fro. `spectrum` and `whole`
+    stay those of the bases, where they belong together.
+
+    With a higher rank the columns are the eigenvectors of the `rank` largest (smallest)
+    eigenvalues: no other subspace of that dimension has a larger linear effect, which is their sum.
+    Further passes go half-way along the whole subspace, whose patch is one patch.
+
+    Args:
+        cached: Pairs at the site.
+        rank: Columns of `top` and of `bottom`.
+        passes: How often the gradients are taken for either end.
+
+    Raises:
+        ValueError: a rank that the pairs do not span, no pass, pairs without a difference or with
+            NaN, an answer that does not depend on the site, or a model that does not do the task.
+    """
+    require.whole("passes", passes, least=1)
+    _check(cached, rank)
+    share = margin(cached.clean_logit_difference)
+    return _best(cached, cached.base_gradient, share, rank, passes)
+
+
+def best_directions_at(
+    cached: Sequence[CachedPairs], rank: int = 1, *, passes: int = 1
+) -> list[BestDirections]:
+    """`best_directions` at each site of a `cache_sites` call; the first pass is one for all sites.
+
+    Arguments and errors as for `best_directions`; more passes are taken site by site.
+
+    Raises:
+        ValueError: no sites, or sites that were not cached by one call, too.
+    """
+    require.whole("passes", passes, least=1)
+    found = base_gradients(cached)
+    for at in cached:
+        _check(at, rank)
+    # One margin for all: that of the site from which the fewest layers are rerun.
+    share = margin(max(cached, key=lambda at: at.site.layer).clean_logit_difference)
+    return [
+        _best(at, gradient, share, rank, passes) for at, gradient in zip(cached, found, strict=True)
+    ]
+
+
+def best_pair_directions(cached: CachedPairs) -> Float[Tensor, "pairs d"]:
+    """For every pair the best unit direction of that pair alone, to first order.
+
+    Half the way from base to source, which the patch senses, and half against the gradient of the
+    logit difference, along which it acts: its linear effect in nats is `(|g| |D| - g.D) / 2`.
+
+    Raises:
+        ValueError: base and source are the same in a pair, NaN appeared, or the answer does not
+            depend on the site (the last layer, before the last token).
+    """
+    _check_gradient(cached, cached.base_gradient.any(dim=-1).all())
+    return unit(unit(cached.source - cached.base) - unit(cached.base_gradient))
+
+
+def linear_effect(cached: CachedPairs, basis: Float[Tensor, "d *rank"]) -> float:
+    """What the patch in a subspace does to first order: `s(u)` of a direction, linear FLDD.
+
+    Args:
+        basis: A direction `[d]` of any length, or a basis `[d rank]` of any shape, as for
+            `patch_subspace`.
+
+    Raises:
+        ValueError: a basis that does not fit, or a model that does not do the task.
+    """
+    change = patch_subspace(cached.base, cached.source, basis) - cached.base
+    nats = (_double(cached.base_gradient) * _double(change)).sum(-1).mean().item()
+    return -nats / margin(cached.clean_logit_difference)
+
+
+class Ends(NamedTuple):
+    """Eigenvalues in falling order, and the eigenvectors of the first and of the last of them."""
+
+    spectrum: Float[Tensor, "values"]
+    top: Float[Tensor, "d rank"]
+    bottom: Float[Tensor, "d rank"]
+
+
+def spectrum_ends(
+    gradient: Float[Tensor, "pairs d"], difference: Float[Tensor, "pairs d"], rank: int = 1
+) -> Ends:
+    """Ends of the spectrum of `-(mean g D' + mean D g') / 2`, in nats.
+
+    Computed in float64 within the span of the `2 pairs` vectors, outside of which it is zero: no
+    `d x d` matrix unless there are more vectors than dimensions. The largest entry of each vector
+    is positive.
+
+    Args:
+        gradient: Of the logit difference, a row per pair.
+        difference: Source minus base, a row per pair.
+        rank: How many eigenvectors at each end.
+
+    Raises:
+        ValueError: gradients and differences of unlike shape or with NaN, or a rank that they do
+            not span.
+    """
+    require.floats("the gradient", gradient, ndim=2)
+    require.floats("the difference", difference, ndim=2)
+    if gradient.shape != difference.shape or not len(gradient):
+        raise ValueError(
+            "a gradient and a difference for every pair are needed, not "
+            f"{tuple(gradient.shape)} and {tuple(difference.shape)}"
+        )
+    g, D = _double(gradient), _double(difference)
+    if not (torch.isfinite(g).all() and torch.isfinite(D).all()):
+        raise ValueError("a gradient or a difference holds NaN or infinity: check the model")
+    span = torch.linalg.qr(torch.cat([g, D]).T).Q
+    half = (g @ span).T @ (D @ span) / (-2 * len(g))
+    values, vectors = torch.linalg.eigh(half + half.T)
+    if require.whole("rank", rank, least=1) > len(values):
+        raise ValueError(f"rank {rank} is more than the {len(values)} dimensions that are spanned")
+    vectors = span @ torch.cat([vectors[:, -rank:].flip(1), vectors[:, :rank]], 1)
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    top, bottom = (vectors * largest.sign()).to(gradient).split(rank, 1)
+    return Ends(values.flip(0).to(gradient), top, bottom)
+
+
+def refine(
+    cached: CachedPairs, basis: Float[Tensor, "d rank"], passes: int, *, bottom: bool = False
+) -> Float[Tensor, "d rank"]:
+    """An end of the spectrum at the bases, improved by further passes; see `best_directions`.
+
+    Neither this nor `spectrum_ends` asks for a margin, so that a task which the model does not do
+    can serve as a control.
+
+    Args:
+        basis: `top` or `bottom` of `spectrum_ends`.
+        passes: How many there will have been, with that at the bases.
+        bottom: Whether it is the bottom.
+    """
+    total = torch.zeros_like(cached.base)
+    for n in range(1, passes):
+        patched = patch_subspace(cached.base, cached.source, basis)
+        total = total + gradients(cached, (cached.base + patched) / 2)
+        ends = spectrum_ends(total / n, cached.source - cached.base, basis.shape[1])
+        basis = ends.bottom if bottom else ends.top
+    return basis
+
+
+def _best(
+    cached: CachedPairs, gradient: Tensor, share: float, rank: int, passes: int
+) -> BestDirections:
+    """The ends at the bases and after further passes; `share` is the margin in nats."""
+    _check_gradient(cached, gradient.any())
+    ends = spectrum_ends(gradient, cached.source - cached.base, rank)
+    top = refine(cached, ends.top, passes)
+    bottom = refine(cached, ends.bottom, passes, bottom=True)
+    if rank == 1:
+        top, bottom = top[:, 0], bottom[:, 0]
+    spectrum = ends.spectrum / share
+    return BestDirections(top, bottom, spectrum, spectrum.sum().item())
+
+
+def _double(tensor: Tensor) -> Tensor:
+    """In float64 on the CPU: not every device has it."""
+    return tensor.detach().cpu().double()
+
+
+def _check(cached: CachedPairs, rank: int) -> None:
+    base, source = cached.base, cached.source
+    if not (torch.isfinite(base).all() and torch.isfinite(source).all()):
+        raise ValueError("the activations of the pairs hold NaN or infinity: check the model")
+    # Bases and sources are run along different paths: identical ones differ by rounding.
+    if not ((base - source).norm(dim=-1) > 1e-4 * base.norm(dim=-1)).any():
+        raise ValueError("base and source are identical in every pair: there is nothing to patch")
+    # Beyond that many, directions outside the span do better than those at the end of it.
+    n, d = base.shape
+    most = d if d <= 2 * n else n
+    if not 1 <= require.whole("rank", rank) <= most:
+        raise ValueError(
+            f"rank must lie between 1 and {most}, got {rank}: {n} pairs have no more directions "
+            f"that do something in {d} dimensions"
+        )
+
+
+def _check_gradient(cached: CachedPairs, depends: Tensor) -> None:
+    if not depends:
+        raise ValueError(
+            f"the answer of a pair does not depend on {cached.site}: nothing reads this token later"
+        )

@@ -1,0 +1,1 @@
+"""Commands that measure a table once and write it to `data/evidence/`."""

@@ -87,7 +87,7 @@ def upward(root: Path) -> list[str]:
 
 
 def is_face(root: Path, name: str) -> bool:
-    return modules(root)[name].name == "__init__.py"
+    return modules(root)[name].name == "__init__.py" and name.count(".") < 2
 
 
 def handed_on(root: Path) -> dict[str, str]:

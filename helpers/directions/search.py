@@ -14,7 +14,7 @@ from tqdm.auto import trange
 from helpers.directions.closed_form import best_pair_directions
 from helpers.directions.geometry import orthonormal, patch_each, patch_subspace, unit
 from helpers.models import require
-from helpers.patching import CachedPairs
+from helpers.patching.cached import CachedPairs
 
 Loss = Callable[[CachedPairs, Float[Tensor, "rows d"], Int[Tensor, "rows"]], Float[Tensor, ""]]
 

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from helpers.patching import CachedPairs, Effect
-from helpers.patching.metrics import logit_difference
+from helpers.patching.cached import CachedPairs
+from helpers.patching.metrics import Effect, logit_difference
 from helpers.patching.suffix import ALL
 
 TOKENS_PER_FORWARD = 192  # more are no faster, and need more memory

@@ -26,6 +26,7 @@ from helpers import patching
 from helpers.audit import command, criteria, diagnostics, measure, planted
 from helpers.claims import page, reference, report, sweeps
 from helpers.directions import closed_form, geometry, layers, readers, search
+from helpers.directions.sweeps import facts_job
 from helpers.editing import edits, moments, rome
 from helpers.models import load
 from helpers.patching import batches, metrics
@@ -113,7 +114,7 @@ def s(shared, tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "ROOT", tmp_path)
     monkeypatch.setattr(publish.publish, "__defaults__", (tmp_path / "copy",))
     monkeypatch.setattr(command, "load_model", lambda name, device: shared.model)
-    monkeypatch.setattr(sweeps, "shared_model", lambda name: shared.model)
+    monkeypatch.setattr("helpers.directions.sweeps.shared_model", lambda name: shared.model)
     return SimpleNamespace(**vars(shared), files=files, results=tmp_path / "results", root=tmp_path)
 
 
@@ -614,8 +615,8 @@ JUDGING = [
     (lambda s: measure.audit(s.model, SITE, torch.ones(D), s.many, n_random=1.5), "n_random must"),
     (lambda s: measure.audit(s.model, SITE, torch.ones(D), s.many, batch_size=0), "batch_size"),
     (lambda s: measure.audit(s.model, SITE, torch.ones(D), s.pairs[0]), "1 pairs are too few"),
-    (lambda s: sweeps.facts_job("any", s.pairs, 1), "use pairs of facts"),
-    (lambda s: sweeps.facts_job("any", related(s), 9), "layer 9 is out of range"),
+    (lambda s: facts_job("any", s.pairs, 1), "use pairs of facts"),
+    (lambda s: facts_job("any", related(s), 9), "layer 9 is out of range"),
     (lambda s: sweeps.facts_at_layer(facts_at(s), directions=BASE), "has 4 dimensions"),
     (lambda s: criteria.conclude(metrics.Estimate(1, 1, 1), [], []), "at least one"),
     (lambda s: load.load_model(device=object()), "cannot be used", load.ModelError),

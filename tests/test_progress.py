@@ -16,6 +16,10 @@ class Terminal(io.StringIO):
     def isatty(self):
         return True
 
+    def write(self, text):
+        time.sleep(0.002)  # time for another thread to write as well
+        return super().write(text)
+
 
 @pytest.fixture
 def terminal(monkeypatch):

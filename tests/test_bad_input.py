@@ -24,9 +24,9 @@ from test_patching import overridden, random_pairs
 
 from helpers import patching
 from helpers.audit import command, criteria, diagnostics, measure, planted
-from helpers.claims import page, reference, report, sweeps
+from helpers.claims import page, reference, report
 from helpers.directions import closed_form, geometry, layers, readers, search
-from helpers.directions.sweeps import facts_job
+from helpers.directions.sweeps import facts_at_layer, facts_job
 from helpers.editing import edits, moments, rome
 from helpers.models import load
 from helpers.patching import batches, metrics
@@ -617,7 +617,7 @@ JUDGING = [
     (lambda s: measure.audit(s.model, SITE, torch.ones(D), s.pairs[0]), "1 pairs are too few"),
     (lambda s: facts_job("any", s.pairs, 1), "use pairs of facts"),
     (lambda s: facts_job("any", related(s), 9), "layer 9 is out of range"),
-    (lambda s: sweeps.facts_at_layer(facts_at(s), directions=BASE), "has 4 dimensions"),
+    (lambda s: facts_at_layer(facts_at(s), directions=BASE), "has 4 dimensions"),
     (lambda s: criteria.conclude(metrics.Estimate(1, 1, 1), [], []), "at least one"),
     (lambda s: load.load_model(device=object()), "cannot be used", load.ModelError),
     (lambda s: load.load_model("a b\nc"), "cannot be loaded", load.ModelError),

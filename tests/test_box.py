@@ -236,13 +236,13 @@ echo "$@" >> {log}
 [ "$1" = run ] || exit 0
 while [ "$1" != {image} ]; do shift; done
 shift 2
-PYTHONPATH={root} exec {python} "$@"
+PYTHONPATH={path} exec {python} "$@"
 """
 
 
 def test_docker_is_used_where_only_docker_is_there(monkeypatch, tmp_path):
     """A stand-in for Docker, which notes how it was called and runs the answers itself."""
-    fields = {"log": tmp_path / "log", "image": box.IMAGE, "root": box.ROOT}
+    fields = {"log": tmp_path / "log", "image": box.IMAGE, "path": box.PYTHONPATH}
     fake = tmp_path / "docker"
     fake.write_text(DOCKER.format(python=sys.executable, **fields))
     fake.chmod(0o755)

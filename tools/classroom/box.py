@@ -33,6 +33,8 @@ from tools.classroom.exercises import ClassroomError
 from tools.classroom.record import MAX_BYTES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+PACKAGES = str(Path(find_spec("torch").origin).parent.parent)
+PYTHONPATH = os.pathsep.join([str(ROOT), PACKAGES])
 OWN = ("helpers", "tools", "data")
 SYSTEM = (
     "/usr /bin /lib /lib32 /lib64 /etc/alternatives /etc/fonts /etc/ld.so.cache /etc/localtime "
@@ -84,8 +86,7 @@ class Record:
 
 def _bubblewrap(limits: Limits) -> list[str]:
     """The command that runs Python in bubblewrap; `nice`, so that whoever watches comes first."""
-    packages = [*site.getsitepackages(), site.getusersitepackages()]
-    packages.append(str(Path(find_spec("torch").origin).parent.parent))
+    packages = [*site.getsitepackages(), site.getusersitepackages(), PACKAGES]
     command = ["nice", "-n", "10", "prlimit", "--core=0", "--nofile=256"]
     command += [f"--fsize={limits.file_bytes}", f"--as={4 * limits.memory_bytes}"]
     command += ["bwrap", *BWRAP, "--proc", "/proc", "--dev", "/dev"]
@@ -93,8 +94,7 @@ def _bubblewrap(limits: Limits) -> list[str]:
         command += ["--ro-bind-try", str(place), str(place)]
     command += ["--size", str(limits.file_bytes), "--tmpfs", "/tmp"]
     command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
-    path = os.pathsep.join([str(ROOT), packages[-1]])
-    for name, value in (VARIABLES | {"PYTHONPATH": path}).items():
+    for name, value in (VARIABLES | {"PYTHONPATH": PYTHONPATH}).items():
         command += ["--setenv", name, value]
     return [*command, sys.executable]
 
@@ -183,7 +183,7 @@ def _started(box: str, job: dict[str, Any], limits: Limits):
     name = f"grading-{uuid.uuid4().hex}"
     commands = {"bubblewrap": _bubblewrap(limits), "docker": _docker(limits, name)}
     command = [*commands.get(box, [sys.executable]), "-m", "tools.classroom.record"]
-    environment = VARIABLES | {"PYTHONPATH": str(ROOT)} if box == "none" else None
+    environment = VARIABLES | {"PYTHONPATH": PYTHONPATH} if box == "none" else None
     with tempfile.TemporaryFile() as given:
         given.write(json.dumps(job).encode())
         given.seek(0)

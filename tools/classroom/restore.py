@@ -22,7 +22,7 @@ WAYS: dict[str, Callable[[Cell, Exercise], bool]] = {
         cell.kind == "code" and e.answer in names(plain(cell.source))[0]
     ),
 }
-MARKS = tuple(WAYS.values())[:-1]  # of the place for an answer, filled in or not
+*MARKS, BY_NAME = WAYS.values()  # marks are those of the place for an answer, filled in or not
 
 
 @dataclass
@@ -61,34 +61,25 @@ def _is_check(cell: Cell, exercise: Exercise) -> bool:
 
 
 def which_lesson(cells: Sequence[Cell], lessons: Sequence[Lesson]) -> Lesson:
-    """The lesson that a notebook has most of: marks of its exercises first, then its cells.
+    """The lesson that a notebook has most of: its exercises first, then its cells and names.
 
     Raises:
         Unreadable: It has nothing of any lesson, or as much of two.
     """
-
-    def score(lesson: Lesson) -> tuple[int, int]:
+    everything = "\n".join(cell.source for cell in cells)
+    scores = []
+    for lesson in lessons:
+        marks = [{e.grade_id, e.test_id, e.comment, e.check_comment} for e in lesson.exercises]
+        texts = {cell.grade_id for cell in cells} | set(everything.split("\n"))
+        called = sum(e.call.split("(")[0] + "(" in everything for e in lesson.exercises)
         own = {cell.source.strip() for cell in lesson.notebook.cells}
-        marked = sum(
-            _is_check(c, e) or any(way(c, e) for way in MARKS[::2]) or _calls(c, e)
-            for c in cells
-            for e in lesson.exercises
-        )
-        defined = sum(
-            WAYS["the names that their checks call"](c, e) for c in cells for e in lesson.exercises
-        )
-        return marked, defined + sum(cell.source.strip() in own for cell in cells)
-
-    scores = [score(lesson) for lesson in lessons]
+        defined = sum(BY_NAME(cell, e) for cell in cells for e in lesson.exercises)
+        shared = sum(cell.source.strip() in own for cell in cells)
+        scores.append((called + sum(len(found & texts) for found in marks), shared + defined))
     best = max(scores)
     if best == (0, 0) or scores.count(best) > 1:
         raise Unreadable("Its lesson cannot be told: name it with --lesson.")
     return lessons[scores.index(best)]
-
-
-def _calls(cell: Cell, exercise: Exercise) -> bool:
-    """Whether a cell calls an exercise's check, which no other lesson does."""
-    return exercise.call.split("(")[0] + "(" in cell.source
 
 
 def _find_answers(restored: Restored, cells: list, theirs: list, lesson: Lesson) -> None:

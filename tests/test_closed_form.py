@@ -30,7 +30,7 @@ from helpers.directions.geometry import (
 )
 from helpers.directions.search import find_direction, find_pair_directions
 from helpers.patching.cached import gradients
-from helpers.patching.caching import cache_pairs
+from helpers.patching.caching import cache_pairs, cache_sites
 from helpers.patching.many_sites import base_gradients
 from helpers.patching.metrics import logit_difference
 from helpers.patching.sites import Site
@@ -482,3 +482,14 @@ def test_orthonormal_columns_are_what_is_patched():
     skewed = normal(6, 2, seed=4)
     expected = linear_effect(cached, orthonormal(skewed))
     assert linear_effect(cached, skewed) == pytest.approx(expected, abs=1e-10)
+
+
+def test_sites_where_no_direction_does_anything_have_none(tiny_model):
+    """Nothing above the last block reads an earlier token, and equal runs leave nothing to move."""
+    model = tiny_model("llama")
+    pairs = random_pairs(model, 6)
+    sites = [Site(layer, "resid_post", position=2) for layer in (0, 2)]
+    first, last = best_directions_at(cache_sites(model, pairs, sites))
+    assert first is not None and last is None
+    same = replace(pairs, source_tokens=pairs.base_tokens, source_position=pairs.position)
+    assert best_directions_at(cache_sites(model, same, sites[:1])) == [None]

@@ -1,6 +1,8 @@
-"""Sweeps as files: those that a lesson saves, and those that come with the project."""
+"""Sweeps and large runs as files: those a lesson saves, and those that come with the project."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -28,3 +30,14 @@ def shipped_sweep(name: str) -> pd.DataFrame | None:
     """
     path = ROOT / "data" / "sweeps" / results_folder().name / f"{name}.csv"
     return pd.read_csv(path, index_col=["layer", "patch"]) if path.exists() else None
+
+
+def shipped_evidence(name: str) -> dict[str, Any]:
+    """A large run that comes with the project, with the rules that stood before it.
+
+    See `data/README.md` for the command that made it.
+
+    Raises:
+        FileNotFoundError: There is none of this name.
+    """
+    return json.loads((ROOT / "data" / "evidence" / f"{name}.json").read_text(encoding="utf-8"))

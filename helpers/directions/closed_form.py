@@ -83,10 +83,12 @@ def best_directions(cached: CachedPairs, rank: int = 1, *, passes: int = 1) -> B
 
 def best_directions_at(
     cached: Sequence[CachedPairs], rank: int = 1, *, passes: int = 1
-) -> list[BestDirections]:
+) -> list[BestDirections | None]:
     """`best_directions` at each site of a `cache_sites` call; the first pass is one for all sites.
 
-    Arguments and errors as for `best_directions`; more passes are taken site by site.
+    None where no direction does anything: base and source are the same there, or nothing reads the
+    site later. Other arguments and errors as for `best_directions`; more passes are taken site by
+    site.
 
     Raises:
         ValueError: no sites, or sites that were not cached by one call, too.
@@ -94,11 +96,12 @@ def best_directions_at(
     require.whole("passes", passes, least=1)
     found = base_gradients(cached)
     for at in cached:
-        _check(at, rank)
+        _check_rank(at, rank)
     # One margin for all: that of the site from which the fewest layers are rerun.
     share = margin(max(cached, key=lambda at: at.site.layer).clean_logit_difference)
     return [
-        _best(at, gradient, share, rank, passes) for at, gradient in zip(cached, found, strict=True)
+        _best(at, gradient, share, rank, passes) if gradient.any() and _moves(at) else None
+        for at, gradient in zip(cached, found, strict=True)
     ]
 
 
@@ -220,12 +223,21 @@ def _double(tensor: Tensor) -> Tensor:
 
 
 def _check(cached: CachedPairs, rank: int) -> None:
+    _check_rank(cached, rank)
+    if not _moves(cached):
+        raise ValueError("base and source are identical in every pair: there is nothing to patch")
+
+
+def _moves(cached: CachedPairs) -> bool:
+    """Whether base and source differ: run along different paths, identical ones do by rounding."""
+    base, source = cached.base, cached.source
+    return bool(((base - source).norm(dim=-1) > 1e-4 * base.norm(dim=-1)).any())
+
+
+def _check_rank(cached: CachedPairs, rank: int) -> None:
     base, source = cached.base, cached.source
     if not (torch.isfinite(base).all() and torch.isfinite(source).all()):
         raise ValueError("the activations of the pairs hold NaN or infinity: check the model")
-    # Bases and sources are run along different paths: identical ones differ by rounding.
-    if not ((base - source).norm(dim=-1) > 1e-4 * base.norm(dim=-1)).any():
-        raise ValueError("base and source are identical in every pair: there is nothing to patch")
     # Beyond that many, directions outside the span do better than those at the end of it.
     n, d = base.shape
     most = d if d <= 2 * n else n

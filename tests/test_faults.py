@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from tools.classroom import assignment, grade, gradebook
 from tools.classroom.workshop import workshop
 
-from helpers.claims import models, page, report, sweeps
+from helpers.claims import models, page, report
 from helpers.editing import moments
 from helpers.output import files
 from helpers.tasks import counterfact
@@ -168,7 +168,7 @@ def test_results_that_cannot_be_kept_say_what_to_do(no_folder, monkeypatch, caps
         lambda: report.record("C3", -2.5),
         lambda: report.save_site("name", {}, {}),
         lambda: page.write_report(),
-        lambda: sweeps.save_sweep("facts", table),
+        lambda: report.save_sweep("facts", table),
     ):
         with pytest.raises(report.ResultsError, match="SUBSPACE_ILLUSION_RESULTS"):
             keep()
@@ -200,12 +200,12 @@ def test_lessons_without_a_home_say_what_to_do(monkeypatch, capsys):
 def test_a_full_disk_leaves_what_was_there(results, fill_disk):
     table = pd.DataFrame({"layer": [0], "patch": "row", "flipped": True})
     report.record("C3", -2.5)
-    sweeps.save_sweep("facts", table)
+    report.save_sweep("facts", table)
     before = {path: path.read_bytes() for path in results.iterdir()}
     fill_disk()
     for keep in (
         lambda: report.record("C3", -3),
-        lambda: sweeps.save_sweep("facts", table.assign(flipped=False)),
+        lambda: report.save_sweep("facts", table.assign(flipped=False)),
         page.write_report,
     ):
         with pytest.raises(report.ResultsError, match="Make room there"):

@@ -4,4 +4,4 @@
 """
 
 from helpers.claims.models import compare, counts
-from helpers.claims.sweeps import save_sweep, shipped_sweep
+from helpers.claims.report import save_sweep, shipped_sweep

@@ -16,10 +16,7 @@ NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".
 
 
 class Draw:
-    """The data of one check: of the visible sizes for seed 0, of larger ones for any other seed.
-
-    So no slice of the visible size fits the hidden data.
-    """
+    """The data of one check: of the visible sizes for seed 0, of larger ones for any other seed."""
 
     def __init__(self, seed: int) -> None:
         self.visible = seed == 0
@@ -75,9 +72,7 @@ class Draw:
 def exercise(praise: str, name: str | None = None) -> Callable:
     """A check out of a function that draws one question and knows the likely wrong results.
 
-    Args:
-        praise: What is said of a right answer.
-        name: What messages call the answer, if not what follows `check_`.
+    `praise` is said of a right answer; messages call it `name`, or else what follows `check_`.
     """
 
     def decorate(question: Callable[[Draw], tuple[tuple, Tensor, dict[str, Tensor]]]) -> Callable:
@@ -96,11 +91,7 @@ def exercise(praise: str, name: str | None = None) -> Callable:
 
 
 def call(name: str, answer: Callable, *arguments: Tensor) -> object:
-    """What the answer returns for copies of the arguments.
-
-    Raises:
-        AssertionError: The answer changed one of them.
-    """
+    """What the answer returns for copies of the arguments, which it must not change."""
     copies = [argument.clone() for argument in arguments]
     found = answer(*copies)
     unchanged = all(map(torch.equal, copies, arguments))

@@ -26,14 +26,13 @@ def check_patch_direction(patch_direction: Callable, *, seed: int = 0) -> None:
         v = draw.normal(d)
         v = length * v / v.norm()
         u, sensed = v / v.norm(), (source - base) @ v
-        change = ((source - base) @ u)[:, None] * u
+        change = torch.outer(sensed, u) / length
+        long, once = (base + torch.outer(sensed, x) for x in (v, u))
+        added = base + torch.outer(source @ u, u)
         mistakes = {
-            f"the direction may have any length: divide by |v|² (here |v| = {longer:.3g})": base
-            + sensed[:, None] * v,
-            "you divided by |v| once; it takes |v|² (one for reading, one for writing)": base
-            + sensed[:, None] * u,
-            "you added the source's component without taking the base's away": base
-            + (source @ u)[:, None] * u,
+            f"the direction may have any length: divide by |v|² (here |v| = {longer:.3g})": long,
+            "you divided by |v| once; it takes |v|² (one for reading, one for writing)": once,
+            "you added the source's component without taking the base's away": added,
             "base and source are swapped": source - change,
             "you return only the change: add it to the base": change,
             "that is the whole source, not its component along v": source,

@@ -72,15 +72,13 @@ def check_name_preference(draw: Draw) -> tuple:
     to_io, to_subject = pattern[rows, :, io], pattern[rows, :, subject]
     right = (to_io - to_subject).mean(0)
     of_first = pattern[:, :, io[0]] - pattern[:, :, subject[0]]
-    of_all = pattern[:, :, io] - pattern[:, :, subject]
+    of_all = (pattern[:, :, io] - pattern[:, :, subject]).mean((0, 2))
     mistakes = {
         "IO and subject are swapped": -right,
         "average over pairs: the result has one number per head": to_io - to_subject,
         "you averaged over heads: keep them, average over pairs": (to_io - to_subject).mean(1),
         "you read every pair at the positions of the first one": of_first.mean(0),
         "that is only the attention to the IO: subtract that to the subject": to_io.mean(0),
-        "you used every pair's positions for every pair: select one row per pair": of_all.mean(
-            (0, 2)
-        ),
+        "you used every pair's positions for every pair: select one row per pair": of_all,
     }
     return (pattern, io, subject), right, mistakes

@@ -34,17 +34,17 @@ def check_read_write(draw: Draw) -> tuple:
     read, write = draw.normal(2, d)
     change = torch.outer((source - base) @ read, write)
     swapped = torch.outer((source - base) @ write, read)
+    alone = torch.outer(source @ read, write)
+    along_read = torch.outer((source - base) @ read, read)
     mistakes = {
         "read and write are swapped": base + swapped,
         "you normalised `read`: here the lengths matter": base + change / read.norm(),
         "you normalised `write`: here the lengths matter": base + change / write.norm(),
         "you normalised both: here the lengths matter": base + change / read.norm() / write.norm(),
         "base and source are swapped in the difference": base - change,
-        "you sense the source alone: take the base's part away": base
-        + torch.outer(source @ read, write),
+        "you sense the source alone: take the base's part away": base + alone,
         "you return only the change: add it to the base": change,
-        "you wrote along `read`: write along `write`": base
-        + torch.outer((source - base) @ read, read),
+        "you wrote along `read`: write along `write`": base + along_read,
     }
     return (base, source, read, write), base + change, mistakes
 
@@ -63,14 +63,13 @@ def check_share_lost(draw: Draw) -> tuple:
     back = clamped.mean() - patched.mean()
     lost = back / (clean.mean() - patched.mean())
     ratios = (clamped - patched) / (clean - patched)
+    of_values, of_clean = 1 - patched.mean() / clamped.mean(), back / clean.mean()
     mistakes = {
         "a mean of ratios: average over pairs first, divide then": ratios.mean(),
         "one value per pair: average over pairs first": ratios,
         "that is the share that is left: subtract it from 1": 1 - lost,
-        "compare effects, not logit differences: take the clean value away first": 1
-        - patched.mean() / clamped.mean(),
-        "divide by the effect of the patch (clean minus patched), not by the clean value": back
-        / clean.mean(),
+        "compare effects, not logit differences: take the clean value away first": of_values,
+        "divide by the effect of the patch (clean minus patched), not by the clean value": of_clean,
         "that is in percent: return a fraction": 100 * lost,
         "the sign is turned round": -lost,
         "that is in nats: divide by the effect of the patch": back,
@@ -89,22 +88,16 @@ def check_build_illusion(draw: Draw) -> tuple:
     visible = difference @ q @ q.T
     sensor, actuator = unit(difference - visible), reader @ torch.linalg.pinv(W_out)
     mixed, actuator = unit(difference - visible + actuator), unit(actuator)
-    right = unit(sensor + actuator)
+    right, reversed_ = unit(sensor + actuator), unit(sensor - actuator)
+    whole, read = unit(unit(difference) + actuator), unit(unit(visible) + actuator)
+    impure = unit(sensor + unit(W_out @ reader))
     mistakes = {
         "the parts are mixed in their own units: scale each to length 1 first": mixed,
         "the sum is not a unit vector: scale it to length 1 (or divide by √2)": right * 2**0.5,
-        "the sensor is the whole difference: keep only its null part": unit(
-            unit(difference) + actuator
-        ),
-        "you kept the part of the difference that W_out *does* read": unit(
-            unit(visible) + actuator
-        ),
-        "that actuator writes a lot along the reader, but not only: use the pseudo-inverse": unit(
-            sensor + unit(W_out @ reader)
-        ),
-        "the sign of the actuator is turned round: this patch would help the model": unit(
-            sensor - actuator
-        ),
+        "the sensor is the whole difference: keep only its null part": whole,
+        "you kept the part of the difference that W_out *does* read": read,
+        "that actuator writes a lot along the reader, but not only: use the pseudo-inverse": impure,
+        "the sign of the actuator is turned round: this patch would help the model": reversed_,
         "that is the sensor alone: nothing downstream sees it": sensor,
         "that is the actuator alone: it senses nothing": actuator,
     }

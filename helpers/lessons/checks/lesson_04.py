@@ -37,16 +37,14 @@ def check_first_minus_second(draw: Draw) -> tuple:
     first, second = torch.minimum(io, subject), torch.maximum(io, subject)
     right = scores[rows, first] - scores[rows, second]
     by_role = scores[rows, io] - scores[rows, subject]
+    of_first_pair = scores[:, first[0]] - scores[:, second[0]]
     mistakes = {
         "by role (IO minus S): the gradients of ABB and BAB would cancel. Use the place": by_role,
         "by role (S minus IO): the gradients of ABB and BAB would cancel. Use the place": -by_role,
         "the sign is turned round: first minus second": -right,
         "keep one value per pair": right.mean(),
         "that is the first name alone: subtract the second": scores[rows, first],
-        "every pair has its own positions; you used those of the first pair for all": scores[
-            :, first[0]
-        ]
-        - scores[:, second[0]],
+        "every pair has its own positions; you used those of the first pair for all": of_first_pair,
     }
     return (scores, io, subject), right, mistakes
 
@@ -65,12 +63,10 @@ def check_seen_by(draw: Draw) -> tuple:
 
     stacked = torch.cat(list(W_Q), dim=1)
     read = gain * stacked
-    right = project(read)
+    right, divided = project(read), project(stacked / gain)
     mistakes = {
         "the gain of the norm is missing: multiply the rows of W_Q by it": project(stacked),
-        "divide by the gain? The head reads x * gain, so its rows are multiplied": project(
-            stacked / gain
-        ),
+        "divide by the gain? The head reads x * gain, so its rows are multiplied": divided,
         "that is what the heads do NOT see": direction - right,
         "only the first head: stack the columns of all": project(gain * W_Q[0]),
         "the columns are not orthonormal: take a basis of them first": direction @ read @ read.T,

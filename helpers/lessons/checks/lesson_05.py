@@ -44,11 +44,10 @@ def check_start(draw: Draw) -> tuple:
     base, source, gradient = draw.normal(3, draw.size(4), draw.size(5))
     change = 2 * (source - base)
     right = unit(unit(change) - unit(gradient))
+    rising = unit(unit(change) + unit(gradient))
     one_length = change / change.norm() - gradient / gradient.norm()
     mistakes = {
-        "that makes the logit difference rise: against the gradient": unit(
-            unit(change) + unit(gradient)
-        ),
+        "that makes the logit difference rise: against the gradient": rising,
         "the sensor points the wrong way: source minus base": unit(unit(-change) - unit(gradient)),
         "scale both parts to length 1 before you mix them": unit(change - gradient),
         "the sum is not of length 1: scale it again": unit(change) - unit(gradient),
@@ -67,17 +66,16 @@ def check_patch_each(draw: Draw) -> tuple:
     def along(x: Tensor) -> Tensor:
         return (x * directions).sum(-1, keepdim=True) * directions
 
-    change = along(source - base)
+    change, right = along(source - base), base + along(source - base) / length**2
     along_all = (source - base) @ directions.T @ directions
+    one_length, added = change / directions.norm() ** 2, along(source) / length**2
     mistakes = {
         "the directions may have any length: divide by |v|², row by row": base + change,
         "divide by |v|², not by |v|": base + change / length,
         "that patches every pair along all directions: multiply row by row": base + along_all,
-        "one length for all pairs: the sum of squares needs dim=-1": base
-        + change / directions.norm() ** 2,
-        "you added the source's component without taking the base's away": base
-        + along(source) / length**2,
+        "one length for all pairs: the sum of squares needs dim=-1": base + one_length,
+        "you added the source's component without taking the base's away": base + added,
         "you return only the change: add it to the base": change / length**2,
         "base and source are swapped": base - change / length**2,
     }
-    return (base, source, directions), base + change / length**2, mistakes
+    return (base, source, directions), right, mistakes

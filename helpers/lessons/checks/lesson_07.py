@@ -17,6 +17,7 @@ def check_inner_products(draw: Draw) -> tuple:
     four = torch.stack([draw.order(tokens)[:4] for _ in range(n)])
     a, b, c, e = x[four].unbind(1)
     right = ((a - b) * (c - e)).sum(-1)
+    cosine = torch.cosine_similarity(a - b, c - e)
     mistakes = {
         "sum over the last dimension: an inner product is one number": (a - b) * (c - e),
         "an inner product is a sum, not a mean": ((a - b) * (c - e)).mean(-1),
@@ -24,9 +25,7 @@ def check_inner_products(draw: Draw) -> tuple:
         "the pairs are (a, b) and (c, e), not (a, c) and (b, e)": ((a - c) * (b - e)).sum(-1),
         "one of the differences has the wrong sign": -right,
         "that is one product over all foursomes: keep one per row": right.sum(),
-        "that is a cosine: lengths belong to an inner product": torch.cosine_similarity(
-            a - b, c - e
-        ),
+        "that is a cosine: lengths belong to an inner product": cosine,
     }
     return (x, four), right, mistakes
 
@@ -36,10 +35,9 @@ def check_smallest_hidden(smallest_hidden: Callable, *, seed: int = 0) -> None:
     draw = Draw(seed)
     d_model = draw.size(3)
     d, W_out = draw.normal(d_model), draw.normal(2 * d_model + 1, d_model)
-    right = d @ torch.linalg.pinv(W_out)
+    right, other = d @ torch.linalg.pinv(W_out), W_out @ d
     mistakes = {
-        "W_out @ d pushes in a good direction, but does not write d: use the pseudo-inverse": W_out
-        @ d,
+        "W_out @ d pushes in a good direction, but does not write d: use the pseudo-inverse": other,
         "keep the length of d in it: it belongs to what shall be written": right / d.norm(),
         "do not normalise: the length is the answer": right / right.norm(),
     }

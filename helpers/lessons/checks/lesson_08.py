@@ -15,11 +15,10 @@ def check_opened(draw: Draw) -> tuple:
     left = torch.cat([torch.tensor([3.0 * pairs]), draw.uniform(0.1, 0.2, pairs - 1)])
     shut = fall * left
     gone, ratios = (fall - shut).mean(), 1 - shut / fall
+    mean_ratio = ratios.mean()
     mistakes = {
         "that is the share that is left: 1 minus it": shut.mean() / fall.mean(),
-        "a mean of ratios: pairs with a small fall would rule. Take the ratio of means": (
-            ratios.mean()
-        ),
+        "a mean of ratios: pairs with a small fall would rule. Take the ratio of means": mean_ratio,
         "that is a difference in nats: divide by the full fall": gone,
         "divide by the full fall, not by the one with the pathway shut": gone / shut.mean(),
         "one number for all pairs, please": ratios,
@@ -60,14 +59,12 @@ def check_auroc(draw: Draw) -> tuple:
     opened = draw.shuffled(low[:1], draw.uniform(0.5, 0.9, n_opened - 1))
     higher = (opened[:, None] > natural).float()
     ties = (opened[:, None] == natural).float()
-    right = (higher + ties / 2).mean()
+    right, by_means = (higher + ties / 2).mean(), (opened.mean() > natural.mean()).float()
     mistakes = {
         "ties count one half, not nothing": higher.mean(),
         "ties count one half, not one": (higher + ties).mean(),
         "the wrong way round: an opened pathway should score higher": 1 - right,
         "a share of all comparisons, not their number": (higher + ties / 2).sum(),
-        "the two means are compared: compare every score with every other": (
-            opened.mean() > natural.mean()
-        ).float(),
+        "the two means are compared: compare every score with every other": by_means,
     }
     return (opened, natural), right, mistakes

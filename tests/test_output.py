@@ -55,7 +55,7 @@ def assert_needs_no_other_file(text: str) -> None:
     for _, attributes in page.tags:
         assert not {"href", "srcset", "style"} & attributes.keys()
         assert attributes.get("src", "data:").startswith("data:")
-    assert "@import" not in files.STYLE and "url(" not in files.STYLE
+    assert "@import" not in pages.STYLE and "url(" not in pages.STYLE
 
 
 def markdown_tables(text: str) -> list[list[list[str]]]:
@@ -170,8 +170,8 @@ def test_a_page_is_whole_and_its_title_is_text():
 
 
 def test_the_colours_of_a_page_can_be_read():
-    text, paper = re.search(r"body { color: (#\w+); background: (#\w+)", files.STYLE).groups()
-    border = re.search(r"border: 1px solid (#\w+)", files.STYLE)[1]
-    head = re.search(r"thead th { background: (#\w+)", files.STYLE)[1]
+    text, paper = re.search(r"body { color: (#\w+); background: (#\w+)", pages.STYLE).groups()
+    border = re.search(r"border: 1px solid (#\w+)", pages.STYLE)[1]
+    head = re.search(r"thead th { background: (#\w+)", pages.STYLE)[1]
     assert min(contrast(text, paper), contrast(text, head)) >= TEXT
     assert min(contrast(border, paper), contrast(border, head)) >= GRAPHICS

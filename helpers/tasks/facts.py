@@ -128,7 +128,7 @@ def count_pairs(known: pd.DataFrame) -> int:
 
 
 def with_third_answers(known: pd.DataFrame) -> pd.DataFrame:
-    """The known facts of relations where every pair has an answer that belongs to neither fact."""
+    """The known facts of relations with three answers: each pair has one that is neither fact's."""
     answers = known.groupby("relation")["answer_token"].transform("nunique")
     return known[answers > 2]
 

@@ -459,10 +459,8 @@ TASKS = [
     (with_facts(template="{subject} or {subject} is"), r"needs one \{subject\}"),
     (with_facts(answer=["Paris", None]), "fact 1 has no answer: fill every cell"),
     (with_facts(subject=["", "Italy"]), "fact 0 has no subject"),
-    (lambda s: text.passages(s.tokenizer, 2, names=[]), "no texts: choose from"),
     (lambda s: text.passages(s.tokenizer, 2.0), "n must be a whole number"),
     (lambda s: text.passages(s.tokenizer, 2, length=10**9), "gives 1 to 0 passages of 1000000000"),
-    (lambda s: text.paragraphs("../text/austen"), "no text '../text/austen'"),
 ]
 
 RECORD = {

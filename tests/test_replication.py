@@ -3,8 +3,6 @@
 import base64
 import json
 import re
-import runpy
-import sys
 
 import matplotlib.pyplot as plt
 import pytest
@@ -16,6 +14,7 @@ from helpers.claims import report
 from helpers.claims.page import figure, record_cells, report_table, to_html, to_json, to_markdown
 from helpers.claims.reference import expected
 from helpers.claims.report import UNMEASURED, UNTESTABLE, claims, record, record_untestable
+from tools import report as command
 
 CLAIM_IDS = list(claims())
 SHIPPED = expected("smollm2-135m", "quick")
@@ -249,11 +248,10 @@ def test_a_figure_without_rows_is_drawn_and_leaves_the_style_alone(tmp_path):
 # -------------------------------------------------------------------------- files
 
 
-def test_the_report_is_written_in_three_forms(results, monkeypatch, capsys):
+def test_the_report_is_written_in_three_forms(results, capsys):
     """By the command, for the model that is named."""
     record("C9", 97.73, model=OTHER)
-    monkeypatch.setattr(sys, "argv", ["replication", "--model", OTHER])
-    runpy.run_path(replication.__file__, run_name="__main__")
+    assert command.main(["--model", OTHER]) == 0
     folder = report.results_folder(OTHER)
     paths = [folder / f"report.{kind}" for kind in ("md", "html", "json")]
     assert capsys.readouterr().out.splitlines()[1:] == [str(path) for path in paths]

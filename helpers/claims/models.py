@@ -12,15 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from helpers.claims.page import measurements
-from helpers.claims.report import (
-    UNMEASURED,
-    VERDICTS,
-    claims,
-    results_folder,
-    saving,
-    show_ours,
-    show_paper,
-)
+from helpers.claims.report import VERDICTS, claims_table, results_folder, saving
 from helpers.output import files, pages
 
 
@@ -37,23 +29,17 @@ def compare(models: Sequence[str]) -> pd.DataFrame:
         found[name] = measurements(model)
         if not found[name]:
             raise FileNotFoundError(f"No results for {name}: run it first: make run MODEL={model}")
-    rows = []
-    for claim, spec in claims().items():
-        row = {"claim": claim, "what": spec["title"], "paper": show_paper(spec)}
-        row["paper"] = row["paper"].removeprefix("paper ")
-        for name, entries in found.items():
-            entry = entries.get(claim, {"verdict": UNMEASURED})
-            row |= {name: show_ours(spec, entry), f"{name}: verdict": entry["verdict"]}
-        rows.append(row)
-    return pd.DataFrame(rows)
+    table = claims_table({})[["claim", "what", "paper"]]
+    for name, entries in found.items():
+        table[[name, f"{name}: verdict"]] = claims_table(entries)[["ours", "verdict"]]
+    return table
 
 
 def counts(table: pd.DataFrame) -> list[str]:
     """One line per model: how many claims have which verdict."""
     lines = []
-    for column in table.columns[4::2]:
+    for name, column in zip(table.columns[3::2], table.columns[4::2], strict=True):
         counted = Counter(table[column])
-        name = column.removesuffix(": verdict")
         lines.append(f"{name}: " + " · ".join(f"{v} {counted[v]}" for v in VERDICTS))
     return lines
 
@@ -66,9 +52,8 @@ def write(table: pd.DataFrame) -> Path:
     """
     columns, rows, lines = list(table), table.values.tolist(), counts(table)
     text = "\n\n".join(["# Models side by side", *lines, pages.markdown_table(columns, rows)])
-    body = "\n".join(
-        [*(f"<p>{line}</p>" for line in lines), pages.html_table("Claims", columns, rows)]
-    )
+    paragraphs = "\n".join(f"<p>{line}</p>" for line in lines)
+    body = f"{paragraphs}\n{pages.html_table('Claims', columns, rows)}"
     folder = results_folder().parent
     with saving(folder):
         files.write(folder / "comparison.md", text + "\n")

@@ -27,11 +27,10 @@ from helpers.claims.report import (
     UNMEASURED,
     VERDICTS,
     claims,
+    claims_table,
     recorded,
     results_folder,
     saving,
-    show_ours,
-    show_paper,
 )
 from helpers.output import files, pages, plots
 from helpers.output.files import ROOT
@@ -45,48 +44,33 @@ LOOK = {
 }
 
 
-@functools.cache
-def record_cells() -> dict[str, tuple[str, str]]:
-    """For every claim the lesson file and the id of the cell whose stored output records it."""
-    found = {}
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        for cell in nbformat.read(path, as_version=4).cells:
-            printed = "".join(part.get("text", "") for part in cell.get("outputs", ()))
-            for claim in re.findall(r"^(C\d+) · .* -> ", printed, flags=re.M):
-                found[claim] = (path.name, cell.id)
-    return found
+def write_report(model: str | None = None) -> list[Path]:
+    """Write the report to `results/<model>/` in its three forms; the paths come back.
+
+    Raises:
+        ResultsError: They cannot be written, or what was recorded cannot be read.
+    """
+    folder, kinds = results_folder(model), {"md": to_markdown, "html": to_html, "json": to_json}
+    contents = {folder / f"report.{kind}": make(model) for kind, make in kinds.items()}
+    with saving(folder):
+        for path, content in contents.items():
+            files.write(path, content)
+    return list(contents)
 
 
 def measurements(model: str | None = None) -> dict[str, dict[str, Any]]:
-    """What was recorded on a model, completed from our reference run, by claim.
-
-    Each entry's "from" says which of the two it is.
-    """
-    entries = {claim: {**entry, "from": REFERENCE} for claim, entry in expected(model).items()}
-    for claim, entry in recorded(model).items():
-        entries[claim] = {**entry, "from": MEASURED}
-    return entries
+    """What was recorded on a model, else in our reference run ("from" says which), by claim."""
+    reference = {claim: {**entry, "from": REFERENCE} for claim, entry in expected(model).items()}
+    return reference | {c: {**entry, "from": MEASURED} for c, entry in recorded(model).items()}
 
 
 def report_table(model: str | None = None) -> pd.DataFrame:
-    """One row per claim: what it says, the published number, ours, the verdict, its source."""
-    found, rows = measurements(model), []
-    for claim, spec in claims().items():
-        entry = found.get(claim, {"verdict": UNMEASURED, "from": ""})
-        _, cell = record_cells().get(claim, ("", ""))
-        rows.append(
-            {
-                "claim": claim,
-                "what": spec["title"],
-                "paper": show_paper(spec).removeprefix("paper "),
-                "ours": show_ours(spec, entry),
-                "verdict": entry["verdict"],
-                "lesson": entry.get("lesson", spec["lesson"]),
-                "cell": cell,
-                "from": entry["from"],
-            }
-        )
-    return pd.DataFrame(rows)
+    """One row per claim: that of `claims_table`, the cell that records it, this run or ours."""
+    found = measurements(model)
+    table = claims_table(found)
+    table["cell"] = [record_cells().get(claim, ("", ""))[1] for claim in table["claim"]]
+    table["from"] = [found.get(claim, {}).get("from", "") for claim in table["claim"]]
+    return table
 
 
 def versions() -> str:
@@ -99,16 +83,11 @@ def versions() -> str:
 def figure(model: str | None = None) -> Figure:
     """Published value against ours, claim by claim, where both are numbers of the same kind."""
     found = measurements(model)
-    comparable = {
-        unit: [
-            claim
-            for claim, spec in claims().items()
-            if spec["paper"]["unit"] == unit
-            and spec["paper"]["value"] is not None
-            and "value" in found.get(claim, {})
-        ]
-        for unit in UNITS
-    }
+    comparable = {unit: [] for unit in UNITS}
+    for claim, spec in claims().items():
+        paper = spec["paper"]
+        if paper["value"] is not None and "value" in found.get(claim, {}):
+            comparable.get(paper["unit"], []).append(claim)
     with plt.rc_context():  # the style of the caller's other figures stays
         plots.use_style()
         heights = [max(len(names), 1) for names in comparable.values()]
@@ -129,12 +108,6 @@ def figure(model: str | None = None) -> Figure:
     return drawn
 
 
-def _title(model: str | None) -> str:
-    """The count of every verdict that occurs."""
-    counts = _counts(report_table(model)).split(" · ")
-    return " · ".join(part for part in counts if not part.endswith(" 0"))
-
-
 def figure_in_words(model: str | None = None) -> str:
     """What `figure` shows, for readers who cannot see it."""
     return (
@@ -144,32 +117,19 @@ def figure_in_words(model: str | None = None) -> str:
     )
 
 
-def _draw_claim(ax: Axes, claim: str, entry: Mapping[str, Any]) -> None:
-    """One row: the published value hollow, ours filled with its interval."""
-    spec, (color, marker) = claims()[claim], LOOK.get(entry["verdict"], (plots.BASE, "."))
-    row = f"{spec['title']}  {claim}"
-    low, high = entry.get("interval") or (entry["value"], entry["value"])
-    ax.plot([low, high], [row, row], color=color, lw=2)
-    published, ours = spec["paper"]["value"], entry["value"]
-    ax.plot([published, ours], [row, row], color=plots.REFERENCE, lw=1, zorder=0)
-    ax.plot(published, row, "D", mfc="white", mec=plots.BASE, ms=7, ls="", label="published")
-    ax.plot(ours, row, marker, color=color, ms=7, ls="", label=f"ours: {entry['verdict']}")
-
-
 def to_markdown(model: str | None = None) -> str:
     """The report as Markdown: the count of each verdict, the table, the rules, the versions."""
     table = report_table(model)
     rules = [f"- **{claim}** {spec['rule']['text']}" for claim, spec in claims().items()]
-    return "\n\n".join(
-        [
-            f"# Replication on {results_folder(model).name}",
-            _counts(table),
-            pages.markdown_table(list(table), table.values.tolist()),
-            "## The rules, fixed before we measured",
-            "\n".join(rules),
-            f"{versions()}.\n",
-        ]
-    )
+    parts = [
+        f"# Replication on {results_folder(model).name}",
+        _counts(table),
+        pages.markdown_table(list(table), table.values.tolist()),
+        "## The rules, fixed before we measured",
+        "\n".join(rules),
+        f"{versions()}.\n",
+    ]
+    return "\n\n".join(parts)
 
 
 def to_html(model: str | None = None) -> str:
@@ -199,25 +159,37 @@ def to_json(model: str | None = None) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
+@functools.cache
+def record_cells() -> dict[str, tuple[str, str]]:
+    """For every claim the lesson file and the id of the cell whose stored output records it."""
+    found = {}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            printed = "".join(part.get("text", "") for part in cell.get("outputs", ()))
+            for claim in re.findall(r"^(C\d+) · .* -> ", printed, flags=re.M):
+                found[claim] = (path.name, cell.id)
+    return found
+
+
+def _draw_claim(ax: Axes, claim: str, entry: Mapping[str, Any]) -> None:
+    """One row: the published value hollow, ours filled with its interval."""
+    spec, (color, marker) = claims()[claim], LOOK.get(entry["verdict"], (plots.BASE, "."))
+    row = f"{spec['title']}  {claim}"
+    low, high = entry.get("interval") or (entry["value"], entry["value"])
+    ax.plot([low, high], [row, row], color=color, lw=2)
+    published, ours = spec["paper"]["value"], entry["value"]
+    ax.plot([published, ours], [row, row], color=plots.REFERENCE, lw=1, zorder=0)
+    ax.plot(published, row, "D", mfc="white", mec=plots.BASE, ms=7, ls="", label="published")
+    ax.plot(ours, row, marker, color=color, ms=7, ls="", label=f"ours: {entry['verdict']}")
+
+
+def _title(model: str | None) -> str:
+    """The count of every verdict that occurs."""
+    counts = _counts(report_table(model)).split(" · ")
+    return " · ".join(part for part in counts if not part.endswith(" 0"))
+
+
 def _counts(table: pd.DataFrame) -> str:
     """How many claims have which verdict, in words."""
     counts = Counter(table["verdict"])
     return " · ".join(f"{verdict}: {counts[verdict]}" for verdict in VERDICTS)
-
-
-def write_report(model: str | None = None) -> list[Path]:
-    """Write the report to `results/<model>/` in its three forms; the paths come back.
-
-    Raises:
-        ResultsError: They cannot be written, or what was recorded cannot be read.
-    """
-    folder = results_folder(model)
-    contents = {
-        "report.md": to_markdown(model),
-        "report.html": to_html(model),
-        "report.json": to_json(model),
-    }
-    with saving(folder):
-        for name, content in contents.items():
-            files.write(folder / name, content)
-    return [folder / name for name in contents]

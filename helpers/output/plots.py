@@ -1,9 +1,13 @@
-"""One look for all figures: the same colour always means the same thing."""
+"""One look for all figures: the same colour always means the same thing.
+
+figure, ax = new()
+over_layers(ax, estimates, label="MLP", color=MLP, marker="o")
+show(figure, "What the figure shows, in words.")
+"""
 
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,8 +17,7 @@ from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-if TYPE_CHECKING:
-    from helpers.patching.metrics import Estimate
+Estimate = tuple[float, float, float]  # a value and the ends of its 95 % interval
 
 # Dark enough for lines on white, and apart for colour-blind readers too (tests/test_plots.py);
 # every series also has its own marker, line style or row.
@@ -30,16 +33,10 @@ REFERENCE = "0.55"  # lines to compare with: zero, chance, equal output
 def use_style() -> None:
     """Set fonts, grid and size for notebook width."""
     sns.set_theme(style="ticks", palette="colorblind", font_scale=0.95)
-    plt.rcParams.update(
-        {
-            "figure.dpi": 110,
-            "axes.titleweight": "bold",
-            "axes.titlesize": "medium",
-            "axes.spines.right": False,
-            "axes.spines.top": False,
-            "legend.frameon": False,
-        }
-    )
+    plt.rc("figure", dpi=110)
+    plt.rc("axes", titleweight="bold", titlesize="medium")
+    plt.rc("axes.spines", right=False, top=False)
+    plt.rc("legend", frameon=False)
 
 
 def new(
@@ -52,8 +49,8 @@ def new(
 def show(figure: Figure, alt: str) -> None:
     """Display a figure in a notebook, with its words for readers who cannot see it, and close it.
 
-    The words are stored where viewers look for them: as the image's `alt` (our book, nbconvert's
-    classic template) and as the output's plain text (VS Code, terminals). JupyterLab shows none.
+    They are stored as the image's `alt` (our book, nbconvert's classic template) and as the
+    output's plain text (VS Code, terminals). JupyterLab shows none.
     """
     from IPython.core.pylabtools import print_figure
     from IPython.display import display
@@ -65,9 +62,8 @@ def show(figure: Figure, alt: str) -> None:
 
 def arrow(ax: Axes, start: Sequence[float], end: Sequence[float], color: str) -> None:
     """An arrow from one point to another, in data coordinates."""
-    ax.annotate(
-        "", xy=end, xytext=start, arrowprops=dict(arrowstyle="-|>", lw=2.5, color=color, shrinkB=4)
-    )
+    look = dict(arrowstyle="-|>", lw=2.5, color=color, shrinkB=4)
+    ax.annotate("", xy=end, xytext=start, arrowprops=look)
 
 
 def output_levels(
@@ -94,12 +90,6 @@ def heat_map(ax: Axes, values, **kwargs) -> None:
     for text in ax.texts:
         column, row = map(int, text.get_position())  # it stands in the middle of its cell
         text.set_color("black" if _luminance(colors[row, column]) > 0.18 else "white")
-
-
-def _luminance(color) -> float:
-    """Relative luminance of a colour, as the Web Content Accessibility Guidelines define it."""
-    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color[:3])
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b
 
 
 def matrix(
@@ -136,7 +126,7 @@ def heads(ax: Axes, values: ArrayLike, *, first_layer: int) -> None:
 
 def over_layers(
     ax: Axes,
-    estimates: "Sequence[Estimate]",
+    estimates: Sequence[Estimate],
     *,
     label: str,
     color: str,
@@ -144,7 +134,7 @@ def over_layers(
     scale: float = 100,
     layers: Sequence[int] | None = None,
 ) -> None:
-    """One estimate per layer with its 95 % interval, in percent unless `scale` says otherwise.
+    """One estimate per layer with its interval, in percent unless `scale` says otherwise.
 
     The layers are counted from 0 if `layers` does not name them.
     """
@@ -155,11 +145,11 @@ def over_layers(
 
 
 def estimate(
-    ax: Axes, name: str, value: "Estimate", *, color: str, marker: str, scale: float = 100
+    ax: Axes, name: str, value: Estimate, *, color: str, marker: str, scale: float = 100
 ) -> None:
-    """One estimate with its 95 % interval in the row `name`, in percent unless `scale` differs."""
-    x, low, high = (scale * number for number in value)
-    ax.plot([low, high], [name, name], color=color, marker="|", ms=6)
+    """One estimate with its interval in the row `name`, in percent unless `scale` differs."""
+    x, *ends = (scale * number for number in value)
+    ax.plot(ends, [name, name], color=color, marker="|", ms=6)
     ax.plot([x], [name], color=color, marker=marker, ms=7)
 
 
@@ -173,3 +163,9 @@ def explore(draw: Callable, **ranges: tuple[float, float, float]) -> None:
     from ipywidgets import interact
 
     interact(draw, **ranges)
+
+
+def _luminance(color) -> float:
+    """Relative luminance of a colour, as the Web Content Accessibility Guidelines define it."""
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color[:3])
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b

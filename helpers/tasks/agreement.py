@@ -1,12 +1,13 @@
 """Two features of a single word that a later word must agree with: number and gender.
 
+    pairs = make_pairs(model, "number", 100)
+
 "Last year, the keys from the north" goes on with *were*, "the key" with *was*; after "Last
 week Anna told us that" the model expects *she*, after Paul *he* (what it has learned of names, not
 a fact about people). The word itself is patched, so the feature is there from the embedding on,
 and heads near the end of the model carry it to the last token.
 """
 
-import functools
 import itertools
 import json
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ import pandas as pd
 
 from helpers.models import require
 from helpers.output import files
-from helpers.tasks.pairs import Pairs, Tokenizes, encode, single_token
+from helpers.tasks.pairs import Pairs, Tokenizes, encode, is_single_token
 
 Feature: TypeAlias = Literal["number", "gender"]
 Split: TypeAlias = Literal["train", "test"]
@@ -29,8 +30,7 @@ SLOT = "{}"
 def make_pairs(
     model: Tokenizes, feature: Feature, n: int, *, split: Split = "train", seed: int = 0
 ) -> Pairs:
-    """Pairs that differ in one word, which has one value of the feature in the base, one in the
-    source.
+    """Pairs that differ in one word, and that word in the feature alone.
 
         base    Last year, the keys from the north    answer were
         source  Last year, the key from the north     counterfactual was
@@ -55,62 +55,48 @@ def make_pairs(
     task = _task(feature)
     if split not in ("train", "test"):
         raise ValueError(f"the split must be 'train' or 'test', not {split!r}")
-    values, templates = list(task["answers"]), task[split]
-    contents = list(itertools.product(range(len(templates)), _words(model, feature, split)))
+    values = list(task["answers"])
+    contents = list(itertools.product(task[split], _words(model, feature, split)))
     if not 2 <= require.whole("n", n) <= 2 * len(contents):
         raise ValueError(f"n must be from 2 to {2 * len(contents)} pairs of {feature}, not {n}")
-    rng, rows = np.random.default_rng(require.whole("seed", seed, least=0)), []
+    rng = np.random.default_rng(require.whole("seed", seed, least=0))
+    rows, positions = [], []
     drawn = [rng.choice(len(contents), -(-n // 2), replace=False) for _ in values]
     for number in range(n):
         turn = number % 2
         template, words = contents[drawn[turn][number // 2]]
-        rows.append((templates[template], values[turn], words[turn], words[1 - turn]))
-    table = pd.DataFrame(rows, columns=["template", "value", "word", "other"])
-    return _pairs(model, table, task["answers"])
-
-
-def _pairs(model: Tokenizes, table: pd.DataFrame, answers: Mapping[str, str]) -> Pairs:
-    first, second = answers
-    other = {first: second, second: first}
-    base = [t.replace(SLOT, w) for t, w in zip(table["template"], table["word"], strict=True)]
-    source = [t.replace(SLOT, w) for t, w in zip(table["template"], table["other"], strict=True)]
-    places = [
-        int((encode(model, b) != encode(model, s)).nonzero()[0, 0])
-        for b, s in zip(base, source, strict=True)
-    ]
+        prompts = [template.replace(SLOT, words[side]) for side in (turn, 1 - turn)]
+        rows.append((*prompts, template, values[turn], words[turn], words[1 - turn]))
+        base, source = (encode(model, prompt) for prompt in prompts)
+        positions.append(int((base != source).nonzero()[0, 0]))
+    table = pd.DataFrame(rows, columns="base source template value word other".split())
+    answers = [task["answers"][value] for value in values]
     return Pairs.from_prompts(
-        model, base, source,
-        answer=[answers[value] for value in table["value"]],
-        counterfactual=[answers[other[value]] for value in table["value"]],
-        position=places, table=table,
-    )  # fmt: skip
-
-
-@functools.cache
-def _tasks() -> dict[str, Any]:
-    return json.loads((FOLDER / "templates.json").read_text(encoding="utf-8"))
+        model,
+        base=table["base"],
+        source=table["source"],
+        answer=[answers[number % 2] for number in range(n)],
+        counterfactual=[answers[1 - number % 2] for number in range(n)],
+        position=positions,
+        table=table,
+    )
 
 
 def _task(feature: str) -> Mapping[str, Any]:
-    if feature not in list(_tasks()):
-        raise ValueError(f"no feature {feature!r}: choose from {list(_tasks())}")
-    return _tasks()[feature]
+    tasks = json.loads((FOLDER / "templates.json").read_text(encoding="utf-8"))
+    if feature not in list(tasks):
+        raise ValueError(f"no feature {feature!r}: choose from {list(tasks)}")
+    return tasks[feature]
 
 
 def _words(model: Tokenizes, feature: Feature, split: Split) -> list[tuple[str, str]]:
     """Two words each, one of every value: every second of the usable ones belongs to the test."""
     table = pd.read_csv(FOLDER / f"{_task(feature)['words']}.csv")
-    usable = [row for row in table.itertuples(index=False, name=None) if _usable(model, row)]
+    rows = table.itertuples(index=False, name=None)
+    usable = [row for row in rows if all(is_single_token(model, word) for word in row)]
     if len(usable) < 4:
         raise ValueError(
             f"only {len(usable)} of our {len(table)} {_task(feature)['words']} are single tokens "
             "for this model, and 4 are needed: its tokenizer does not suit this feature"
         )
     return usable[("train", "test").index(split) :: 2]
-
-
-def _usable(model: Tokenizes, words: tuple[str, str]) -> bool:
-    try:
-        return all(single_token(model, word) is not None for word in words)
-    except ValueError:
-        return False

@@ -1,5 +1,8 @@
 """Facts to recall, patch and edit: a relation, a subject, and an answer that the model completes.
 
+    known = known_facts(model, load_facts("landmark_country"))
+    pairs = make_pairs(model, known, 40)
+
 "The location of the Eiffel Tower is in the country of" is a prompt, made from a template of the
 relation `landmark_country`; it ends right before the answer, France. Subjects and answers may be
 several tokens long. Answers are compared by their first token, so two facts have the same answer
@@ -11,7 +14,6 @@ Tables of facts have the columns relation, subject, answer and template; a templ
 
 import functools
 import json
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -32,7 +34,7 @@ COLUMNS = ("relation", "subject", "answer", "template")
 
 
 def relations() -> list[str]:
-    """Names of the relations that come with the project."""
+    """The relations that come with the project."""
     return list(_prompts())
 
 
@@ -47,24 +49,20 @@ def prompts(relation: str) -> list[str]:
     return list(_prompts()[relation])
 
 
-def load_facts(relations: str | Sequence[str] | None = None, *, prompt: int = 0) -> pd.DataFrame:
-    """The facts of the project, with the columns relation, subject, answer and template.
+def load_facts(relations: str | Sequence[str] | None = None) -> pd.DataFrame:
+    """The facts of one relation or several, or all facts of the project, with the main templates.
 
-    Args:
-        relations: One relation or several; all by default.
-        prompt: Which of the relation's templates to take; 0 is the main one.
+    Returns:
+        The columns relation, subject, answer and template.
 
     Raises:
-        ValueError: There is no such relation, or one of them has no such template.
+        ValueError: There is no such relation.
     """
     names = [relations] if isinstance(relations, str) else relations
-    templates = {name: prompts(name) for name in (_prompts() if names is None else names)}
-    for name, texts in templates.items():
-        if prompt not in range(len(texts)):
-            raise ValueError(f"{name} has the templates 0 to {len(texts) - 1}, but no {prompt}")
+    templates = {name: prompts(name)[0] for name in (_prompts() if names is None else names)}
     facts = pd.read_csv(FOLDER / "facts.csv")
     facts = facts[facts["relation"].isin(list(templates))].reset_index(drop=True)
-    return facts.assign(template=[templates[name][prompt] for name in facts["relation"]])
+    return facts.assign(template=facts["relation"].map(templates))
 
 
 def fill(template: str, subject: str) -> str:
@@ -85,9 +83,9 @@ def known_facts(
 
     Returns:
         The known rows of `facts` in their order, with four more columns: prompt (the text),
-        subject_tokens (how many tokens the subject has in mid-sentence: a patch at the last one
-        carries all of a subject only if it is the only one), answer_token (the answer's first) and
-        probability (that the model gives it).
+        subject_tokens (their number in mid-sentence: a patch at the last one carries all of a
+        subject only if it is the only one), answer_token (the answer's first) and probability
+        (that the model gives it).
 
     Raises:
         ValueError: `facts` is no table of facts, or the batch size is not positive.
@@ -95,9 +93,9 @@ def known_facts(
     require.whole("batch_size", batch_size, least=1)
     facts = load_facts() if facts is None else facts
     _check_table(facts)
-    facts = facts[np.array([_can_answer(model, word) for word in facts["answer"]], dtype=bool)]
-    texts = _fill(facts)
-    answers = torch.tensor([answer_token(model, answer) for answer in facts["answer"]]).long()
+    first = pd.Series([_first_token(model, answer) for answer in facts["answer"]], facts.index)
+    facts = facts[first.notna()]
+    texts, answers = _fill(facts), torch.tensor(first.dropna().tolist(), dtype=torch.long)
     known, probability = _complete(model, [encode(model, t) for t in texts], answers, batch_size)
     columns = {
         "prompt": texts,
@@ -115,8 +113,7 @@ def count_known(facts: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
         Integer columns: total; known; answers (different first tokens among the known); pairs
         (ordered pairs of known facts with different answers, if they share a template).
     """
-    tokens = known.groupby("relation")["answer_token"]
-    counts = tokens.agg(
+    counts = known.groupby("relation")["answer_token"].agg(
         known="size",
         answers="nunique",
         pairs=lambda token: len(token) ** 2 - (token.value_counts() ** 2).sum(),
@@ -131,19 +128,13 @@ def count_pairs(known: pd.DataFrame) -> int:
 
 
 def with_third_answers(known: pd.DataFrame) -> pd.DataFrame:
-    """The known facts of relations with three different answers or more.
-
-    There, every pair has an answer that belongs to neither of its facts.
-    """
+    """The known facts of relations with three answers: each pair has one that is neither fact's."""
     answers = known.groupby("relation")["answer_token"].transform("nunique")
     return known[answers > 2]
 
 
 def split_subjects(facts: pd.DataFrame, *, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training and test facts, half each, without a common subject.
-
-    Within a relation the facts of each answer are halved too, as far as that is possible: a subject
-    stays on one side in all its relations.
+    """Training and test facts, half each (of each answer too, if possible), of other subjects.
 
     Raises:
         ValueError: There are fewer than two subjects, or `facts` is no table of facts.
@@ -166,7 +157,7 @@ def neighbours(
 
     Args:
         facts: Where to look, for example the known ones.
-        fact: Has at least relation, subject and answer: a row of a table of facts will do.
+        fact: Has at least relation, subject and answer, as a row of a table of facts.
         same_answer: True keeps those with the answer of `fact`, False the others, None all.
     """
     rows = facts[(facts["relation"] == fact["relation"]) & (facts["subject"] != fact["subject"])]
@@ -179,18 +170,17 @@ def make_pairs(model: Tokenizes, facts: pd.DataFrame, n: int, *, seed: int = 0) 
     """Pairs of facts with one relation and template, different subjects and different answers.
 
     If the patch carries the source's fact, the model says the source's answer. The patched position
-    is the last token of the subject, in the base and in the source; their prompts may differ in
-    length.
+    is the last token of the subject; base and source may differ in length.
 
         base    The location of the Eiffel Tower is in the country of    answer France
         source  The location of Mount Fuji is in the country of          counterfactual Japan
 
-    Relations take turns, so that each has an equal share until its pairs run out, and within a
-    relation so do the bases. No pair comes twice. The first pairs do not depend on `n`.
+    Relations take turns, and within a relation so do the bases, until their pairs run out. No pair
+    comes twice. The first pairs do not depend on `n`.
 
     Args:
         model: The model, or only its tokenizer.
-        facts: The facts to pair: pass what `known_facts` returns, or part of it.
+        facts: What `known_facts` returns, or part of it.
         n: How many pairs.
         seed: The pairs depend on it, on `facts` and on the tokenizer, and on nothing else.
 
@@ -199,8 +189,8 @@ def make_pairs(model: Tokenizes, facts: pd.DataFrame, n: int, *, seed: int = 0) 
         counterfactual and template.
 
     Raises:
-        ValueError: More pairs are wanted than there are, the tokenizer cannot tell where a subject
-            ends or does not know an answer, or `facts` is no table of facts.
+        ValueError: There are fewer pairs, the tokenizer cannot tell where a subject ends or does
+            not know an answer, or `facts` is no table of facts.
     """
     _check_table(facts)
     rng = np.random.default_rng(require.whole("seed", seed, least=0))
@@ -220,15 +210,11 @@ def make_pairs(model: Tokenizes, facts: pd.DataFrame, n: int, *, seed: int = 0) 
         "counterfactual": theirs["answer"],
         "template": ours["template"],
     }
+    answer, counterfactual = torch.from_numpy(answers[[base, source]])
     return Pairs(
-        base_tokens=base_tokens,
-        source_tokens=source_tokens,
-        answer=torch.from_numpy(answers[base]),
-        counterfactual=torch.from_numpy(answers[source]),
-        position=position,
-        source_position=source_position,
+        base_tokens, source_tokens, answer, counterfactual, position, source_position,
         table=pd.DataFrame(table),
-    )
+    )  # fmt: skip
 
 
 def answer_token(model: Tokenizes, answer: str) -> int:
@@ -237,37 +223,22 @@ def answer_token(model: Tokenizes, answer: str) -> int:
     Raises:
         ValueError: The tokenizer does not know it.
     """
-    tokens = _after_space(model, answer)
-    if not tokens or tokens[0] == getattr(model, "tokenizer", model).unk_token_id:
+    token = _first_token(model, answer)
+    if token is None:
         raise ValueError(f"the tokenizer does not know how {answer!r} begins")
-    return tokens[0]
-
-
-def subject_position(model: Tokenizes, prompt: str, subject: str) -> int:
-    """The position of the subject's last token in the prompt, counted from 0 and with any BOS.
-
-    Raises:
-        ValueError: The subject is not in the prompt or is there more than once, or the tokenizer
-            cannot tell where it ends.
-    """
-    found = [match.end() for match in re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt)]
-    if len(found) != 1:
-        raise ValueError(f"{subject!r} stands {len(found)} times, not once, in {prompt!r}")
-    return _token_before(model, prompt, found[0])
+    return token
 
 
 def _check_table(facts: pd.DataFrame) -> None:
-    """Raise ValueError unless every row is a fact: texts in all columns, one slot per template."""
+    """Every row must be a fact: texts in all columns, one slot in the template."""
     if not isinstance(facts, pd.DataFrame) or not set(COLUMNS) <= set(facts):
         raise ValueError(f"a table of facts is a DataFrame with the columns {', '.join(COLUMNS)}")
     for row, fact in enumerate(facts[list(COLUMNS)].to_dict("records")):
-        texts = [name for name, text in fact.items() if isinstance(text, str) and text.strip()]
-        if empty := [name for name in COLUMNS if name not in texts]:
-            raise ValueError(f"fact {row} has no {empty[0]}: fill every cell of the table")
-        if fact["template"].count(SLOT) != 1:
-            raise ValueError(
-                f"a template needs one {SLOT}, but fact {row} has {fact['template']!r}"
-            )
+        for name, text in fact.items():
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"fact {row} has no {name}: fill every cell of the table")
+        if (template := fact["template"]).count(SLOT) != 1:
+            raise ValueError(f"a template needs one {SLOT}, but fact {row} has {template!r}")
 
 
 @functools.cache
@@ -283,17 +254,15 @@ def _after_space(model: Tokenizes, words: str) -> list[int]:
     """The tokens of words in mid-sentence."""
     tokenizer = getattr(model, "tokenizer", model)
     tokens = tokenizer(f" {words.strip()}", add_special_tokens=False)["input_ids"]
-    if tokens and not tokenizer.decode(tokens[:1]).strip():  # the space, split off
-        return tokens[1:]
-    return tokens
+    split_off = tokens and not tokenizer.decode(tokens[:1]).strip()  # the space
+    return tokens[1:] if split_off else tokens
 
 
-def _can_answer(model: Tokenizes, answer: str) -> bool:
-    try:
-        answer_token(model, answer)
-    except ValueError:
-        return False
-    return True
+def _first_token(model: Tokenizes, answer: str) -> int | None:
+    """The first token of an answer, if the tokenizer knows it."""
+    tokens = _after_space(model, answer)
+    unknown = getattr(model, "tokenizer", model).unk_token_id
+    return tokens[0] if tokens and tokens[0] != unknown else None
 
 
 @torch.no_grad()
@@ -347,8 +316,7 @@ def _read(model: Tokenizes, facts: pd.DataFrame) -> tuple[Tokens, Int[Tensor, "n
 
 def _token_before(model: Tokenizes, prompt: str, end: int) -> int:
     """The position of the token that holds the last character before `end`."""
-    tokenizer = getattr(model, "tokenizer", model)
-    tokens = encode(model, prompt).tolist()
+    tokenizer, tokens = getattr(model, "tokenizer", model), encode(model, prompt).tolist()
     if tokenizer.is_fast:
         plain = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
         before = len(tokens) - len(plain["input_ids"])  # BOS

@@ -1,5 +1,7 @@
 """Indirect object identification (IOI): pairs of prompts that differ in the order of two names.
 
+    pairs = make_pairs(model, 100, split="train")
+
 "Then, Mary and John had fun. John gave a book to" is continued by the indirect object (IO), Mary.
 John, the name that comes twice, is the subject (S). The pattern tells where the subject first
 stands: it is the second of the two names in ABB, as here, and the first in BAB.
@@ -17,13 +19,14 @@ import pandas as pd
 
 from helpers.models import require
 from helpers.output import files
-from helpers.tasks.pairs import Pairs, Tokenizes, single_token
+from helpers.tasks.pairs import Pairs, Tokenizes, is_single_token
 
 Split: TypeAlias = Literal["train", "test"]
 Words: TypeAlias = Mapping[str, list[str]]  # by kind: {"names": ["Aaron", ...], ...}
 
 FOLDER = files.ROOT / "data" / "ioi"
 FEWEST = {"names": 4, "objects": 2, "places": 2}  # so that each split has two names to order
+SLOTS = ("object", "place")  # that a template may have besides the names
 OTHER = {"ABB": "BAB", "BAB": "ABB"}  # the pattern of the source, by that of the base
 
 
@@ -38,16 +41,14 @@ def make_pairs(
 ) -> Pairs:
     """Pairs that differ in where the subject stands, and in nothing else (section 4 of the paper).
 
-    Base and source have the same words in the same roles; only the order of the first two names
-    changes. The model should say the IO on both. If the patch carries the position of the subject,
-    it takes the name at the other position: in the base prompt, that is the subject.
+    The model should say the IO on both. If the patch carries the position of the subject, it takes
+    the name at the other position: in the base prompt, that is the subject.
 
         base    Then, Mary and John had fun. John gave a book to    answer Mary
         source  Then, John and Mary had fun. John gave a book to    counterfactual John
 
     The patterns of the bases alternate, ABB first; the templates are used equally often, in random
-    order. Contents are drawn without replacement, so no prompt comes twice, not even as the source
-    of another pair. The patched position is the last token.
+    order. No prompt comes twice, not even as a source. The patched position is the last token.
 
     Args:
         model: The model, or only its tokenizer: words that it splits into tokens are not used.
@@ -63,9 +64,8 @@ def make_pairs(
         the base: io_position, subject_position, subject2_position (the repetition).
 
     Raises:
-        ValueError: More pairs are wanted than there are, a template or split is unknown, the prefix
-            hides a name, too few words are single tokens for this model, or `n` or `seed` is no
-            whole number.
+        ValueError: There are fewer pairs, a template or split is unknown, the prefix hides a name,
+            too few words are single tokens for this model, or `n` or `seed` is no whole number.
     """
     require.whole("n", n)
     if not isinstance(prefix, str) or not prefix.endswith(" "):
@@ -99,8 +99,16 @@ def vocabulary(model: Tokenizes, split: Split) -> dict[str, list[str]]:
     Raises:
         ValueError: Too few words of a list are single tokens.
     """
-    start = ("train", "test").index(_check_split(split))
-    return {kind: _usable(model, kind)[start::2] for kind in FEWEST}
+    start, found = ("train", "test").index(_check_split(split)), {}
+    for kind, fewest in FEWEST.items():
+        usable = [word for word in _words(kind) if is_single_token(model, word)]
+        if len(usable) < fewest:
+            raise ValueError(
+                f"only {len(usable)} of our {len(_words(kind))} {kind} are single tokens for this "
+                f"model, and {fewest} are needed: its tokenizer does not suit this task"
+            )
+        found[kind] = usable[start::2]
+    return found
 
 
 def fill(template: str, pattern: str, words: Mapping[str, str]) -> str:
@@ -120,24 +128,6 @@ def _words(kind: str) -> tuple[str, ...]:
     return tuple((FOLDER / f"{kind}.txt").read_text(encoding="utf-8").split())
 
 
-def _usable(model: Tokenizes, kind: str) -> list[str]:
-    usable = [word for word in _words(kind) if _is_single_token(model, word)]
-    if len(usable) < FEWEST[kind]:
-        raise ValueError(
-            f"only {len(usable)} of our {len(_words(kind))} {kind} are single tokens for this "
-            f"model, and {FEWEST[kind]} are needed: its tokenizer does not suit this task"
-        )
-    return usable
-
-
-def _is_single_token(model: Tokenizes, word: str) -> bool:
-    try:
-        single_token(model, word)
-    except ValueError:
-        return False
-    return True
-
-
 def _check_split(split: str) -> Split:
     if split not in _templates():
         raise ValueError(f"the split must be 'train' or 'test', not {split!r}")
@@ -146,8 +136,7 @@ def _check_split(split: str) -> Split:
 
 def _choose_templates(split: Split, names: str | Sequence[str] | None) -> dict[str, str]:
     known = templates(split)
-    names = [names] if isinstance(names, str) else names
-    names = list(known) if names is None else list(dict.fromkeys(names))
+    names = [names] if isinstance(names, str) else known if names is None else names
     if not names or (unknown := [name for name in names if name not in known]):
         raise ValueError(
             f"{unknown if names else 'no'} templates: those of the {split} split are {list(known)}"
@@ -157,7 +146,10 @@ def _choose_templates(split: Split, names: str | Sequence[str] | None) -> dict[s
 
 def _draw(n: int, texts: Mapping[str, str], words: Words, rng: np.random.Generator) -> pd.DataFrame:
     """Contents of `n` pairs, all different: template, io, subject, object, place and pattern."""
-    shapes = {name: _shape(text, words) for name, text in texts.items()}
+    shapes = {}  # how many choices there are for IO, subject, object and place
+    for name, text in texts.items():
+        things = [len(words[kind + "s"]) if f"{{{kind}}}" in text else 1 for kind in SLOTS]
+        shapes[name] = (len(words["names"]), len(words["names"]) - 1, *things)
     most = len(texts) * min(math.prod(shape) for shape in shapes.values())
     if not 1 <= n <= most:
         raise ValueError(f"n must be from 1 to {most}, the pairs there are here, but it is {n}")
@@ -168,24 +160,15 @@ def _draw(n: int, texts: Mapping[str, str], words: Words, rng: np.random.Generat
         rows = np.flatnonzero(turns == turn)
         # One number stands for one content, so that drawing without replacement repeats none.
         numbers = rng.choice(math.prod(shape), len(rows), replace=False)
-        io, subject, thing, place = np.unravel_index(numbers, shape)
+        io, subject, *things = np.unravel_index(numbers, shape)
         subject = subject + (subject >= io)  # skips the IO: nobody gives to themselves
-        contents = {
-            "template": name,
-            "io": np.array(words["names"])[io],
-            "subject": np.array(words["names"])[subject],
-            "object": np.array(words["objects"])[thing] if "{object}" in texts[name] else "",
-            "place": np.array(words["places"])[place] if "{place}" in texts[name] else "",
-        }
+        names = np.array(words["names"])
+        contents = {"template": name, "io": names[io], "subject": names[subject]}
+        for kind, thing in zip(SLOTS, things, strict=True):
+            used = f"{{{kind}}}" in texts[name]
+            contents[kind] = np.array(words[kind + "s"])[thing] if used else ""
         parts.append(pd.DataFrame(contents, index=rows))
     return pd.concat(parts).sort_index().assign(pattern=np.resize(list(OTHER), n))
-
-
-def _shape(template: str, words: Words) -> tuple[int, int, int, int]:
-    """How many choices there are for IO, subject, object and place."""
-    objects = len(words["objects"]) if "{object}" in template else 1
-    places = len(words["places"]) if "{place}" in template else 1
-    return len(words["names"]), len(words["names"]) - 1, objects, places
 
 
 def _find_names(pairs: Pairs) -> dict[str, list[int]]:

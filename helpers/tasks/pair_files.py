@@ -1,8 +1,8 @@
 """Pairs of prompts from a CSV file of your own.
 
-One row per pair, below a row of column names: base, source, answer, counterfactual. The optional
-columns position and source_position say which token to patch and which to read, counted from 0
-(with BOS, if the model wants one) or, if negative, from the end.
+One row per pair, below a row of column names: base, source, answer, counterfactual (or
+"counterfactual answer"). The optional columns position and source_position say which token to patch
+and which to read, counted from 0 (with BOS, if the model wants one) or, if negative, from the end.
 
     base,source,answer,counterfactual
     "Then, Mary and John left. John thanked","Then, John and Mary left. John thanked",Mary,John
@@ -19,8 +19,6 @@ from helpers.tasks.pairs import Pairs, Tokenizes, encode, single_token
 
 NEEDED = ("base", "source", "answer", "counterfactual")
 POSITIONS = {"position": "base", "source_position": "source"}  # with the prompt each is about
-ALSO_CALLED = dict.fromkeys(("counterfactual answer", "counterfactual_answer"), "counterfactual")
-LAST_TOKEN = "-1"
 PROBLEMS_SHOWN = 5
 
 
@@ -33,10 +31,9 @@ def read_pairs(model: Tokenizes, path: str | Path) -> Pairs:
 
     Args:
         model: The model, or only its tokenizer.
-        path: Has the columns base, source, answer and counterfactual (or "counterfactual answer").
-            Answers are words that are a single token after a space. Without the columns position
-            and source_position the last token of each prompt is meant, so base and source may
-            differ in length.
+        path: The file. Answers are words that are a single token after a space. Without the columns
+            position and source_position the last token of each prompt is meant, so base and source
+            may differ in length.
 
     Returns:
         Pairs whose table has all columns of the file, their names in lower case, and both
@@ -47,14 +44,11 @@ def read_pairs(model: Tokenizes, path: str | Path) -> Pairs:
             names the first rows as a spreadsheet numbers them: the column names are row 1.
     """
     table = read_table(path)
-    problems = [
-        f"row {row}: {problem}"
-        for row, cells in zip(table.index, table.to_dict("records"), strict=True)
-        for problem in _problems(model, cells)
-    ]
-    _raise_if(path, problems)
-    positions = {name: table[name].str.strip().astype(int) for name in POSITIONS}
-    table = table.assign(**positions)
+    rows = table.to_dict("index").items()
+    _raise_if(
+        path, [f"row {row}: {what}" for row, cells in rows for what in _problems(model, cells)]
+    )
+    table = table.assign(**{name: table[name].str.strip().astype(int) for name in POSITIONS})
     columns = {name: table[name].tolist() for name in (*NEEDED, *POSITIONS)}
     return Pairs.from_prompts(model, **columns, table=table)
 
@@ -69,22 +63,20 @@ def read_table(path: str | Path) -> pd.DataFrame:
     Raises:
         PairFileError: The file cannot be read, columns are missing or there are no rows.
     """
-    rows = _read_rows(Path(path))
-    if not any(map(any, rows)):
+    header, *rows = _read_rows(Path(path)) or [[]]
+    if not any(map(any, (header, *rows))):
         raise PairFileError(f"{path} is empty: it needs the columns {', '.join(NEEDED)}")
-    columns = _columns(path, rows[0])
-    numbered = {number: cells for number, cells in enumerate(rows[1:], start=2) if any(cells)}
+    columns = _columns(path, header)
+    numbered = {number: cells for number, cells in enumerate(rows, start=2) if any(cells)}
     if not numbered:
         raise PairFileError(f"{path} has no pairs: write one per row below the column names")
-    ragged = [
-        f"row {number}: {len(cells)} cells, but {len(columns)} columns: put cells that hold a "
-        "comma in double quotes"
-        for number, cells in numbered.items()
-        if len(cells) != len(columns)
-    ]
-    _raise_if(path, ragged)
+    advice = f"but {len(columns)} columns: put cells that hold a comma in double quotes"
+    ragged = {
+        number: len(cells) for number, cells in numbered.items() if len(cells) != len(columns)
+    }
+    _raise_if(path, [f"row {number}: {n} cells, {advice}" for number, n in ragged.items()])
     table = pd.DataFrame(list(numbered.values()), index=list(numbered), columns=columns, dtype=str)
-    return table.assign(**{name: LAST_TOKEN for name in POSITIONS if name not in columns})
+    return table.assign(**{name: "-1" for name in POSITIONS if name not in columns})
 
 
 def _read_rows(path: Path) -> list[list[str]]:
@@ -107,7 +99,7 @@ def _read_rows(path: Path) -> list[list[str]]:
 def _columns(path: str | Path, header: Sequence[str]) -> list[str]:
     """The names of the columns, in lower case and as we call them."""
     names = [name.strip().lower() or f"column {number}" for number, name in enumerate(header, 1)]
-    names = [ALSO_CALLED.get(name, name) for name in names]
+    names = [re.sub("^counterfactual[ _]answer$", "counterfactual", name) for name in names]
     if missing := [name for name in NEEDED if name not in names]:
         raise PairFileError(
             f"{path} lacks the columns {missing}: row 1 has {names}. Name the columns in row 1 and "
@@ -148,8 +140,8 @@ def _position_problems(name: str, text: str, length: int) -> Iterator[str]:
 
 def _raise_if(path: str | Path, problems: Sequence[str]) -> None:
     """An error that lists the first problems, if there are any."""
-    if not problems:
-        return
-    rest = len(problems) - PROBLEMS_SHOWN
-    shown = [*problems[:PROBLEMS_SHOWN], *([f"and {rest} more"] if rest > 0 else [])]
-    raise PairFileError("\n  ".join([f"{path} cannot be used:", *shown]))
+    shown = [f"{path} cannot be used:", *problems[:PROBLEMS_SHOWN]]
+    if rest := len(problems[PROBLEMS_SHOWN:]):
+        shown.append(f"and {rest} more")
+    if problems:
+        raise PairFileError("\n  ".join(shown))

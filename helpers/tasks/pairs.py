@@ -1,4 +1,10 @@
-"""Pairs of prompts for an interchange: the base is patched, the source gives the activation."""
+"""Pairs of prompts for an interchange: the base is patched, the source gives the activation.
+
+pairs = Pairs.from_prompts(
+    model, ["Mary and John left. John thanked"], ["John and Mary left. John thanked"],
+    answer=["Mary"], counterfactual=["John"],
+)
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -16,6 +22,7 @@ from helpers.models import require
 
 Tokenizes: TypeAlias = TransformerBridge | PreTrainedTokenizerBase
 Tokens: TypeAlias = tuple[Int[Tensor, "pos"], ...]  # one tensor per prompt: lengths may differ
+COLUMNS = ("answer", "counterfactual", "position", "source_position")
 Rows: TypeAlias = int | slice | Sequence[int] | Sequence[bool] | np.ndarray | pd.Series | Tensor
 
 
@@ -36,8 +43,8 @@ class Pairs:
 
     Raises:
         ValueError: There are no pairs or not one entry for each, a position is outside its prompt,
-            the answer of a pair is its counterfactual, or a prompt, the answers or positions are no
-            tensors [n] of whole numbers.
+            an answer is its counterfactual, or tokens or positions are no tensors [n] of whole
+            numbers.
     """
 
     base_tokens: Tokens
@@ -49,12 +56,10 @@ class Pairs:
     table: pd.DataFrame
 
     def __post_init__(self) -> None:
-        _check_table(self.table)
         _check_lengths({field.name: getattr(self, field.name) for field in fields(self)})
-        for prompts in (self.base_tokens, self.source_tokens):
-            for tokens in prompts:
-                require.ids("the tokens of a prompt", tokens)
-        for name in ("answer", "counterfactual", "position", "source_position"):
+        for tokens in (*self.base_tokens, *self.source_tokens):
+            require.ids("the tokens of a prompt", tokens)
+        for name in COLUMNS:
             require.ids(name, getattr(self, name))
         _check_positions(self.base_tokens, self.position, "base")
         _check_positions(self.source_tokens, self.source_position, "source")
@@ -70,12 +75,11 @@ class Pairs:
 
     def __getitem__(self, rows: Rows) -> "Pairs":
         rows = _row_numbers(rows, len(self))
-        columns = ("answer", "counterfactual", "position", "source_position")
         return Pairs(
             base_tokens=tuple(self.base_tokens[row] for row in rows),
             source_tokens=tuple(self.source_tokens[row] for row in rows),
             table=self.table.iloc[rows].reset_index(drop=True),
-            **{name: getattr(self, name)[torch.from_numpy(rows)] for name in columns},
+            **{name: getattr(self, name)[torch.from_numpy(rows)] for name in COLUMNS},
         )
 
     @classmethod
@@ -102,25 +106,21 @@ class Pairs:
             table: More columns, one row per pair.
 
         Raises:
-            ValueError: There are no pairs or not one entry for each, a word is not a single token,
-                or positions are missing or outside their prompt. The message names the pair.
+            ValueError: As for `Pairs`; or a word is not a single token.
         """
         texts = {"base": base, "source": source}
         words = {"answer": answer, "counterfactual": counterfactual}
-        for name, column in {**texts, **words}.items():
+        for name, column in (texts | words).items():
             if isinstance(column, str):
                 raise ValueError(f"{name} must be a list with one text per pair, not one text")
         table = pd.DataFrame(index=range(len(base))) if table is None else table
-        _check_table(table)
         _check_lengths({**texts, **words, "table": table})
         base_tokens = tuple(encode(model, text) for text in base)
         source_tokens = tuple(encode(model, text) for text in source)
         if source_position is None:
             _check_equally_long(base_tokens, source_tokens, base, source)
             source_position = position
-        ids = {
-            word: single_token(model, word) for word in dict.fromkeys([*answer, *counterfactual])
-        }
+        ids = {w: single_token(model, w) for w in dict.fromkeys([*answer, *counterfactual])}
         other_columns = table.drop(columns=list(texts), errors="ignore").reset_index(drop=True)
         return cls(
             base_tokens=base_tokens,
@@ -166,6 +166,15 @@ def single_token(model: Tokenizes, word: str) -> int:
     return ids[0]
 
 
+def is_single_token(model: Tokenizes, word: str) -> bool:
+    """Whether the word is one token after a space, and one that the tokenizer knows."""
+    try:
+        single_token(model, word)
+    except ValueError:
+        return False
+    return True
+
+
 def _row_numbers(rows: Rows, n: int) -> Int[np.ndarray, "rows"]:
     numbers = np.arange(n)
     if isinstance(rows, slice):
@@ -188,16 +197,14 @@ def _from_start(position: int | Sequence[int], prompts: Tokens) -> Int[Tensor, "
 
 
 def _check_lengths(columns: dict[str, Sequence]) -> None:
+    """One entry per pair in each column, of which "table" must be a table."""
+    if not isinstance(table := columns["table"], pd.DataFrame):
+        raise ValueError(f"the table must be a pandas DataFrame, not {type(table).__name__}")
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"one entry per pair is needed, but the lengths are {lengths}")
     if not any(lengths.values()):
         raise ValueError("there are no pairs: the data, or the selection from it, is empty")
-
-
-def _check_table(table: pd.DataFrame) -> None:
-    if not isinstance(table, pd.DataFrame):
-        raise ValueError(f"the table must be a pandas DataFrame, not {type(table).__name__}")
 
 
 def _check_positions(prompts: Tokens, positions: Int[Tensor, "pairs"], side: str) -> None:

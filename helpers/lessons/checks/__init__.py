@@ -1,6 +1,8 @@
 """Checks of the exercises: each names the likely mistake.
 
-A check raises AssertionError with the likely mistake in its message, or prints one line.
+    checks.check_fldd(fldd)  # an answer
+
+A check prints one line, or raises AssertionError with the likely mistake in its message.
 
 Every check takes a `seed`, by keyword. Seed 0 is the check that the lessons show. Any other seed is
 a hidden test: the same question and the same list of mistakes, but other data of larger sizes, so
@@ -43,35 +45,4 @@ from helpers.lessons.checks.lesson_07 import (
 from helpers.lessons.checks.lesson_08 import check_auroc, check_beyond, check_opened
 from helpers.lessons.checks.lesson_09 import check_is_fragile, check_largest_share, check_verdict
 
-__all__ = [
-    "check_auroc",
-    "check_beyond",
-    "check_build_illusion",
-    "check_first_minus_second",
-    "check_fldd",
-    "check_inner_products",
-    "check_is_fragile",
-    "check_is_illusion",
-    "check_largest_share",
-    "check_last_subject_token",
-    "check_make_pair",
-    "check_mean_difference",
-    "check_minimal_reader",
-    "check_my_illusion",
-    "check_name_preference",
-    "check_opened",
-    "check_patch_direction",
-    "check_patch_each",
-    "check_predicted_output",
-    "check_rank_one",
-    "check_read_write",
-    "check_rewrite_score",
-    "check_row_null",
-    "check_seen_by",
-    "check_share_lost",
-    "check_smallest_hidden",
-    "check_split",
-    "check_start",
-    "check_through_one_head",
-    "check_verdict",
-]
+__all__ = sorted(name for name in dir() if name.startswith("check_"))

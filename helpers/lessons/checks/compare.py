@@ -1,5 +1,12 @@
-"""What all checks do: draw data, call the answer, compare, name the mistake, say that it passed."""
+"""What all checks do: draw data, call the answer, compare, name the mistake, say that it passed.
 
+@exercise("twice its input")
+def check_double(draw):
+    x = draw.normal(draw.size(4))
+    return (x,), 2 * x, {"that is the square": x**2}
+"""
+
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,10 +16,7 @@ NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".
 
 
 class Draw:
-    """The data of one check: of the visible sizes for seed 0, of other sizes for any other seed.
-
-    Hidden sizes are larger than the visible ones, so that no slice of the visible size fits them.
-    """
+    """The data of one check: of the visible sizes for seed 0, of larger ones for any other seed."""
 
     def __init__(self, seed: int) -> None:
         self.visible = seed == 0
@@ -65,12 +69,29 @@ class Draw:
         return torch.where(swap, later, earlier), torch.where(swap, earlier, later)
 
 
-def call(name: str, answer: Callable, *arguments: Tensor) -> object:
-    """What the answer returns for copies of the arguments.
+def exercise(praise: str, name: str | None = None) -> Callable:
+    """A check out of a function that draws one question and knows the likely wrong results.
 
-    Raises:
-        AssertionError: The answer changed one of them.
+    `praise` is said of a right answer; messages call it `name`, or else what follows `check_`.
     """
+
+    def decorate(question: Callable[[Draw], tuple[tuple, Tensor, dict[str, Tensor]]]) -> Callable:
+        what = name or question.__name__.removeprefix("check_")
+
+        @functools.wraps(question, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
+        def check(answer: Callable, *, seed: int = 0) -> None:
+            arguments, right, mistakes = question(Draw(seed))
+            name_mistake(call(what, answer, *arguments), right, mistakes, what)
+            passed(f"{what}: {praise}")
+
+        del check.__wrapped__  # the signature of the check is its own
+        return check
+
+    return decorate
+
+
+def call(name: str, answer: Callable, *arguments: Tensor) -> object:
+    """What the answer returns for copies of the arguments, which it must not change."""
     copies = [argument.clone() for argument in arguments]
     found = answer(*copies)
     unchanged = all(map(torch.equal, copies, arguments))
@@ -78,8 +99,13 @@ def call(name: str, answer: Callable, *arguments: Tensor) -> object:
     return found
 
 
-def passed(name: str) -> None:
-    print(f"PASS  {name}")
+def unit(x: Tensor) -> Tensor:
+    """Each vector `[... d]` at length 1."""
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def passed(what: str) -> None:
+    print(f"PASS  {what}")
 
 
 def require(condition: bool, message: str) -> None:
@@ -90,17 +116,25 @@ def require(condition: bool, message: str) -> None:
 def close(found: object, expected: Tensor, atol: float = 1e-5) -> bool:
     """Equal up to rounding, with anything that is not a tensor of that shape counted as unequal."""
     require(found is not None, "your function returns nothing: end it with `return`")
-    if not isinstance(found, Tensor):
-        found = torch.as_tensor(found)
+    found = torch.as_tensor(found)
     if found.shape != expected.shape:
         return False
     return torch.allclose(found.to(expected.dtype), expected, rtol=1e-4, atol=atol)
 
 
-def name_mistake(found: Tensor, expected: Tensor, mistakes: dict[str, Tensor], what: str) -> None:
-    """Passes a right answer; otherwise raises with the listed mistake that gives this result."""
+def name_mistake(found: object, expected: Tensor, mistakes: dict[str, Tensor], what: str) -> None:
+    """Pass a right answer; otherwise raise the first listed mistake that gives this result."""
     if close(found, expected):
         return
     for message, wrong in mistakes.items():
         require(not close(found, wrong), f"{what}: {message}")
     require(False, f"{what}: expected {expected.tolist()}, got {found}")
+
+
+def compare_parts(found: object, row: Tensor, null: Tensor, mistakes: dict[str, Tensor]) -> None:
+    """Pass the two parts of a direction, `(row, null)`; `mistakes` are further ones of the row."""
+    require(isinstance(found, tuple) and len(found) == 2, "split returns a pair: (row, null)")
+    rescaled = "the {} part is rescaled to length 1: leave it as it is"
+    general = {"row and null are swapped": null, rescaled.format("row"): row / row.norm()}
+    name_mistake(found[0], row, general | mistakes, "row part")
+    name_mistake(found[1], null, {rescaled.format("null"): null / null.norm()}, "null part")

@@ -6,16 +6,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from helpers.lessons.checks.compare import NUMBERS, Draw, call, name_mistake, passed, require
+from helpers.lessons.checks.compare import (
+    NUMBERS,
+    Draw,
+    call,
+    compare_parts,
+    name_mistake,
+    passed,
+    require,
+)
 
 
-def check_patch_direction(
-    patch_direction: Callable[[Tensor, Tensor, Tensor], Tensor], *, seed: int = 0
-) -> None:
-    """Exercise 1 of lesson 01: `(base [pairs d], source [pairs d], direction [d]) -> [pairs d]`.
-
-    Any `seed` but 0 draws other data of other sizes, for hidden tests.
-    """
+def check_patch_direction(patch_direction: Callable, *, seed: int = 0) -> None:
+    """Exercise 1 of lesson 01: `(base [pairs d], source [pairs d], direction [d]) -> [pairs d]`."""
     draw = Draw(seed)
     pairs, d, longer = draw.size(5), draw.size(4), draw.number(3.0, 2.0, 5.0)
     base, source = draw.normal(2, pairs, d)
@@ -23,63 +26,49 @@ def check_patch_direction(
         v = draw.normal(d)
         v = length * v / v.norm()
         u, sensed = v / v.norm(), (source - base) @ v
+        change = torch.outer(sensed, u) / length
+        long, once = (base + torch.outer(sensed, x) for x in (v, u))
+        added = base + torch.outer(source @ u, u)
         mistakes = {
-            f"the direction may have any length: divide by |v|² (here |v| = {longer:.3g})": base
-            + sensed[:, None] * v,
-            "you divided by |v| once; it takes |v|² (one for reading, one for writing)": base
-            + sensed[:, None] * v / v.norm(),
-            "you added the source's component without taking the base's away": base
-            + (source @ u)[:, None] * u,
-            "base and source are swapped": source + ((base - source) @ u)[:, None] * u,
-            "you return only the change: add it to the base": ((source - base) @ u)[:, None] * u,
+            f"the direction may have any length: divide by |v|² (here |v| = {longer:.3g})": long,
+            "you divided by |v| once; it takes |v|² (one for reading, one for writing)": once,
+            "you added the source's component without taking the base's away": added,
+            "base and source are swapped": source - change,
+            "you return only the change: add it to the base": change,
             "that is the whole source, not its component along v": source,
         }
-        expected = base + ((source - base) @ u)[:, None] * u
         found = call("patch_direction", patch_direction, base, source, v)
-        name_mistake(found, expected, mistakes, f"direction of length {length:.3g}")
+        name_mistake(found, base + change, mistakes, f"direction of length {length:.3g}")
     passed(f"patch_direction: right for directions of length 1 and {longer:.3g}, inputs untouched")
 
 
-def check_predicted_output(predicted_output: Callable[[Tensor], Tensor], *, seed: int = 0) -> None:
-    """Exercise 2 of lesson 01: angle in radians `[n]` -> output of the patched network `[n]`.
-
-    Any `seed` but 0 draws other data of other sizes, for hidden tests.
-    """
+def check_predicted_output(predicted_output: Callable, *, seed: int = 0) -> None:
+    """Exercise 2 of lesson 01: angle in radians `[n]` -> output of the patched network `[n]`."""
     draw = Draw(seed)
     a = torch.linspace(0, draw.number(math.pi / 2, 1.8, 3.0), draw.size(7))
+    sine, cosine = torch.sin(2 * a), torch.cos(2 * a)
     mistakes = {
-        "you forgot the output of the base before the patch, 1": 4 * torch.sin(2 * a),
-        "unit 2 counts twice: its weight is 2": 1 + 2 * torch.sin(2 * a),
+        "you forgot the output of the base before the patch, 1": 4 * sine,
+        "unit 2 counts twice: its weight is 2": 1 + 2 * sine,
         "the patch senses only 4 cos a, not 4": 1 + 8 * a.sin(),
         "the angle is in radians already": 1 + 4 * torch.sin(2 * a.deg2rad()),
-        "you have the cosine where the sine belongs: at 45° the effect is largest": 1
-        + 4 * torch.cos(2 * a),
+        "you have the cosine where the sine belongs: at 45° the effect is largest": 1 + 4 * cosine,
     }
     found = call("predicted_output", predicted_output, a)
-    name_mistake(found, 1 + 4 * torch.sin(2 * a), mistakes, "predicted_output")
+    name_mistake(found, 1 + 4 * sine, mistakes, "predicted_output")
     passed(f"predicted_output: right at {NUMBERS[len(a)]} angles")
 
 
-def check_split(split: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], *, seed: int = 0) -> None:
-    """Exercise 3 of lesson 01: `(direction [d], w_out [d]) -> (row [d], null [d])`.
-
-    Any `seed` but 0 draws other data of other sizes, for hidden tests.
-    """
+def check_split(split: Callable, *, seed: int = 0) -> None:
+    """Exercise 3 of lesson 01: `(direction [d], w_out [d]) -> (row [d], null [d])`."""
     draw = Draw(seed)
     direction, w = draw.normal(2, draw.size(5))
-    found = call("split", split, direction, w)
-    require(isinstance(found, tuple) and len(found) == 2, "split returns a pair: (row, null)")
     row = (direction @ w) * w / (w @ w)
-    null = direction - row
     mistakes = {
-        "row and null are swapped": null,
-        "the row part is rescaled to length 1: leave it as it is": row / row.norm(),
         "w_out may have any length: divide by |w_out|²": (direction @ w) * w,
         "divide by |w_out|², not by |w_out|": (direction @ w) * w / w.norm(),
     }
-    name_mistake(found[0], row, mistakes, "row part")
-    rescaled = {"the null part is rescaled to length 1: leave it as it is": null / null.norm()}
-    name_mistake(found[1], null, rescaled, "null part")
+    compare_parts(call("split", split, direction, w), row, direction - row, mistakes)
     passed("split: the parts add up, one parallel to w_out and one invisible to it")
 
 

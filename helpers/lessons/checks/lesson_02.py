@@ -3,9 +3,8 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
-from helpers.lessons.checks.compare import Draw, call, name_mistake, passed, require
+from helpers.lessons.checks.compare import Draw, exercise, passed, require
 
 VISIBLE_NAMES = ("Anna", "Paul", "Tom", "Kate")
 HIDDEN_NAMES = ("Laura", "Mark", "Peter", "Lucy", "Emma", "Jack", "Alice", "Dan")
@@ -14,10 +13,7 @@ HIDDEN_NAMES = ("Laura", "Mark", "Peter", "Lucy", "Emma", "Jack", "Alice", "Dan"
 def check_make_pair(
     make_pair: Callable[[str, str], tuple[str, str, str, str]], *, seed: int = 0
 ) -> None:
-    """Exercise 1 of lesson 02: `(io, subject) -> (base, source, answer, counterfactual)`.
-
-    Any `seed` but 0 draws other names, for hidden tests.
-    """
+    """Exercise 1 of lesson 02: `(io, subject) -> (base, source, answer, counterfactual)`."""
     draw = Draw(seed)
     template = "Then, {} and {} went home. {} thanked"
     names = VISIBLE_NAMES if draw.visible else [HIDDEN_NAMES[n] for n in draw.order(8)]
@@ -46,12 +42,9 @@ def check_make_pair(
     passed("make_pair: one change, and both answers labelled by the base")
 
 
-def check_fldd(fldd: Callable[[Tensor, Tensor], Tensor], *, seed: int = 0) -> None:
-    """Exercise 2 of lesson 02: `(clean [pairs], patched [pairs]) -> fraction`.
-
-    Any `seed` but 0 draws other data of other sizes, for hidden tests.
-    """
-    draw = Draw(seed)
+@exercise("a ratio of means")
+def check_fldd(draw: Draw) -> tuple:
+    """Exercise 2 of lesson 02: `(clean [pairs], patched [pairs]) -> fraction`."""
     pairs = draw.size(3)
     # In these ranges, with one clean value near 0, no two of the results below come close.
     clean = draw.shuffled(torch.tensor([0.0001]), draw.uniform(3, 4, pairs - 1))
@@ -66,36 +59,26 @@ def check_fldd(fldd: Callable[[Tensor, Tensor], Tensor], *, seed: int = 0) -> No
         "the sign is turned round: a decrease is positive": ratio - 1,
         "that is in nats: divide by the clean mean": clean.mean() - patched.mean(),
     }
-    name_mistake(call("fldd", fldd, clean, patched), 1 - ratio, mistakes, "fldd")
-    passed("fldd: a ratio of means")
+    return (clean, patched), 1 - ratio, mistakes
 
 
-def check_name_preference(
-    name_preference: Callable[[Tensor, Tensor, Tensor], Tensor], *, seed: int = 0
-) -> None:
-    """Exercise 3 of lesson 02: `(pattern [pairs heads keys], io, subject [pairs]) -> [heads]`.
-
-    Any `seed` but 0 draws other data of other sizes, for hidden tests.
-    """
-    draw = Draw(seed)
+@exercise("each pair read at its own positions")
+def check_name_preference(draw: Draw) -> tuple:
+    """Exercise 3 of lesson 02: `(pattern [pairs heads keys], io, subject [pairs]) -> [heads]`."""
     pairs, heads = draw.size(4), draw.size(3)
     pattern = draw.normal(pairs, heads, pairs + 3).softmax(-1)
     io, subject = draw.two_places(pairs, pairs + 3)
     rows = torch.arange(pairs)
     to_io, to_subject = pattern[rows, :, io], pattern[rows, :, subject]
     right = (to_io - to_subject).mean(0)
+    of_first = pattern[:, :, io[0]] - pattern[:, :, subject[0]]
+    of_all = (pattern[:, :, io] - pattern[:, :, subject]).mean((0, 2))
     mistakes = {
         "IO and subject are swapped": -right,
         "average over pairs: the result has one number per head": to_io - to_subject,
         "you averaged over heads: keep them, average over pairs": (to_io - to_subject).mean(1),
-        "you read every pair at the positions of the first one": (
-            pattern[:, :, io[0]] - pattern[:, :, subject[0]]
-        ).mean(0),
+        "you read every pair at the positions of the first one": of_first.mean(0),
         "that is only the attention to the IO: subtract that to the subject": to_io.mean(0),
-        "you used every pair's positions for every pair: select one row per pair": (
-            pattern[:, :, io] - pattern[:, :, subject]
-        ).mean((0, 2)),
+        "you used every pair's positions for every pair: select one row per pair": of_all,
     }
-    found = call("name_preference", name_preference, pattern, io, subject)
-    name_mistake(found, right, mistakes, "name_preference")
-    passed("name_preference: each pair read at its own positions")
+    return (pattern, io, subject), right, mistakes

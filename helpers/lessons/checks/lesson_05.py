@@ -5,18 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from helpers.lessons.checks.compare import NUMBERS, Draw, call, name_mistake, passed, require
+from helpers.lessons.checks.compare import NUMBERS, Draw, exercise, passed, require, unit
 
 
 def check_last_subject_token(
-    last_subject_token: Callable[[list[tuple[int, int]], int, int], int],
-    *,
-    seed: int = 0,
+    last_subject_token: Callable[[list[tuple[int, int]], int, int], int], *, seed: int = 0
 ) -> None:
-    """Exercise 1 of lesson 05: `(offsets, subject_stop, n_before) -> position`.
-
-    Any `seed` but 0 draws another text with longer subjects, for hidden tests.
-    """
+    """Exercise 1 of lesson 05: `(offsets, subject_stop, n_before) -> position`."""
     draw = Draw(seed)
     # Seed 0: "Mount", " Fu", "ji", "san", " is", " high". Two tokens follow the subject.
     widths = torch.tensor([5, 3, 2, 3, 3, 5]) if draw.visible else draw.integers(1, 7, draw.size(6))
@@ -37,72 +32,50 @@ def check_last_subject_token(
             right - 1: "that is one token too early: the subject's last token, not an earlier one",
             right - n_before: "count the tokens that stand before the text, too (BOS)",
         }
-        require(
-            found == right, f"{mistakes.get(found, f'expected {right}')} (stop {stop}, got {found})"
-        )
-    passed(
-        "last_subject_token: right with and without BOS, for subjects of one and "
-        f"{NUMBERS[n_subject]} tokens"
-    )
+        mistake = mistakes.get(found, f"expected {right}")
+        require(found == right, f"{mistake} (stop {stop}, got {found})")
+    sizes = f"one and {NUMBERS[n_subject]} tokens"
+    passed(f"last_subject_token: right with and without BOS, for subjects of {sizes}")
 
 
-def check_start(start: Callable[[Tensor, Tensor, Tensor], Tensor], *, seed: int = 0) -> None:
-    """Exercise 2 of lesson 05: `(base, source, gradient [pairs d]) -> unit vectors [pairs d]`.
-
-    Any `seed` but 0 draws other data of other sizes, for hidden tests.
-    """
-    draw = Draw(seed)
+@exercise("half sensor, half actuator, for every pair")
+def check_start(draw: Draw) -> tuple:
+    """Exercise 2 of lesson 05: `(base, source, gradient [pairs d]) -> unit vectors [pairs d]`."""
     base, source, gradient = draw.normal(3, draw.size(4), draw.size(5))
     change = 2 * (source - base)
-    source = base + change
-
-    def unit(x: Tensor) -> Tensor:
-        return x / x.norm(dim=-1, keepdim=True)
-
     right = unit(unit(change) - unit(gradient))
+    rising = unit(unit(change) + unit(gradient))
+    one_length = change / change.norm() - gradient / gradient.norm()
     mistakes = {
-        "that makes the logit difference rise: against the gradient": unit(
-            unit(change) + unit(gradient)
-        ),
+        "that makes the logit difference rise: against the gradient": rising,
         "the sensor points the wrong way: source minus base": unit(unit(-change) - unit(gradient)),
         "scale both parts to length 1 before you mix them": unit(change - gradient),
         "the sum is not of length 1: scale it again": unit(change) - unit(gradient),
-        "each pair has its own length: norm(dim=-1, keepdim=True)": (
-            change / change.norm() - gradient / gradient.norm()
-        )
-        / (change / change.norm() - gradient / gradient.norm()).norm(),
+        "each pair has its own length: norm(dim=-1, keepdim=True)": one_length / one_length.norm(),
     }
-    name_mistake(call("start", start, base, source, gradient), right, mistakes, "start")
-    passed("start: half sensor, half actuator, for every pair")
+    return (base, base + change, gradient), right, mistakes
 
 
-def check_patch_each(
-    patch_each: Callable[[Tensor, Tensor, Tensor], Tensor], *, seed: int = 0
-) -> None:
-    """Exercise 3 of lesson 05: `(base, source, directions [pairs d]) -> [pairs d]`.
-
-    Any `seed` but 0 draws other data of other sizes, for hidden tests.
-    """
-    draw = Draw(seed)
+@exercise("every pair along its own direction")
+def check_patch_each(draw: Draw) -> tuple:
+    """Exercise 3 of lesson 05: `(base, source, directions [pairs d]) -> [pairs d]`."""
     n = draw.size(4)
     base, source, directions = draw.normal(3, n, n)  # square on purpose
-    found = call("patch_each", patch_each, base, source, directions)
-    change = source - base
-    sensed = (change * directions).sum(-1, keepdim=True)
     length = directions.norm(dim=-1, keepdim=True)
-    right = base + sensed / length**2 * directions
+
+    def along(x: Tensor) -> Tensor:
+        return (x * directions).sum(-1, keepdim=True) * directions
+
+    change, right = along(source - base), base + along(source - base) / length**2
+    along_all = (source - base) @ directions.T @ directions
+    one_length, added = change / directions.norm() ** 2, along(source) / length**2
     mistakes = {
-        "the directions may have any length: divide by |v|², row by row": base
-        + sensed * directions,
-        "divide by |v|², not by |v|": base + sensed / length * directions,
-        "that patches every pair along all directions: multiply row by row": base
-        + change @ directions.T @ directions,
-        "one length for all pairs: the sum of squares needs dim=-1": base
-        + sensed / directions.norm() ** 2 * directions,
-        "you added the source's component without taking the base's away": base
-        + (source * directions).sum(-1, keepdim=True) / length**2 * directions,
-        "you return only the change: add it to the base": sensed / length**2 * directions,
-        "base and source are swapped": base - sensed / length**2 * directions,
+        "the directions may have any length: divide by |v|², row by row": base + change,
+        "divide by |v|², not by |v|": base + change / length,
+        "that patches every pair along all directions: multiply row by row": base + along_all,
+        "one length for all pairs: the sum of squares needs dim=-1": base + one_length,
+        "you added the source's component without taking the base's away": base + added,
+        "you return only the change: add it to the base": change / length**2,
+        "base and source are swapped": base - change / length**2,
     }
-    name_mistake(found, right, mistakes, "patch_each")
-    passed("patch_each: every pair along its own direction")
+    return (base, source, directions), right, mistakes

@@ -5,23 +5,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from helpers.lessons.checks.compare import Draw, call, name_mistake, passed, require
+from helpers.lessons.checks.compare import Draw, call, exercise, name_mistake, passed, require
 from helpers.patching.metrics import Estimate
 
 
-def check_inner_products(
-    inner_products: Callable[[Tensor, Tensor], Tensor], *, seed: int = 0
-) -> None:
-    """Exercise 1 of lesson 07: `(x [tokens d], four [n 4]) -> [n]`.
-
-    Any `seed` but 0 draws other data of other sizes, for hidden tests.
-    """
-    draw = Draw(seed)
+@exercise("of differences, one number per foursome")
+def check_inner_products(draw: Draw) -> tuple:
+    """Exercise 1 of lesson 07: `(x [tokens d], four [n 4]) -> [n]`."""
     tokens, n = draw.size(9), draw.size(2)
     x = draw.normal(tokens, draw.size(5))
     four = torch.stack([draw.order(tokens)[:4] for _ in range(n)])
     a, b, c, e = x[four].unbind(1)
     right = ((a - b) * (c - e)).sum(-1)
+    cosine = torch.cosine_similarity(a - b, c - e)
     mistakes = {
         "sum over the last dimension: an inner product is one number": (a - b) * (c - e),
         "an inner product is a sum, not a mean": ((a - b) * (c - e)).mean(-1),
@@ -29,30 +25,19 @@ def check_inner_products(
         "the pairs are (a, b) and (c, e), not (a, c) and (b, e)": ((a - c) * (b - e)).sum(-1),
         "one of the differences has the wrong sign": -right,
         "that is one product over all foursomes: keep one per row": right.sum(),
-        "that is a cosine: lengths belong to an inner product": torch.cosine_similarity(
-            a - b, c - e
-        ),
+        "that is a cosine: lengths belong to an inner product": cosine,
     }
-    found = call("inner_products", inner_products, x, four)
-    name_mistake(found, right, mistakes, "inner_products")
-    passed("inner_products: of differences, one number per foursome")
+    return (x, four), right, mistakes
 
 
-def check_smallest_hidden(
-    smallest_hidden: Callable[[Tensor, Tensor], Tensor], *, seed: int = 0
-) -> None:
-    """Exercise 2 of lesson 07: `(d [d_model], W_out [d_mlp d_model]) -> [d_mlp]`.
-
-    Any `seed` but 0 draws other data of other sizes, for hidden tests.
-    """
+def check_smallest_hidden(smallest_hidden: Callable, *, seed: int = 0) -> None:
+    """Exercise 2 of lesson 07: `(d [d_model], W_out [d_mlp d_model]) -> [d_mlp]`."""
     draw = Draw(seed)
     d_model = draw.size(3)
     d, W_out = draw.normal(d_model), draw.normal(2 * d_model + 1, d_model)
-    right = d @ torch.linalg.pinv(W_out)
+    right, other = d @ torch.linalg.pinv(W_out), W_out @ d
     mistakes = {
-        "W_out @ d pushes in a good direction, but does not write d: use the pseudo-inverse": (
-            W_out @ d
-        ),
+        "W_out @ d pushes in a good direction, but does not write d: use the pseudo-inverse": other,
         "keep the length of d in it: it belongs to what shall be written": right / d.norm(),
         "do not normalise: the length is the answer": right / right.norm(),
     }
@@ -63,6 +48,20 @@ def check_smallest_hidden(
         require(not longer, "smallest_hidden: it writes d, but a shorter one does, too")
     name_mistake(found, right, mistakes, "smallest_hidden")
     passed("smallest_hidden: the shortest vector that writes d")
+
+
+def check_is_illusion(is_illusion: Callable[..., bool], *, seed: int = 0) -> None:
+    """Exercise 3 of lesson 07: `(one, whole, random, row, null_share) -> bool`."""
+    draw = Draw(seed)
+    good = _an_illusion(draw)
+    like = "MLP 21 of lesson 03" if draw.visible else "an MLP like MLP 21 of lesson 03"
+    breaches = _breaches(draw, good)
+    questions = [(good,), *((good | change,) for change in breaches.values())]
+    first, *others = draw.answers(lambda given: is_illusion(**given), questions)
+    require(bool(first), f"is_illusion: {like} passes all four tests")
+    for message, found in zip(breaches, others, strict=True):
+        require(not found, f"is_illusion: {message}")
+    passed("is_illusion: inert as a whole, strong in one direction, read by the null part")
 
 
 def _around(value: float, half: float) -> Estimate:
@@ -118,20 +117,3 @@ def _breaches(draw: Draw, good: dict[str, Estimate]) -> dict[str, dict[str, Esti
             "null_share": Estimate(0.55, low, 0.65)
         },
     }
-
-
-def check_is_illusion(is_illusion: Callable[..., bool], *, seed: int = 0) -> None:
-    """Exercise 3 of lesson 07: `(one, whole, random, row, null_share) -> bool`.
-
-    Any `seed` but 0 draws other estimates, for hidden tests.
-    """
-    draw = Draw(seed)
-    good = _an_illusion(draw)
-    like = "MLP 21 of lesson 03" if draw.visible else "an MLP like MLP 21 of lesson 03"
-    breaches = _breaches(draw, good)
-    questions = [(good,), *((good | change,) for change in breaches.values())]
-    first, *others = draw.answers(lambda given: is_illusion(**given), questions)
-    require(bool(first), f"is_illusion: {like} passes all four tests")
-    for message, found in zip(breaches, others, strict=True):
-        require(not found, f"is_illusion: {message}")
-    passed("is_illusion: inert as a whole, strong in one direction, read by the null part")

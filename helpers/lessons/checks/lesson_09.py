@@ -6,10 +6,7 @@ from helpers.lessons.checks.compare import Draw, passed, require
 
 
 def check_verdict(verdict: Callable[[float, float, float, float], str], *, seed: int = 0) -> None:
-    """Exercise 1 of lesson 09: `(value, low, whole_high, random_high)`, percent -> verdict.
-
-    Any `seed` but 0 draws other data, for hidden tests.
-    """
+    """Exercise 1 of lesson 09: `(value, low, whole_high, random_high)`, percent -> verdict."""
     draw = Draw(seed)
     strong, near = draw.number(36.0, 25, 60), draw.number(1.0, 0.1, 2)
     low, whole, random = strong - 2, draw.number(-2.0, -9, -1), draw.number(0.5, 0.1, 3)
@@ -32,10 +29,7 @@ def check_verdict(verdict: Callable[[float, float, float, float], str], *, seed:
 
 
 def check_largest_share(largest_share: Callable[[int], float], *, seed: int = 0) -> None:
-    """Exercise 2 of lesson 09: `n` facts of which none flips -> the largest believable share.
-
-    Any `seed` but 0 draws other data, for hidden tests.
-    """
+    """Exercise 2 of lesson 09: `n` facts of which none flips -> the largest believable share."""
     draw = Draw(seed)
     for n in (round(draw.number(40, 50, 90)), round(draw.number(12, 5, 30))):
         right, found = 1 - 0.025 ** (1 / n), largest_share(n)
@@ -55,13 +49,8 @@ def check_largest_share(largest_share: Callable[[int], float], *, seed: int = 0)
     passed("largest_share: what none of n leaves open")
 
 
-def check_is_fragile(
-    is_fragile: Callable[[float, float, float, float], bool], *, seed: int = 0
-) -> None:
-    """Exercise 3 of lesson 09: `(value, low, high, threshold)`; rule: value >= threshold.
-
-    Any `seed` but 0 draws other data, for hidden tests.
-    """
+def check_is_fragile(is_fragile: Callable[..., bool], *, seed: int = 0) -> None:
+    """Exercise 3 of lesson 09: `(value, low, high, threshold)`; rule: value >= threshold."""
     draw = Draw(seed)
     cases = [
         ((50, 40, 60, 20), False, "both ends pass, as the value does"),

@@ -20,7 +20,7 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from helpers.claims import models, page, report
+from helpers.claims import models, page, report, sweeps
 from helpers.editing import moments
 from helpers.output import files
 from helpers.tasks import counterfact

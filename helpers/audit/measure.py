@@ -139,7 +139,7 @@ def audit(
     _check_counts(len(pairs), n_random)
     W = writing_matrix(model, site)
     others = [random_direction(len(direction), seed=seed + i) for i in range(n_random)]
-    with _bar(n_random + 5, progress) as bar:
+    with _bar(n_random + 4, progress) as bar:
         cached = cache_pairs(model, pairs, site, batch_size=batch_size)
         _check_margin(cached.clean_logit_difference)
         bar.update()
@@ -148,9 +148,7 @@ def audit(
         for activation in (cached.source, *patched):
             effects.append(_effects(cached, activation))
             bar.update()
-        found = scores(cached, direction, W)
-        bar.update()
-        findings = _findings(model, site, found, seed, effects[1].fldd)
+        findings = _findings(model, site, scores(cached, direction, W), seed, effects[1].fldd)
         bar.update()
     whole, effect, *random = effects
     return Audit(

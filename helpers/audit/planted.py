@@ -241,14 +241,7 @@ def plant(
     Raises:
         ValueError: an unknown family, or pairs at other sites.
     """
-    kinds = [part.site.kind for part in (hidden, before, stream)]
-    layers = {part.site.layer for part in (hidden, before, stream)}
-    sizes = {len(part) for part in (hidden, before, stream)}
-    if kinds != ["mlp_hidden", "resid_mid", "resid_post"] or len(layers) > 1 or len(sizes) > 1:
-        raise ValueError(
-            "the same pairs are needed at mlp_hidden, resid_mid and resid_post of one layer, but "
-            f"these are at {hidden.site}, {before.site} and {stream.site}"
-        )
+    _check_parts(hidden, before, stream)
     if family not in FAMILIES:
         raise ValueError(f"no family {family!r}: choose from {list(FAMILIES)}")
     generator = torch.Generator().manual_seed(seed)
@@ -280,6 +273,16 @@ def plant(
     noise = uniform(0, 0.2) * random_direction(hidden.base.shape[1], seed=seed + 1)
     weights = torch.tensor([one.weight for one in units])
     return planted, unit(torch.cat([noise, weights]))
+
+
+def _check_parts(*parts: CachedPairs) -> None:
+    kinds = [part.site.kind for part in parts]
+    layers, sizes = {part.site.layer for part in parts}, {len(part) for part in parts}
+    if kinds != ["mlp_hidden", "resid_mid", "resid_post"] or len(layers) > 1 or len(sizes) > 1:
+        raise ValueError(
+            "the same pairs are needed at mlp_hidden, resid_mid and resid_post of one layer, but "
+            "these are at {}, {} and {}".format(*(part.site for part in parts))
+        )
 
 
 def _spread(one: Unit, plan: Plan) -> list[Unit]:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,12 +41,10 @@ class Fit:
     Attributes:
         basis: Orthonormal, `[d rank]`.
         losses: Mean training loss of each epoch.
-        settings: Everything needed to train it again.
     """
 
     basis: Float[Tensor, "d rank"]
     losses: Sequence[float]
-    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def direction(self) -> Float[Tensor, "d"]:
@@ -97,12 +95,7 @@ def find_direction(
     base, source = cached.base, cached.source
     _check_arguments(base.shape[1], rank, patience, init)
     _check_schedule(epochs, batch_size, lr)
-    if not (torch.isfinite(base).all() and torch.isfinite(source).all()):
-        raise ValueError("the activations of the pairs hold NaN or infinity: check the model")
-    # Bases and sources are run along different paths: identical ones differ by rounding.
-    usable = ((base - source).norm(dim=-1) > 1e-4 * base.norm(dim=-1)).nonzero()[:, 0]
-    if len(usable) == 0:
-        raise ValueError("base and source are identical in every pair: there is nothing to learn")
+    usable = _usable(base, source)
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(base.shape[1], rank, generator=generator) if init is None else init
     weight = orthonormal(start.reshape(-1, rank).to(base)).detach().clone().requires_grad_()
@@ -114,11 +107,7 @@ def find_direction(
         total = 0.0
         for rows in usable[torch.randperm(len(usable), generator=generator)].split(batch_size):
             activation = patch_subspace(base[rows], source[rows], _free(weight))
-            value = loss(cached, activation, rows)
-            if not isinstance(value, Tensor) or value.numel() != 1:
-                raise ValueError("the loss must be one number: take the mean over the rows")
-            if not torch.isfinite(value):
-                raise ValueError(f"the loss became {value.item()}: lower the learning rate")
+            value = _one_finite(loss(cached, activation, rows))
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
@@ -127,11 +116,7 @@ def find_direction(
         losses.append(total / len(usable))
         if _stalled(losses, patience):
             break
-    settings = dict(
-        rank=rank, loss=getattr(loss, "__name__", repr(loss)), epochs=epochs, lr=lr, seed=seed,
-        batch_size=batch_size, patience=patience, pairs=len(usable), init=init,
-    )  # fmt: skip
-    return Fit(orthonormal(weight.detach()), losses, settings)
+    return Fit(orthonormal(weight.detach()), losses)
 
 
 @torch.enable_grad()
@@ -199,6 +184,24 @@ def _check_schedule(epochs: int, batch_size: int, lr: float) -> None:
     require.whole("epochs", epochs, least=1)
     require.whole("batch_size", batch_size, least=1)
     require.positive("lr", lr)
+
+
+def _usable(base: Tensor, source: Tensor) -> Int[Tensor, "rows"]:
+    """The pairs whose base and source differ; identical ones do, too, by rounding."""
+    if not (torch.isfinite(base).all() and torch.isfinite(source).all()):
+        raise ValueError("the activations of the pairs hold NaN or infinity: check the model")
+    usable = ((base - source).norm(dim=-1) > 1e-4 * base.norm(dim=-1)).nonzero()[:, 0]
+    if len(usable) == 0:
+        raise ValueError("base and source are identical in every pair: there is nothing to learn")
+    return usable
+
+
+def _one_finite(value: Any) -> Float[Tensor, ""]:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise ValueError("the loss must be one number: take the mean over the rows")
+    if not torch.isfinite(value):
+        raise ValueError(f"the loss became {value.item()}: lower the learning rate")
+    return value
 
 
 def _free(weight: Float[Tensor, "d rank"]) -> Float[Tensor, "d *rank"]:

@@ -71,9 +71,8 @@ def facts_at_layer(
     if cached.site.kind != "mlp_hidden":
         raise ValueError(f"cache the pairs at an mlp_hidden site, not at {cached.site}")
     pairs, layer, base, source = cached.pairs, cached.site.layer, cached.base, cached.source
-    if directions is None:
-        directions = find_pair_directions(cached, steps=steps, progress=False)
-    v = directions.to(base)
+    v = directions
+    v = find_pair_directions(cached, steps=steps, progress=False) if v is None else v.to(base)
     row, null = row_null_split(v, cached.model.blocks[layer].mlp.W_out)
     patched = {
         "direction": patch_each(base, source, v),

@@ -5,15 +5,17 @@
 holds the edit for the block, and takes it back.
 """
 
-from helpers.editing.edits import (
+from helpers.editing.conversion import (
     DirectionIntervention,
-    RankOneEdit,
-    down_projection,
     edit_to_patch,
-    edits_side_by_side,
     extra_variance,
     least_read,
     patch_to_edit,
+)
+from helpers.editing.edits import (
+    RankOneEdit,
+    down_projection,
+    edits_side_by_side,
     rank_one_edit,
     rewrite_score,
 )

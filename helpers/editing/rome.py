@@ -26,7 +26,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
-from helpers.editing.edits import RankOneEdit, down_projection, least_read
+from helpers.editing.conversion import least_read
+from helpers.editing.edits import RankOneEdit, down_projection
 from helpers.models import require
 from helpers.patching.cached import CachedPairs
 from helpers.tasks.pairs import Pairs, encode

@@ -1,7 +1,7 @@
 """What a direction of the float32 model does on weights, or in arithmetic, of less precision.
 
-Full forward passes with one hook, without the engine of `helpers.patching.cached`, so that nothing but the
-precision is different.
+Full forward passes with one hook, without the engine of `helpers.patching`, so that nothing but
+the precision is different.
 """
 
 import functools

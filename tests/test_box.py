@@ -14,7 +14,6 @@ import psutil
 import pytest
 import torch
 
-from helpers.lessons import checks
 from tools.classroom import box, record, replay
 from tools.classroom.exercises import ClassroomError
 
@@ -80,7 +79,7 @@ ANSWERS = {
         RIGHT.replace("    row", "    for _ in range(500): print('x' * 10**6)\n    row", 1),
         "Passed",
     ),
-    "forges the check": (LIES, "stopped the check before its end"),
+    "forges the check": (LIES, "row part: expected"),
     "returns an object": (EQUAL, "cannot be checked"),
     "returns a gigabyte": (
         tries("import torch\nreturn torch.ones(1).expand(2**28)"),
@@ -161,17 +160,17 @@ ENDS_ITS_BOX = {
         "import torch\nfor _ in range(5): os.fork() or torch.ones(2**27)\ntime.sleep(60)",
         "more than ",
     ),
+    "ends its box": ("os.kill(os.getppid(), 9)\ntime.sleep(60)", "ended the box"),
     "stops its box": (
         "import signal\nos.kill(os.getppid(), signal.SIGSTOP)\ntime.sleep(60)",
         "stopped its box",
     ),
-    "ends its box": ("os.kill(os.getppid(), 9)\ntime.sleep(60)", "ended the box"),
 }
 
 
 @boxed
 def test_who_ends_the_box_loses_and_the_others_do_not():
-    start, limits = time.monotonic(), box.Limits(seconds=5, memory_bytes=2**30)
+    start, limits = time.monotonic(), box.Limits(seconds=4, memory_bytes=2**30)
     hostile = [job(name, tries(body)) for name, (body, _) in ENDS_ITS_BOX.items()]
     found = run(job("before", RIGHT), *hostile, job("after", RIGHT), limits=limits)
     assert [name for name, (_, why) in ENDS_ITS_BOX.items() if why not in found[name]] == []
@@ -219,6 +218,13 @@ def test_a_box_that_does_not_work_is_no_box(monkeypatch, tmp_path):
     monkeypatch.setattr(box, "_fails", lambda c, real=box._fails: c[0] == "docker" or real(c))
     with pytest.raises(ClassroomError, match="no permission to make namespaces"):
         box.find_box()
+
+
+def test_cells_before_that_do_not_end_are_left_out(no_box):
+    before = ["import torch", "while True: pass", "raise SystemExit", "two = 2"]
+    answer = RIGHT.replace("    row", "    assert 'two' not in globals()\n    row", 1)
+    found = run(job("late", answer, before), limits=box.Limits(seconds=4), kind="none")
+    assert found == {"late": replay.PASSED}
 
 
 def test_who_trusts_goes_on_without_a_box(no_box):
@@ -347,7 +353,7 @@ def test_forged_records_pass_nothing():
         assert not replay.judge(packed(content), "split", CHECKS)[0]
 
 
-def test_the_check_outside_is_the_one_that_counts(monkeypatch):
+def test_the_check_outside_is_the_one_that_counts():
     """A right record passes; the same one fails a check that wants something else."""
     calls = []
     answer = record.watched(lambda v, w: ((v @ w) * w / (w @ w), v - (v @ w) * w / (w @ w)), calls)
@@ -355,8 +361,7 @@ def test_the_check_outside_is_the_one_that_counts(monkeypatch):
     blob = packed({"calls": calls})
     assert replay.judge(blob, "split", CHECKS)[0]
     assert not replay.judge(blob, "split", [*CHECKS, CHECKS[0]])[0]  # one call more than recorded
-    monkeypatch.setattr(checks, "check_split", lambda *_, **__: 1 / 0)
-    passed, message = replay.judge(blob, "split", CHECKS)
+    passed, message = replay.judge(blob, "split", [f"{CHECKS[0]} or 1 / 0"])
     assert not passed and "in the check" in message
 
 

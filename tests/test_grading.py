@@ -226,7 +226,7 @@ def test_what_cannot_be_read_says_why(batch, student, reason):
         ("loop", "split", "ended the box that it ran in"),
         ("unlucky", "angle", "SyntaxError"),
         ("deleting", "split", "not been answered"),
-        ("overwriting", "split", "stopped the check"),
+        ("overwriting", "split", "row part"),
         ("untouched", "build", "not been answered"),
     ],
 )

@@ -8,6 +8,7 @@ Nothing that is found here decides a point: outside, the check runs again on the
 
 import base64
 import contextlib
+import functools
 import io
 import json
 import os
@@ -16,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -103,20 +104,40 @@ def same(old: Tensor, new: Tensor) -> bool:
     return alike and torch.allclose(old, new, rtol=0, atol=0, equal_nan=True)
 
 
-def run_checks(calls: Sequence[str], name: str, answer: Any) -> None:
-    """Run checks such as "checks.check_split(split, seed=1)" on what `name` shall stand for."""
+@functools.cache
+def all_checks() -> SimpleNamespace:
+    """The checks as they are at the first call: before any student's code can change them."""
     from helpers.lessons import checks
 
+    return SimpleNamespace(**{name: getattr(checks, name) for name in checks.__all__})
+
+
+def run_checks(calls: Sequence[str], name: str, answer: Any) -> None:
+    """Run checks such as "checks.check_split(split, seed=1)" on what `name` shall stand for."""
     for call in calls:
-        eval(call, {"checks": checks, name: answer})
+        eval(call, {"checks": all_checks(), name: answer})
 
 
-def record(exercise: dict[str, Any]) -> dict[str, Any]:
-    """Run the cells before, the answer, and its checks; what the answer did in them."""
+def _run_before(sources: Sequence[str], variables: dict[str, Any], seconds: float) -> None:
+    """Run the cells before an answer; what fails, or comes too late, does not matter."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError
+
+    deadline = time.monotonic() + seconds
+    signal.signal(signal.SIGALRM, late)
+    for source in sources:
+        with contextlib.suppress(Exception, SystemExit):
+            signal.setitimer(signal.ITIMER_REAL, max(deadline - time.monotonic(), 1e-6))
+            exec(compile(source, LESSON, "exec"), variables)
+    with contextlib.suppress(TimeoutError):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def record(exercise: dict[str, Any], seconds: float = 20) -> dict[str, Any]:
+    """Run the cells before (for half of the time), the answer, and its checks; note what it did."""
     module = sys.modules["__main__"] = ModuleType("__main__")  # as in a notebook
-    for source in exercise["before"]:
-        with contextlib.suppress(Exception, SystemExit):  # a plot, perhaps: it does not matter
-            exec(compile(source, LESSON, "exec"), module.__dict__)
+    _run_before(exercise["before"], module.__dict__, seconds / 2)
     name, calls = exercise["name"], []
     try:
         exec(compile(exercise["answer"], CELL, "exec"), module.__dict__)
@@ -137,7 +158,7 @@ def _send(line: int, exercise: dict[str, Any], content: dict[str, str]) -> None:
         file.write(json.dumps({"exercise": exercise["exercise"]} | content) + "\n")
 
 
-def _answer(exercise: dict[str, Any], line: int) -> None:
+def _answer(exercise: dict[str, Any], line: int, seconds: float) -> None:
     """What the answer's process does: it has no input, and no output but its record."""
     os.setsid()
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file too large is an error, not the end
@@ -147,7 +168,7 @@ def _answer(exercise: dict[str, Any], line: int) -> None:
     sys.stdout = sys.stderr = Nowhere()
     torch.manual_seed(0)
     content = io.BytesIO()
-    torch.save(record(exercise), content)
+    torch.save(record(exercise, seconds), content)
     _send(line, exercise, {"record": base64.b64encode(content.getvalue()).decode()})
     os._exit(SENT)
 
@@ -169,14 +190,14 @@ def main() -> None:
     """Do the job that comes on the input: its exercises, one after the other."""
     job = json.load(sys.stdin)
     torch.set_num_threads(1)
-
+    all_checks()  # imported once for all answers, and before there is a clock
     line = os.dup(1)
     os.write(line, b"ready\n")
     for exercise in job["exercises"]:
         child = os.fork()
         if not child:
             try:
-                _answer(exercise, line)
+                _answer(exercise, line, job["seconds"])
             finally:
                 os._exit(1)
         problem = _wait(child, job["seconds"])

@@ -512,7 +512,10 @@ EDITING = [
     (lambda s: conversion.least_read(torch.ones(5), EYE), "6 rows for 5 hidden dimensions"),
     (lambda s: conversion.least_read(torch.ones(6).long(), EYE), NOT_FLOATS),
     (lambda s: conversion.least_read(torch.ones(6), WEIGHT), "symmetric matrix"),
-    (lambda s: conversion.patch_to_edit(EYE[0], EYE, EYE, EYE[:5], EYE, layer=0), "W_out has 5 rows"),
+    (
+        lambda s: conversion.patch_to_edit(EYE[0], EYE, EYE, EYE[:5], EYE, layer=0),
+        "W_out has 5 rows",
+    ),
     (
         lambda s: conversion.patch_to_edit(EYE[:2], EYE, EYE, EYE, EYE, layer=0),
         "one direction for all",
@@ -527,7 +530,9 @@ EDITING = [
         "one sign, 1 or -1",
     ),
     (
-        lambda s: conversion.DirectionIntervention(0, torch.ones(6), torch.tensor(1.0))(torch.ones(5)),
+        lambda s: conversion.DirectionIntervention(0, torch.ones(6), torch.tensor(1.0))(
+            torch.ones(5)
+        ),
         "hidden has 5 dimensions, but the edit reads 6",
     ),
     (lambda s: edits.rewrite_score(torch.tensor([torch.nan]), torch.ones(1)), "between 0 and 1"),

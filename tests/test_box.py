@@ -42,7 +42,7 @@ def told(body):
 
 LIES = """
 import sys, torch
-from helpers import checks
+from helpers.lessons import checks
 for name in checks.__all__:
     setattr(checks, name, lambda *a, **k: None)
 torch.allclose = torch.equal = lambda *a, **k: True

@@ -8,12 +8,15 @@ from hypothesis import strategies as st
 from helpers.directions.geometry import (
     chance_norms,
     cosine,
+    four_point_products,
     orthonormal,
     patch_subspace,
+    project,
     random_direction,
     read_write_patch,
     row_null_split,
     row_space,
+    shortest_hidden,
     unit,
 )
 
@@ -162,3 +165,25 @@ BASE, SOURCE = torch.zeros(2, 4), torch.ones(2, 4)
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_projection_is_the_nearest_point_of_the_span():
+    direction, basis = normal(8, seed=0), orthonormal(normal(8, 3, seed=1))
+    weights = torch.linalg.lstsq(basis, direction[:, None]).solution
+    assert torch.allclose(project(direction, basis), (basis @ weights)[:, 0])
+
+
+def test_the_shortest_hidden_vector_writes_what_it_should_and_is_shortest():
+    W_out, written = normal(12, 5, seed=0), normal(5, seed=1)
+    hidden = shortest_hidden(W_out)(written)
+    assert torch.allclose(hidden @ W_out, written)
+    for seed in range(5):  # all others that write the same
+        null = row_null_split(normal(12, seed=2 + seed), W_out).null
+        assert torch.allclose((hidden + null) @ W_out, written)
+        assert (hidden + null).norm() > hidden.norm()
+
+
+def test_four_point_products_are_inner_products_of_differences():
+    x, four = normal(6, 4, seed=0), torch.tensor([[0, 1, 2, 3], [4, 5, 4, 5], [1, 1, 0, 2]])
+    expected = [torch.dot(x[a] - x[b], x[c] - x[e]).item() for a, b, c, e in four.tolist()]
+    assert four_point_products(x, four).tolist() == pytest.approx(expected)

@@ -23,7 +23,10 @@ from helpers.directions.layers import (
     RandomMLP,
     cache_layers,
     construct,
+    difference_of_means,
     fldd_table,
+    halves,
+    illusion_tests,
     illusions_at_layer,
     mean_difference,
     mean_gradient,
@@ -31,7 +34,11 @@ from helpers.directions.layers import (
 )
 from helpers.patching.cached import CachedPairs
 from helpers.patching.caching import cache_pairs
-from helpers.patching.metrics import fractional_logit_difference_decrease, logit_difference
+from helpers.patching.metrics import (
+    Estimate,
+    fractional_logit_difference_decrease,
+    logit_difference,
+)
 from helpers.patching.sites import Site
 from helpers.tasks import agreement, ioi
 from helpers.tasks.pairs import Pairs
@@ -365,3 +372,46 @@ def test_fldd_of_every_layer_and_patch():
     for index, (layer, patch) in {(0, 0): (4, "row"), (1, 1): (11, "random")}.items():
         expected = fractional_logit_difference_decrease(clean, values[index])
         assert table[layer, patch] == pytest.approx(expected)
+
+
+def test_the_difference_of_means_is_that_of_two_averages():
+    x, first = torch.randn(5, 3), torch.tensor([True, False, True, False, False])
+    expected = (x[0] + x[2]) / 2 - (x[1] + x[3] + x[4]) / 3
+    assert torch.allclose(difference_of_means(x, first), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_halves_sense_what_is_not_read_and_write_what_is(exact):
+    difference, reads, W = torch.randn(9).double(), torch.randn(4).double(), torch.randn(9, 4)
+    W = W.double()
+    sensor, actuator, direction = halves(difference, reads, W, exact=exact)
+    assert torch.allclose(sensor @ W, torch.zeros(4).double(), atol=1e-12)
+    assert sensor @ difference > 0
+    assert sensor.norm() == pytest.approx(1) == actuator.norm()
+    assert torch.allclose(direction, (sensor + actuator) / (sensor + actuator).norm())
+    if exact:
+        assert torch.allclose((actuator @ W) / (actuator @ W).norm(), reads / reads.norm())
+    else:
+        assert torch.equal(direction, construct(difference, reads, W))
+
+
+def test_marks_of_an_illusion():
+    at = {
+        "whole MLP": Estimate(0.05, 0.0, 0.1),
+        "random": Estimate(0.0, -0.01, 0.01),
+        "trained": Estimate(0.3, 0.25, 0.35),
+        "row": Estimate(0.1, 0.05, 0.15),
+        "null share": Estimate(0.6, 0.55, 0.7),
+    }
+    assert illusion_tests(at) == (True,) * 5
+    for patch, value, expected in [
+        ("whole MLP", Estimate(-0.2, -0.3, -0.1), (False, True, True, True, True)),
+        ("whole MLP", Estimate(0.1, 0.0, 0.26), (True, False, False, True, True)),
+        ("random", Estimate(0.2, 0.1, 0.3), (True, False, False, True, True)),
+        ("trained", Estimate(0.19, 0.12, 0.3), (True, True, False, False, True)),
+        ("row", Estimate(0.16, 0.1, 0.2), (True, True, True, False, True)),
+        ("null share", Estimate(0.6, 0.5, 0.7), (True, True, True, True, False)),
+    ]:
+        assert illusion_tests(at | {patch: value}) == expected, patch
+    nothing_trained = {name: at[name] for name in ("whole MLP", "random")}
+    assert illusion_tests(nothing_trained) == (True, False, False, False, False)

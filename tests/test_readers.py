@@ -4,8 +4,14 @@ import pytest
 import torch
 
 from helpers.directions.geometry import unit
-from helpers.directions.readers import clean_queries, score_gradients
-from helpers.patching.caching import cache_pairs
+from helpers.directions.readers import (
+    attention_preference,
+    clean_queries,
+    input_space,
+    score_gradients,
+    written_change,
+)
+from helpers.patching.caching import cache_pairs, cache_sites
 from helpers.patching.sites import Site
 from helpers.tasks.ioi import make_pairs
 
@@ -98,3 +104,43 @@ def test_pairs_without_names(tiny_model, cached):
     bare = type(pairs)(**{**vars(pairs), "table": pairs.table[["base", "source"]]})
     with pytest.raises(ValueError, match="use IOI pairs"):
         score_gradients(cache_pairs(cached.model, bare, cached.site), READERS)
+
+
+def test_attention_preference_is_read_pair_by_pair_and_head_by_head():
+    pattern, io, subject = torch.rand(3, 2, 5), torch.tensor([0, 4, 2]), torch.tensor([1, 1, 3])
+    found = attention_preference(pattern, io, subject)
+    for pair in range(3):
+        for head in range(2):
+            expected = pattern[pair, head, io[pair]] - pattern[pair, head, subject[pair]]
+            assert found[pair, head] == expected
+
+
+@pytest.mark.parametrize("matrix, heads", [("W_Q", READERS), ("W_V", [(2, 0), (2, 1)])])
+def test_heads_do_not_see_what_is_outside_their_input_space(cached, matrix, heads):
+    model = cached.model
+    basis = input_space(model, heads, matrix)
+    assert torch.allclose(basis.T @ basis, torch.eye(basis.shape[1]), atol=1e-5)
+    for layer, head in heads:
+        weights = getattr(model.blocks[layer].attn, matrix)[head]
+        seen, stream = [], torch.randn(1, 1, model.cfg.d_model)
+        outside = torch.randn(model.cfg.d_model)
+        outside = outside - outside @ basis @ basis.T
+        for added in (torch.zeros_like(outside), outside):
+            x = model.blocks[layer].ln1(stream + added)
+            scale = (stream + added).square().mean().sqrt()  # the norm divides by it
+            seen.append(x[0, 0] @ weights * scale)
+        assert torch.allclose(*seen, atol=1e-4)
+
+
+def test_written_changes_of_all_components_add_up(cached):
+    model, layer = cached.model, 1
+    parts = [Site(at, "mlp_out") for at in range(layer + 1)]
+    parts += [
+        Site(at, "head_output", head=head)
+        for at in range(layer + 1)
+        for head in range(model.cfg.n_heads)
+    ]
+    ends = [Site(0, "resid_pre"), Site(layer, "resid_post")]
+    *parts, start, end = cache_sites(model, cached.pairs, [*parts, *ends])
+    total = sum(map(written_change, [start, *parts]))
+    assert torch.allclose(total, end.source - end.base, atol=1e-4)

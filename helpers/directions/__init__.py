@@ -15,25 +15,37 @@ from helpers.directions.closed_form import (
 from helpers.directions.geometry import (
     chance_norms,
     cosine,
+    four_point_products,
     orthonormal,
     patch_each,
     patch_subspace,
+    project,
     random_direction,
     read_write_patch,
     row_null_split,
     row_space,
+    shortest_hidden,
     unit,
 )
 from helpers.directions.layers import (
     cache_layers,
     construct,
+    difference_of_means,
     fldd_table,
+    halves,
+    illusion_tests,
     illusions_at_layer,
     mean_difference,
     mean_gradient,
     sign_of,
 )
-from helpers.directions.readers import clean_queries, score_gradients
+from helpers.directions.readers import (
+    attention_preference,
+    clean_queries,
+    input_space,
+    score_gradients,
+    written_change,
+)
 from helpers.directions.search import (
     Fit,
     answer_logit_difference,

@@ -6,10 +6,11 @@ MLP writes `hidden @ W_out` (plus a bias). What `W_out` cannot see is its *null 
 paper uses, section 3; a row of its `W_out`, which is the transpose of ours).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from helpers.models import require
@@ -195,6 +196,23 @@ def row_null_split(
     q = row_space(W_out).to(direction)
     row = direction @ q @ q.T
     return RowNullSplit(row, direction - row)
+
+
+def project(direction: Float[Tensor, "*k d"], basis: Float[Tensor, "d rank"]) -> Tensor:
+    """The part of a direction in the span of an orthonormal basis."""
+    return direction @ basis @ basis.T
+
+
+def shortest_hidden(W_out: Float[Tensor, "d_mlp d_model"]) -> Callable[[Tensor], Tensor]:
+    """Takes an output `[d_model]` to the shortest hidden vector `[d_mlp]` that writes it."""
+    inverse = torch.linalg.pinv(W_out)
+    return lambda output: output @ inverse
+
+
+def four_point_products(x: Float[Tensor, "n d"], four: Int[Tensor, "rows 4"]) -> Tensor:
+    """`(x[a] - x[b]) . (x[c] - x[e])` for each row (a, b, c, e): `[rows]`, in float64."""
+    table, (a, b, c, e) = x.double() @ x.double().T, four.unbind(1)
+    return table[a, c] - table[a, e] - table[b, c] + table[b, e]
 
 
 def chance_norms(W_out: Float[Tensor, "d_mlp d_model"]) -> tuple[float, float]:

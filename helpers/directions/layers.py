@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens import TransformerBridge
 from transformers.activations import ACT2FN
@@ -20,6 +20,7 @@ from helpers.directions.geometry import (
     random_direction,
     read_write_patch,
     row_null_split,
+    shortest_hidden,
     unit,
 )
 from helpers.directions.search import answer_logit_difference, find_direction
@@ -56,6 +57,20 @@ def mean_gradient(cached: CachedPairs) -> Float[Tensor, "d"]:
 def mean_difference(cached: CachedPairs) -> Float[Tensor, "d"]:
     """The mean activation of the first value minus that of the second, over bases and sources."""
     return (sign_of(cached.pairs).to(cached.base)[:, None] * (cached.base - cached.source)).mean(0)
+
+
+def difference_of_means(x: Float[Tensor, "rows d"], first: Bool[Tensor, "rows"]) -> Tensor:
+    """The mean of the rows that are `first` minus that of the others: `[d]`."""
+    return x[first].mean(0) - x[~first].mean(0)
+
+
+def halves(
+    difference: Float[Tensor, "d"], reads: Float[Tensor, "d_model"], W: Tensor, *, exact: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sensor, actuator and direction of `construct`; an exact one writes only `reads`."""
+    sensor = unit(row_null_split(difference, W).null)
+    actuator = unit(shortest_hidden(W)(reads) if exact else W @ reads)
+    return sensor, actuator, unit(sensor + actuator)
 
 
 def construct(
@@ -239,3 +254,13 @@ def fldd_table(sweep: pd.DataFrame) -> pd.Series:
 
     groups = sweep.groupby(["layer", "patch"])[["clean", "patched"]]
     return pd.Series({key: of(group) for key, group in groups})
+
+
+def illusion_tests(of: Mapping[str, Estimate]) -> tuple[bool, ...]:
+    """Inert? Does one direction work? By 20 %? Its row keep half at most? Its null read most?"""
+    names = "trained", "whole MLP", "random", "row", "null share"
+    missing = Estimate(*[float("nan")] * 3)
+    one, whole, random, row, null = (of.get(name, missing) for name in names)
+    inert, works = abs(whole.value) <= 0.1, one.low > max(whole.high, random.high, 0)
+    row_halves = row.value <= 0.5 * one.value
+    return inert, works, works and one.value >= 0.2, row_halves, null.low > 0.5

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from transformer_lens import TransformerBridge
 
-from helpers.directions.geometry import unit
+from helpers.directions.geometry import row_space, unit
 from helpers.models import require
+from helpers.models.load import norm_gain
 from helpers.patching.cached import CachedPairs
 from helpers.patching.sites import Site
 
@@ -65,6 +67,28 @@ def clean_queries(cached: CachedPairs, readers: Heads) -> dict[Site, Float[Tenso
     return {
         Site(layer, "head_query", head=head): run[names[layer]][:, head] for layer, head in readers
     }
+
+
+def attention_preference(
+    pattern: Float[Tensor, "pairs heads keys"], io: Int[Tensor, "pairs"], subject: Tensor
+) -> Float[Tensor, "pairs heads"]:
+    """Attention to the IO minus attention to the subject, which stand at these places."""
+    rows = torch.arange(len(pattern))
+    return pattern[rows, :, io] - pattern[rows, :, subject]
+
+
+def input_space(model: TransformerBridge, heads: Heads, matrix: str = "W_Q") -> Tensor:
+    """What heads read of the stream by a matrix: an orthonormal basis `[d_model rank]`."""
+    weights = getattr(model, matrix)
+    gains = [norm_gain(model, model.blocks[layer].ln1)[:, None] for layer, _ in heads]
+    columns = [gain * weights[tuple(head)] for gain, head in zip(gains, heads, strict=True)]
+    return row_space(torch.cat(columns, dim=1).detach())
+
+
+def written_change(cached: CachedPairs) -> Float[Tensor, "pairs d_model"]:
+    """Source minus base at an MLP's or a head's output, as it arrives in the stream."""
+    change, site = cached.source - cached.base, cached.site
+    return change if site.head is None else change @ cached.model.W_O[site.layer, site.head]
 
 
 def _check(cached: CachedPairs, readers: Heads) -> None:

@@ -106,6 +106,12 @@ def fractional_logit_difference_decrease(
     return bootstrap(samples, lambda means: 1 - means[..., 1] / means[..., 0], seed=seed)
 
 
+def percent_lost(clean: Tensor, patched: Tensor, clamped: Tensor) -> Estimate:
+    """How much of a patch's effect a clamp undoes, in percent; logit differences `[pairs]`."""
+    samples = torch.stack([clean, patched, clamped], -1)
+    return bootstrap(samples, lambda m: 100 * (m[..., 2] - m[..., 1]) / (m[..., 0] - m[..., 1]))
+
+
 def margin(clean: Float[Tensor, "pairs"]) -> float:
     """The mean clean logit difference in nats, of which effects are shares.
 

@@ -30,7 +30,7 @@ from tools.classroom.submission import Cell, Submission
 WORKS = not box._fails([*box._bubblewrap(box.Limits()), "-c", ""])
 boxed = pytest.mark.skipif(not WORKS, reason="bubblewrap is not installed, or may not work here")
 
-SECONDS = 6  # for each answer
+SECONDS = 10  # for each answer
 POINTS = {"patch": 1, "angle": 2, "split": 2, "build": 3}  # of lesson 01
 FILE = "01_build_the_illusion_by_hand.ipynb"
 LOOP = "def predicted_output(a):\n    while True:\n        pass"

@@ -88,7 +88,7 @@ def with_helper(master):
 def overwriting(master):
     """Wrong answers, and the checks replaced in every way one can think of."""
     lies = (
-        "from helpers import checks\nimport torch, sys\n"
+        "from helpers.lessons import checks\nimport torch, sys\n"
         "for name in checks.__all__:\n    setattr(checks, name, lambda *a, **k: None)\n"
         "sys.modules['helpers.lessons.checks'] = checks\n"
         "torch.allclose = lambda *a, **k: True\n"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from helpers.output import files
 from tools.classroom.submission import Submission
 
 GRADES = "student id lesson points max_points same_as_published notes isolation file page".split()

@@ -21,7 +21,7 @@ from helpers.models import require
 from helpers.output import files
 from helpers.tasks.pairs import Pairs, Tokenizes, is_single_token
 
-Split: TypeAlias = Literal["train", "test"]
+Split: TypeAlias = Literal["train", "test", "fresh"]
 Words: TypeAlias = Mapping[str, list[str]]  # by kind: {"names": ["Aaron", ...], ...}
 
 FOLDER = files.ROOT / "data" / "ioi"
@@ -94,20 +94,23 @@ def vocabulary(model: Tokenizes, split: Split) -> dict[str, list[str]]:
     """The names, objects and places of a split that are single tokens for this model.
 
     Every second usable word is a test word, so the splits are disjoint for each model; but a word
-    may change sides from one model to another.
+    may change sides from one model to another. `fresh` has words of its own, for rules that were
+    written before anything was measured on them.
 
     Raises:
         ValueError: Too few words of a list are single tokens.
     """
-    start, found = ("train", "test").index(_check_split(split)), {}
+    taken = {"train": slice(0, None, 2), "test": slice(1, None, 2), "fresh": slice(None)}
+    taken, found = taken[_check_split(split)], {}
     for kind, fewest in FEWEST.items():
-        usable = [word for word in _words(kind) if is_single_token(model, word)]
+        words = _words(kind, "fresh" if split == "fresh" else "")
+        usable = [word for word in words if is_single_token(model, word)]
         if len(usable) < fewest:
             raise ValueError(
-                f"only {len(usable)} of our {len(_words(kind))} {kind} are single tokens for this "
+                f"only {len(usable)} of our {len(words)} {kind} are single tokens for this "
                 f"model, and {fewest} are needed: its tokenizer does not suit this task"
             )
-        found[kind] = usable[start::2]
+        found[kind] = usable[taken]
     return found
 
 
@@ -124,13 +127,13 @@ def _templates() -> dict[str, dict[str, str]]:
 
 
 @functools.cache
-def _words(kind: str) -> tuple[str, ...]:
-    return tuple((FOLDER / f"{kind}.txt").read_text(encoding="utf-8").split())
+def _words(kind: str, folder: str = "") -> tuple[str, ...]:
+    return tuple((FOLDER / folder / f"{kind}.txt").read_text(encoding="utf-8").split())
 
 
 def _check_split(split: str) -> Split:
     if split not in _templates():
-        raise ValueError(f"the split must be 'train' or 'test', not {split!r}")
+        raise ValueError(f"the split must be 'train', 'test' or 'fresh', not {split!r}")
     return split
 
 

@@ -11,11 +11,9 @@ share no name, object, place or template with them (`RULES`).
 import argparse
 import functools
 import itertools
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -33,15 +31,15 @@ from helpers.directions.geometry import patch_subspace, random_direction
 from helpers.directions.layers import mean_difference, mean_gradient
 from helpers.directions.search import answer_logit_difference, cross_entropy, find_direction
 from helpers.models import load_model, load_untrained
-from helpers.output.files import write
 from helpers.output.pages import markdown_table
 from helpers.patching import CachedPairs, cache_sites
 from helpers.patching.metrics import bootstrap
 from helpers.patching.sites import Site
 from helpers.tasks.ioi import make_pairs
 from helpers.tasks.pairs import Pairs, single_token
+from tools.evidence.store import Evidence, evidence_file
 
-FILE = Path(__file__).resolve().parents[2] / "data" / "evidence" / "closed_form.json"
+FILE = evidence_file("closed_form")
 SITES = (
     Site(20, "mlp_hidden"),
     Site(21, "mlp_hidden"),
@@ -156,47 +154,6 @@ def is_control_row(method: str) -> bool:
 
 
 # ------------------------------------------------------------------------------ the run
-
-
-class Evidence(dict):
-    """The table so far, written at every change."""
-
-    def __init__(self) -> None:
-        super().__init__(json.loads(FILE.read_text("utf-8")) if FILE.exists() else {})
-
-    def missing(self, *keys: str) -> bool:
-        """Whether there is nothing below these keys yet."""
-        at = self
-        for key in keys:
-            at = at.get(key, {})
-        return at == {}
-
-    def put(self, value: object, *keys: str) -> None:
-        """Store a value below the keys, and all on disk."""
-        at = self
-        for key in keys[:-1]:
-            at = at.setdefault(key, {})
-        at[keys[-1]] = rounded(value)
-        write(FILE, as_text(self) + "\n")
-        print(*keys, flush=True)
-
-
-def rounded(value: object) -> object:
-    """Numbers to four places, so that the file is small."""
-    if isinstance(value, float):
-        return round(value, 4)
-    if isinstance(value, dict):
-        return {key: rounded(each) for key, each in value.items()}
-    return [rounded(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def as_text(value: object, depth: int = 0) -> str:
-    """JSON with a line for every row of a table."""
-    if depth == 3 or not isinstance(value, dict):
-        return json.dumps(value)
-    lines = [f"{json.dumps(key)}: {as_text(each, depth + 1)}" for key, each in value.items()]
-    indent = "\n" + " " * (depth + 1)
-    return "{" + indent + f",{indent}".join(lines) + "\n" + " " * depth + "}"
 
 
 def run(evidence: Evidence) -> None:
@@ -331,7 +288,7 @@ def show(evidence: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser("python -m tools.evidence.closed_form", description=__doc__)
     parser.add_argument("--print", action="store_true", help="only print what was measured")
-    options, evidence = parser.parse_args(), Evidence()
+    options, evidence = parser.parse_args(), Evidence(FILE)
     if not options.print:
         run(evidence)
     show(evidence)

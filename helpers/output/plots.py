@@ -7,7 +7,7 @@ show(figure, "What the figure shows, in words.")
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -151,6 +151,25 @@ def estimate(
     x, *ends = (scale * number for number in value)
     ax.plot(ends, [name, name], color=color, marker="|", ms=6)
     ax.plot([x], [name], color=color, marker=marker, ms=7)
+
+
+def effects(
+    estimates: Mapping[str, Estimate], *, colors: Mapping[str, str], title: str, alt: str,
+    xlabel: str = "FLDD on test pairs, %",
+) -> None:  # fmt: skip
+    """Show estimates of a share as percentages, a row for each, from top to bottom.
+
+    Args:
+        colors: Of the rows that are not neutral, by name; these get a diamond, the others a circle.
+    """
+    figure, ax = new(width=6.8, height=0.9 + 0.36 * len(estimates))
+    for name, value in estimates.items():
+        marker = "D" if name in colors else "o"
+        estimate(ax, name, value, color=colors.get(name, BASE), marker=marker)
+    ax.axvline(0, color=REFERENCE, lw=1)
+    ax.invert_yaxis()
+    ax.set(xlabel=xlabel, title=title)
+    show(figure, alt)
 
 
 def explore(draw: Callable, **ranges: tuple[float, float, float]) -> None:

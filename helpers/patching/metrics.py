@@ -112,6 +112,12 @@ def percent_lost(clean: Tensor, patched: Tensor, clamped: Tensor) -> Estimate:
     return bootstrap(samples, lambda m: 100 * (m[..., 2] - m[..., 1]) / (m[..., 0] - m[..., 1]))
 
 
+def percent_kept(clean: Tensor, patched: Tensor, part: Tensor) -> Estimate:
+    """How much of a patch's effect another patch has, in percent; logit differences `[pairs]`."""
+    samples = torch.stack([clean, patched, part], -1)
+    return bootstrap(samples, lambda m: 100 * (m[..., 0] - m[..., 2]) / (m[..., 0] - m[..., 1]))
+
+
 def margin(clean: Float[Tensor, "pairs"]) -> float:
     """The mean clean logit difference in nats, of which effects are shares.
 

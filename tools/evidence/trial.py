@@ -76,14 +76,6 @@ def accuracy(cached: CachedPairs, basis: Tensor) -> dict:
     }  # fmt: skip
 
 
-def share_of(cached: CachedPairs, part: Tensor, whole: Tensor) -> metrics.Estimate:
-    """How much of one patch's effect another has, in percent."""
-    means = torch.stack([cached.clean_logit_difference, part, whole], -1)
-    return metrics.bootstrap(
-        means, lambda m: 100 * (m[..., 0] - m[..., 1]) / (m[..., 0] - m[..., 2])
-    )
-
-
 class Court:
     """The model, the readers, and pairs of both splits at every site the tests look at."""
 
@@ -125,7 +117,8 @@ class Court:
         whole = fresh.measure(patched).logit_difference
 
         def of_effect(activation: Tensor, **held: dict) -> metrics.Estimate:
-            return share_of(fresh, fresh.measure(activation, **held).logit_difference, whole)
+            part = fresh.measure(activation, **held).logit_difference
+            return metrics.percent_kept(fresh.clean_logit_difference, whole, part)
 
         above = [head for head in self.readers if head[0] > site.layer]
         mean = mean_direction(train)

@@ -26,7 +26,7 @@ from helpers.directions.search import cross_entropy
 from helpers.models.load import load_model
 from helpers.models.smollm import packaged_folder
 from helpers.output import plots
-from helpers.patching.batches import measure_in_batches
+from helpers.patching.caching import measure_in_batches
 from helpers.patching.cached import CachedPairs
 from helpers.patching.caching import cache_pairs
 from helpers.patching.sites import Site

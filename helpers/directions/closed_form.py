@@ -28,8 +28,7 @@ from torch import Tensor
 
 from helpers.directions.geometry import patch_subspace, unit
 from helpers.models import require
-from helpers.patching.cached import CachedPairs, gradients
-from helpers.patching.many_sites import base_gradients
+from helpers.patching.cached import CachedPairs, base_gradients, gradients
 from helpers.patching.metrics import margin
 
 
@@ -67,7 +66,6 @@ def best_directions(cached: CachedPairs, rank: int = 1, *, passes: int = 1) -> B
     Further passes go half-way along the whole subspace, whose patch is one patch.
 
     Args:
-        cached: Pairs at the site.
         rank: Columns of `top` and of `bottom`.
         passes: How often the gradients are taken for either end.
 
@@ -76,7 +74,9 @@ def best_directions(cached: CachedPairs, rank: int = 1, *, passes: int = 1) -> B
             NaN, an answer that does not depend on the site, or a model that does not do the task.
     """
     require.whole("passes", passes, least=1)
-    _check(cached, rank)
+    _check_rank(cached, rank)
+    if not _moves(cached):
+        raise ValueError("base and source are identical in every pair: there is nothing to patch")
     share = margin(cached.clean_logit_difference)
     return _best(cached, cached.base_gradient, share, rank, passes)
 
@@ -152,8 +152,7 @@ def spectrum_ends(
     is positive.
 
     Args:
-        gradient: Of the logit difference, a row per pair.
-        difference: Source minus base, a row per pair.
+        gradient, difference: Of the logit difference, and source minus base: a row per pair.
         rank: How many eigenvectors at each end.
 
     Raises:
@@ -220,12 +219,6 @@ def _best(
 def _double(tensor: Tensor) -> Tensor:
     """In float64 on the CPU: not every device has it."""
     return tensor.detach().cpu().double()
-
-
-def _check(cached: CachedPairs, rank: int) -> None:
-    _check_rank(cached, rank)
-    if not _moves(cached):
-        raise ValueError("base and source are identical in every pair: there is nothing to patch")
 
 
 def _moves(cached: CachedPairs) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from helpers.models import require
 
-SHORTEST = 1e-15  # lengths below, whose squares float32 does not hold exactly, are scaled first
+SHORTEST = 1e-15  # float32 does not hold the squares of smaller lengths exactly
 
 
 class RowNullSplit(NamedTuple):
@@ -29,20 +29,17 @@ def unit(direction: Float[Tensor, "*k d"]) -> Float[Tensor, "*k d"]:
     """The direction scaled to length 1.
 
     Raises:
-        ValueError: a direction is zero, holds NaN or infinity, or is no floating-point tensor.
+        ValueError: a direction is zero or shorter than `SHORTEST`, holds NaN or infinity, or is no
+            floating-point tensor.
     """
     require.floats("a direction", direction)
     if not direction.shape[-1]:
         raise ValueError("a direction of no dimensions points nowhere")
     norm = direction.norm(dim=-1, keepdim=True)
-    if ((norm > SHORTEST) & torch.isfinite(norm)).all():
-        return direction / norm
-    largest = direction.detach().abs().amax(dim=-1, keepdim=True)
-    if not torch.isfinite(largest).all():
-        raise ValueError("a direction holds NaN or infinity: check the training that produced it")
-    if (largest == 0).any():
+    _require_finite(norm)  # of the numbers, and of their squares
+    if not (norm > SHORTEST).all():
         raise ValueError("a direction is the zero vector, which points nowhere")
-    return unit(direction / largest)  # its square was too small or too large to be represented
+    return direction / norm
 
 
 def random_direction(d: int, *, seed: int) -> Float[Tensor, "d"]:
@@ -57,8 +54,8 @@ def cosine(a: Float[Tensor, "*k d"], b: Float[Tensor, "*k d"]) -> Float[Tensor, 
     Raises:
         ValueError: vectors of different dimension, or one that is zero or NaN.
     """
-    require.floats("a direction", a)
-    require.floats("a direction", b)
+    for direction in (a, b):
+        require.floats("a direction", direction)
     _require_dimension("the second direction", b.shape[-1], a.shape[-1])
     return (unit(a) * unit(b)).sum(-1)
 
@@ -91,7 +88,7 @@ def patch_subspace(
 
     `h = base + P (source - base)` with `P` the orthogonal projector on the span of `basis`: the
     subspace activation patch of section 2. A single direction `[d]` may have any length, a basis
-    `[d, k]` any shape: both are normalised here. `base` and `source` are left as they were.
+    `[d, k]` any shape: both are normalised here.
 
     Raises:
         ValueError: shapes that do not fit, or a zero, NaN or rank-deficient basis.
@@ -104,8 +101,7 @@ def patch_subspace(
     if basis.ndim == 1:
         v = unit(basis)
         return base + ((source - base) @ v)[..., None] * v
-    q = orthonormal(basis)
-    return base + (source - base) @ q @ q.T
+    return base + project(source - base, orthonormal(basis))
 
 
 def patch_each(
@@ -136,9 +132,8 @@ def read_write_patch(
 ) -> Float[Tensor, "pairs d"]:
     """Senses the difference along one vector and acts along another: `base + (read . diff) write`.
 
-    With `read = write = v` of length 1 this is `patch_subspace`. With the parts of one unit
-    direction it takes the patch apart: `read_write(row, v) + read_write(null, v)` move the
-    activation by exactly as much as the patch along `v = row + null`. Nothing is normalised here.
+    With `read = write = v` of length 1 this is `patch_subspace`; with `row` and `null` in turn as
+    `read`, the two moves add up to that of `v = row + null`. Nothing is normalised here.
 
     Args:
         read, write: One vector `[d]` for all pairs, or one for each `[pairs d]`.
@@ -151,10 +146,8 @@ def read_write_patch(
         require.floats(name, vector)
         _require_dimension(name, vector.shape[-1], base.shape[-1])
         if vector.ndim > 1 and vector.shape != base.shape:
-            raise ValueError(
-                f"{name} must be one vector or one per pair, {tuple(base.shape)}, not "
-                f"{tuple(vector.shape)}"
-            )
+            shapes = f"{tuple(base.shape)}, not {tuple(vector.shape)}"
+            raise ValueError(f"{name} must be one vector or one per pair, {shapes}")
     sensed = ((source - base) * read.to(base)).sum(-1, keepdim=True)
     return base + sensed * write.to(base)
 
@@ -189,12 +182,11 @@ def row_null_split(
         ValueError: the direction does not live in the hidden space of `W_out`, or holds NaN.
     """
     require.floats("a direction", direction)
-    if not torch.isfinite(direction).all():
-        raise ValueError("a direction holds NaN or infinity: check the training that produced it")
+    _require_finite(direction)
     _require_matrix("W_out", W_out)
     _require_dimension("direction", direction.shape[-1], W_out.shape[0])
     q = row_space(W_out).to(direction)
-    row = direction @ q @ q.T
+    row = project(direction, q)
     return RowNullSplit(row, direction - row)
 
 
@@ -233,6 +225,11 @@ def _require_alike(base: Tensor, source: Tensor) -> None:
             f"base and source must have one shape, got {tuple(base.shape)} and "
             f"{tuple(source.shape)}"
         )
+
+
+def _require_finite(direction: Tensor) -> None:
+    if not torch.isfinite(direction).all():
+        raise ValueError("a direction holds NaN or infinity: check the training that produced it")
 
 
 def _require_matrix(name: str, matrix: Tensor) -> None:

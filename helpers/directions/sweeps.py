@@ -1,13 +1,11 @@
-"""Sweeps over layers: here, from pairs that are cached once; on a cluster, a job for each layer.
+"""A sweep of facts over layers: here, from pairs cached once at all sites; on a cluster, as jobs.
 
     from joblib import Parallel, delayed
     jobs = [delayed(facts_job)(model_name(), pairs, layer) for layer in layers]
     table = pd.concat(Parallel(n_jobs=1)(jobs))
 
 runs jobs that load what they need by name, so that any worker can do them: put the call inside
-`joblib.parallel_config(backend="dask")` (or `"ray"`). With all layers in one process it is quicker
-to cache the pairs once, at all sites (`cache_sites`), and to call `facts_at_layer`; for patches
-that need no fit, `helpers.patching.many_sites` has the sites share forward passes.
+`joblib.parallel_config(backend="dask")` (or `"ray"`).
 """
 
 import functools
@@ -50,10 +48,9 @@ def facts_at_layer(
     """One direction per pair in the MLP of one layer, and what its parts do (section 6.1).
 
     Args:
-        cached: Pairs of facts at an `mlp_hidden` site; the direction of each is fitted to that pair
-            alone.
+        cached: Pairs of facts at an `mlp_hidden` site.
         steps: As for `find_pair_directions`.
-        directions: If they have been fitted already.
+        directions: If they have been fitted already, each to its pair alone.
 
     Returns:
         A row per pair and patch, with the columns layer, pair, relation, patch, flipped (the top
@@ -71,8 +68,9 @@ def facts_at_layer(
     if cached.site.kind != "mlp_hidden":
         raise ValueError(f"cache the pairs at an mlp_hidden site, not at {cached.site}")
     pairs, layer, base, source = cached.pairs, cached.site.layer, cached.base, cached.source
-    v = directions
-    v = find_pair_directions(cached, steps=steps, progress=False) if v is None else v.to(base)
+    if directions is None:
+        directions = find_pair_directions(cached, steps=steps, progress=False)
+    v = directions.to(base)
     row, null = row_null_split(v, cached.model.blocks[layer].mlp.W_out)
     patched = {
         "direction": patch_each(base, source, v),

@@ -23,7 +23,6 @@ class RankOneEdit:
     """`W_out' = W_out + outer(read, write)` in one layer; or several alternatives, one per row.
 
     Attributes:
-        layer: Block index, from 0.
         read: What the edit senses of the hidden activation.
         write: What it adds to the MLP's output for each unit sensed.
 
@@ -61,8 +60,7 @@ def rank_one_edit(model: TransformerBridge, *edits: RankOneEdit) -> Iterator[Non
     """Inside, the model's own weights are edited; afterwards they are bit for bit as before.
 
     Also after an exception, and nested. Run prompts inside: what was cached before (`CachedPairs`)
-    comes from the unedited model. A backward pass through a forward pass made on the other side of
-    the border is refused by PyTorch.
+    comes from the unedited model.
 
     Args:
         edits: Single edits, at any layers; those at one layer add up.
@@ -86,9 +84,7 @@ def rank_one_edit(model: TransformerBridge, *edits: RankOneEdit) -> Iterator[Non
             for edit, weight in zip(edits, weights, strict=True):
                 weight.add_(torch.outer(in_double(edit.read), in_double(edit.write)).to(weight))
                 if not torch.isfinite(weight).all():
-                    raise ValueError(
-                        f"the edit of layer {edit.layer} is too large for {weight.dtype}"
-                    )
+                    raise ValueError(f"the edit of layer {edit.layer} is too large for its weights")
         yield
     finally:
         with torch.no_grad():  # clones of one weight are equal, so the order does not matter
@@ -110,9 +106,7 @@ def edits_side_by_side(model: TransformerBridge, edits: RankOneEdit) -> Iterator
             one edit per row.
     """
     if edits.read.ndim != 2:
-        raise ValueError(
-            "one edit per row of the batch is needed: a row of edits, not a single one"
-        )
+        raise ValueError("one edit per row of the batch is needed, not a single one")
     down_projection(model, edits.layer)  # is there such a layer?
     read, write = edits.read[:, None], edits.write[:, None]
 
@@ -164,13 +158,6 @@ def rewrite_score(
     if (original >= 1).any():
         raise ValueError("an answer was certain before the edit: there is nothing to supply")
     return (edited - original) / (1 - original)
-
-
-def require_dimensions(name: str, vectors: Tensor, d: int) -> None:
-    """Vectors must have as many dimensions as an edit reads."""
-    require.floats(name, vectors)
-    if vectors.shape[-1] != d:
-        raise ValueError(f"{name} has {vectors.shape[-1]} dimensions, but the edit reads {d}")
 
 
 def require_rows(name: str, matrix: Tensor, vectors: Float[Tensor, "*k d"]) -> None:

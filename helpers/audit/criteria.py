@@ -170,7 +170,6 @@ def measured(test: Criterion, value: Estimate) -> Finding:
 
 
 def inapplicable(test: Criterion, reason: str) -> Finding:
-    """The finding of a test that does not apply here."""
     return Finding(test.name, test.question, None, DOES_NOT_APPLY, reason, test.limits)
 
 
@@ -194,13 +193,6 @@ def conclude(effect: Estimate, random: Sequence[Estimate], findings: Sequence[Fi
         return ILLUSION
     acquitted = (WHOLE, FOR) in [(finding.test, finding.verdict) for finding in findings]
     return CONSISTENT if acquitted and not against else UNDECIDED
-
-
-def _chance(random: Sequence[Estimate]) -> float:
-    """The most that a random direction may do."""
-    if not random:
-        raise ValueError("no random directions: compare with at least one")
-    return max(other.high for other in random)
 
 
 NOT_SHOWN = {
@@ -233,3 +225,9 @@ def summarise(effect: Estimate, random: Sequence[Estimate], findings: Sequence[F
     }
     removed = f"the patch along the direction removes {effect:.1%} of the model's margin"
     return f"{verdict.capitalize()}: {removed}{because[verdict]}. {NOT_SHOWN[verdict]}"
+
+
+def _chance(random: Sequence[Estimate]) -> float:
+    if not random:
+        raise ValueError("no random directions: compare with at least one")
+    return max(other.high for other in random)

@@ -34,8 +34,7 @@ SILENT = Site(0, "mlp_out")  # in `later_units`, stands for the planted units be
 class Unit(NamedTuple):
     """A planted unit: its activations on the prompts, what it writes, its weight in the direction.
 
-    A unit that is `natural` carries the feature on ordinary prompts; the others are held at their
-    unpatched value when the truth is measured.
+    A unit that is `natural` carries the feature on ordinary prompts.
     """
 
     base: Float[Tensor, "pairs"]

@@ -56,14 +56,12 @@ def best_directions(cached: CachedPairs, rank: int = 1, *, passes: int = 1) -> B
 
     With one pass the effects are linear. Each further pass takes the gradients again, half-way from
     the bases to the states that the directions found so far lead to (the midpoint rule: exact for
-    a quadratic), so that curvature counts; for the top along the patches of the top, for the bottom
-    along its own. Hence `2 passes - 1` backward passes. M then holds the mean of the gradients at
-    all midpoints so far, since the last of them alone may go to and fro. `spectrum` and `whole`
-    stay those of the bases, where they belong together.
+    a quadratic), along the patches of the top for the top, of the bottom for the bottom. M then
+    holds the mean of the gradients at all midpoints so far, since the last of them alone may go to
+    and fro. `spectrum` and `whole` stay those of the bases, where they belong together.
 
     With a higher rank the columns are the eigenvectors of the `rank` largest (smallest)
     eigenvalues: no other subspace of that dimension has a larger linear effect, which is their sum.
-    Further passes go half-way along the whole subspace, whose patch is one patch.
 
     Args:
         rank: Columns of `top` and of `bottom`.
@@ -186,12 +184,8 @@ def refine(
     """An end of the spectrum at the bases, improved by further passes; see `best_directions`.
 
     Neither this nor `spectrum_ends` asks for a margin, so that a task which the model does not do
-    can serve as a control.
-
-    Args:
-        basis: `top` or `bottom` of `spectrum_ends`.
-        passes: How many there will have been, with that at the bases.
-        bottom: Whether it is the bottom.
+    can serve as a control. `basis` is the `top` or the `bottom` of `spectrum_ends`; `passes` counts
+    that at the bases.
     """
     total = torch.zeros_like(cached.base)
     for n in range(1, passes):

@@ -161,9 +161,8 @@ def share(hits: Bool[Tensor, "pairs"]) -> Estimate:
 class Effect:
     """What a patch did: the share of the logit difference it removed, and how often it flipped.
 
-    Attributes:
-        logit_difference: Of each pair under the patch, in nats.
-        flipped: Whether the top token of each pair is the counterfactual answer.
+    Of each pair also its logit difference under the patch, in nats, and whether its top token is
+    the counterfactual answer.
     """
 
     fldd: Estimate

@@ -92,9 +92,8 @@ class Suffix:
         """Logits at the last token of the prompts `rows` with new activations written at sites.
 
         Each write fills its slice of the rows, so a prompt that is given twice can be patched at
-        two sites by one forward pass. What the hooks named in `record` see, after all that was
-        written, is stored there. With `add` the writes are added to what is there, so that one
-        site still feels another below it.
+        two sites by one forward pass. What the hooks named in `record` then see is stored there.
+        With `add` the writes are added, so that one site still feels another below it.
         """
         entry = min(_entry(self.model, site) for site, *_ in writes)
         hooks = [self._write(*write, rows, entry, add) for write in writes]

@@ -125,11 +125,7 @@ def audit(
     W = writing_matrix(model, site)
     others = [random_direction(len(direction), seed=seed + i) for i in range(N_RANDOM)]
     cached = cache_pairs(model, pairs, site, batch_size=batch_size)
-    if _may_be_zero(margin := cached.clean_logit_difference):
-        raise ValueError(
-            f"the mean clean logit difference is {_nats(margin)}: not clearly a margin that a "
-            "patch could remove. Use more pairs, or pairs whose answers the model knows"
-        )
+    _check_margin(cached.clean_logit_difference)
     base, source = cached.base, cached.source
     patched = [source, *(patch_subspace(base, source, v) for v in (direction, *others))]
     steps = _bar(len(patched), "audit", progress)
@@ -178,6 +174,14 @@ def _sites_with(model: TransformerBridge, layer: int, d: int) -> list[Site]:
     kinds = [kind for kind in HOOKS if kind not in ONLY_READ]
     sites = [Site(layer, kind, head=0 if kind in OF_ONE_HEAD else None) for kind in kinds]
     return [s for s in sites if s.hook_name in model.hook_dict and dimension(model, s) == d]
+
+
+def _check_margin(margin: Float[Tensor, "pairs"]) -> None:
+    if _may_be_zero(margin):
+        raise ValueError(
+            f"the mean clean logit difference is {_nats(margin)}: not clearly a margin that a "
+            "patch could remove. Use more pairs, or pairs whose answers the model knows"
+        )
 
 
 def _may_be_zero(values: Float[Tensor, "pairs"]) -> bool:

@@ -79,21 +79,20 @@ def facts_at_layer(
         "null": patch_each(base, source, null),
         "whole MLP": source,
     }
-    change = source - base
     shared = {
         "layer": layer,
         "pair": range(len(pairs)),
         "relation": pairs.table["relation"],
         "clean": cached.clean_logit_difference.cpu(),
         "null_norm": null.norm(dim=-1).cpu(),
-        "cos_null": cosine(change, null).abs().cpu(),
-        "cos_row": cosine(change, row).abs().cpu(),
+        "cos_null": cosine(source - base, null).abs().cpu(),
+        "cos_row": cosine(source - base, row).abs().cpu(),
     }
     rows = torch.arange(len(pairs)).repeat(len(patched))
     logits = cached.patched_logits(torch.cat(list(patched.values())), rows).cpu()
     answer, counterfactual = pairs.answer[rows], pairs.counterfactual[rows]
-    measured = pd.concat([pd.DataFrame(shared)] * len(patched), ignore_index=True)
-    return measured.assign(
+    table = pd.concat([pd.DataFrame(shared)] * len(patched), ignore_index=True)
+    return table.assign(
         patch=[patch for patch in patched for _ in range(len(pairs))],
         flipped=(logits.argmax(-1) == counterfactual).numpy(),
         logit_difference=logit_difference(logits, answer, counterfactual).numpy(),

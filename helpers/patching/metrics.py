@@ -78,7 +78,7 @@ def logit_difference(
     """
     for tokens in (answer, counterfactual):
         _require_tokens(logits, tokens)
-    both = torch.stack([answer, counterfactual], -1).to(logits.device)
+    both = torch.stack([answer.to(logits.device), counterfactual.to(logits.device)], -1)
     of_answer, of_counterfactual = logits.gather(-1, both).unbind(-1)
     return of_answer - of_counterfactual
 

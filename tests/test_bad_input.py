@@ -482,11 +482,11 @@ COUNTERFACT = [
 ]
 
 
-def entered(*edits):
+def entered(*held):
     """Goes into the block of an edit."""
 
     def call(s):
-        with edits.rank_one_edit(s.model, *edits):
+        with edits.rank_one_edit(s.model, *held):
             pytest.fail("the model was edited")
 
     return call

@@ -30,7 +30,7 @@ from tools.classroom.submission import Cell, Submission
 WORKS = not box._fails([*box._bubblewrap(box.Limits()), "-c", ""])
 boxed = pytest.mark.skipif(not WORKS, reason="bubblewrap is not installed, or may not work here")
 
-SECONDS = 6  # for each answer
+SECONDS = 10  # for each answer
 POINTS = {"patch": 1, "angle": 2, "split": 2, "build": 3}  # of lesson 01
 FILE = "01_build_the_illusion_by_hand.ipynb"
 LOOP = "def predicted_output(a):\n    while True:\n        pass"
@@ -88,7 +88,7 @@ def with_helper(master):
 def overwriting(master):
     """Wrong answers, and the checks replaced in every way one can think of."""
     lies = (
-        "from helpers import checks\nimport torch, sys\n"
+        "from helpers.lessons import checks\nimport torch, sys\n"
         "for name in checks.__all__:\n    setattr(checks, name, lambda *a, **k: None)\n"
         "sys.modules['helpers.lessons.checks'] = checks\n"
         "torch.allclose = lambda *a, **k: True\n"

@@ -29,7 +29,7 @@ from tools.classroom.exercises import NOTEBOOKS, ClassroomError, Exercise, Lesso
 
 HIDDEN_TESTS = 3  # per exercise
 SKIPPED = "raises-exception"  # the tag that lets "run all" go on after an error
-IMPORT = "from helpers import checks"
+IMPORT = "from helpers.lessons import checks"
 STUB = "# Your code here.\nraise NotImplementedError()"
 BADGE = re.compile(r"\s*\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\)")  # opens the lesson, solutions and all
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION$", re.M | re.S)

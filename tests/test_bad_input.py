@@ -606,7 +606,7 @@ JUDGING = [
     (lambda s: measure.audit(s.model, SITE, None, s.many), "one vector of numbers .*None"),
     (
         lambda s: measure.audit(s.model, SITE, torch.ones(D, dtype=torch.complex64), s.many),
-        "one vector of real numbers .* complex64",
+        "one vector of real numbers .*complex64",
     ),
     (lambda s: measure.audit(s.model, SITE, torch.ones(D), s.many, batch_size=0), "batch_size"),
     (lambda s: measure.audit(s.model, SITE, torch.ones(D), s.pairs[0]), "1 pairs are too few"),

@@ -9,7 +9,7 @@ import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -29,13 +29,21 @@ from helpers.audit.criteria import (
 from helpers.audit.diagnostics import ONLY_READ, Score, scores, writing_matrix
 from helpers.directions.geometry import patch_subspace, random_direction, unit
 from helpers.directions.search import _bar
+from helpers.patching.cached import CachedPairs
 from helpers.patching.caching import cache_pairs
-from helpers.patching.metrics import Effect, Estimate, bootstrap
+from helpers.patching.metrics import Estimate, bootstrap
 from helpers.patching.sites import HOOKS, OF_ONE_HEAD, Site, check_sites
 from helpers.tasks.pairs import Pairs
 
 FEWEST_PAIRS, N_RANDOM = 8, 3
 PACKAGES = ("torch", "transformer_lens", "transformers")
+
+
+class Effects(NamedTuple):
+    """An `Effect` without its pairs, so that audits can be compared."""
+
+    fldd: Estimate
+    interchange_accuracy: Estimate
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,8 @@ class Audit:
     site: Site
     n_pairs: int
     seed: int
-    effect: Effect
-    whole: Effect
+    effect: Effects
+    whole: Effects
     random: tuple[Estimate, ...]
     findings: tuple[Finding, ...]
     versions: Mapping[str, str]
@@ -79,8 +87,8 @@ class Audit:
             "site": self.site.as_dict(),
             "n_pairs": self.n_pairs,
             "seed": self.seed,
-            "effect": _plain(self.effect),
-            "whole": _plain(self.whole),
+            "effect": {name: value._asdict() for name, value in self.effect._asdict().items()},
+            "whole": {name: value._asdict() for name, value in self.whole._asdict().items()},
             "random": [value._asdict() for value in self.random],
             "findings": [
                 vars(finding) | {"value": finding.value and finding.value._asdict()}
@@ -129,7 +137,7 @@ def audit(
     base, source = cached.base, cached.source
     patched = [source, *(patch_subspace(base, source, v) for v in (direction, *others))]
     steps = _bar(len(patched), "audit", progress)
-    whole, effect, *random = [cached.measure(patched[step]) for step in steps]
+    whole, effect, *random = [_effects(cached, patched[step]) for step in steps]
     findings = _findings(model, site, scores(cached, direction, W), seed, effect.fldd)
     return Audit(
         model=re.split(r"[/\\]", (name or model.cfg.model_name).rstrip("/\\"))[-1],
@@ -194,9 +202,9 @@ def _nats(values: Float[Tensor, "pairs"]) -> str:
     return f"{values.mean():.2f} nats with a standard error of {error:.2f}"
 
 
-def _plain(effect: Effect) -> dict[str, dict[str, float]]:
-    shown = {"fldd": effect.fldd, "interchange_accuracy": effect.interchange_accuracy}
-    return {name: value._asdict() for name, value in shown.items()}
+def _effects(cached: CachedPairs, activation: Float[Tensor, "pairs d"]) -> Effects:
+    effect = cached.measure(activation)
+    return Effects(effect.fldd, effect.interchange_accuracy)
 
 
 def _findings(

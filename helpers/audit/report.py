@@ -20,9 +20,9 @@ from helpers.audit.criteria import (
     OPEN,
     REPORTED,
 )
-from helpers.audit.measure import Audit
+from helpers.audit.measure import Audit, Effects
 from helpers.output import files, pages, plots
-from helpers.patching.metrics import Effect, Estimate
+from helpers.patching.metrics import Estimate
 
 COLUMNS = ("test", "verdict", "question", "why", "what fools it")
 SIGN = {AGAINST: "✗", FOR: "✓", OPEN: "?", REPORTED: "·", DOES_NOT_APPLY: "–"}
@@ -124,7 +124,7 @@ def _rows(audit: Audit) -> list[list[str]]:
 
 
 def _effect_lines(audit: Audit) -> list[str]:
-    def both(effect: Effect) -> str:
+    def both(effect: Effects) -> str:
         return f"FLDD {effect.fldd:.1%}, interchange accuracy {effect.interchange_accuracy:.1%}"
 
     return [

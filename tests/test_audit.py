@@ -467,7 +467,7 @@ def test_the_figure_in_words_counts_what_is_drawn(result):
 
 def test_markup_in_a_cell_is_text(result):
     row = replace(result.findings[0], reason=NAME, limits=NAME)
-    page = Page(replace(result, findings=(row,)).to_html())
+    page = Page(report.to_html(replace(result, findings=(row,))))
     assert page.text.count(NAME) == 4 and "b" not in {tag for tag, _ in page.tags}
 
 

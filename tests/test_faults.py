@@ -20,11 +20,11 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from helpers.claims import models, page, report, sweeps
+from helpers.claims import page, report, sweeps
 from helpers.editing import moments
 from helpers.output import files
 from helpers.tasks import counterfact
-from tools import run
+from tools import compare, run
 from tools.classroom import assignment, box, grade, gradebook
 from tools.classroom.submission import Submission
 
@@ -78,7 +78,9 @@ def fill_disk(monkeypatch):
 def test_a_killed_writer_leaves_the_old_file_and_what_it_left_goes(tmp_path):
     path = tmp_path / "file.txt"
     files.write(path, "old")
-    kill_in_mid_work(HANG, f"from helpers import output; output.write(Path({str(path)!r}), 'new')")
+    kill_in_mid_work(
+        HANG, f"from helpers.output import files; files.write(Path({str(path)!r}), 'new')"
+    )
     assert path.read_text() == "old"
     (left,) = set(tmp_path.iterdir()) - {path}
     files.write(path, "newer")
@@ -97,7 +99,7 @@ def test_who_is_killed_while_recording_leaves_no_lock_and_no_half_entry(results)
     before = (results / "claims.json").read_bytes()
     path = str(results / "claims.json")
     kill_in_mid_work(
-        HANG, f"from helpers import report; report.update_json(Path({path!r}), 'C4', {{}})"
+        HANG, f"from helpers.claims import report; report.update_json(Path({path!r}), 'C4', {{}})"
     )
     assert (results / "claims.json").read_bytes() == before
     report.record("C3", -3)
@@ -144,7 +146,7 @@ def test_results_that_cannot_be_kept_say_what_to_do(no_folder, monkeypatch, caps
     monkeypatch.setenv("SUBSPACE_ILLUSION_RESULTS", str(no_folder))
     monkeypatch.setattr(run, "PREPARE", "")
     monkeypatch.setattr(run, "run_all", lambda *_, **__: pytest.fail("hours of work"))
-    for main, arguments in ((run.main, ["--lesson", "01"]), (models.main, ["smollm2-135m"])):
+    for main, arguments in ((run.main, ["--lesson", "01"]), (compare.main, ["smollm2-135m"])):
         assert main(arguments) == 1
         error = capsys.readouterr().err
         assert error.startswith(f"Results cannot be kept in {no_folder}")
@@ -205,7 +207,7 @@ def test_a_damaged_results_file_is_named(results, capsys):
     for read in (report.recorded, lambda: report.record("C3", -3), page.write_report):
         with pytest.raises(report.ResultsError, match=r"claims.json is damaged: .* Delete it"):
             read()
-    assert models.main(["gpt2"]) == 1
+    assert compare.main(["gpt2"]) == 1
     assert "claims.json is damaged" in capsys.readouterr().err
 
 

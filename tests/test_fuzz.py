@@ -20,7 +20,7 @@ from helpers.audit.command import DirectionFileError, parse_site, read_direction
 from helpers.claims import models, page, report
 from helpers.claims import reference as expected
 from helpers.directions import geometry
-from helpers.lessons.checks.compare import require
+from helpers.models import require
 from helpers.patching import metrics
 from helpers.patching.sites import HOOKS, OF_ONE_HEAD, Site
 from helpers.tasks.pair_files import NEEDED, POSITIONS, PairFileError, read_pairs, read_table

@@ -32,7 +32,7 @@ def test_who_loads_the_site_waits_for_who_saves_it(lessons):
     assert find_needs(lessons(sources)) == {"01": set(), "02": set(), "05": {"02"}}
 
 
-@pytest.mark.parametrize("call", ["expected.check()", "replication.pie()"])
+@pytest.mark.parametrize("call", ["reference.check()", "page.figure()"])
 def test_who_reads_all_results_waits_for_all(lessons, call):
     needs = find_needs(lessons({"00": "1", "03": call, "07": call, "12": "1"}))
     assert needs == {"00": set(), "03": {"00", "12"}, "07": {"00", "12"}, "12": set()}

@@ -23,7 +23,8 @@ def write(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*"):  # by processes that were killed
         with contextlib.suppress(FileNotFoundError):  # or by one that is about to rename it
-            if time.time() - left.stat().st_mtime > ABANDONED:
+            ours = left.suffix[1:].isdecimal()  # a process id, and not somebody's .backup
+            if ours and time.time() - left.stat().st_mtime > ABANDONED:
                 left.unlink()
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from helpers.output import files
 from tools.classroom.submission import Submission
 
 GRADES = "student id lesson points max_points same_as_published notes isolation file page".split()
@@ -146,10 +147,10 @@ def write_results(results: Sequence[Result], folder: Path) -> None:
         OSError: They cannot be written.
     """
     pages = zip(results, _page_names(results), strict=True)
-    files = {f"feedback/{name}": result.page for result, name in pages if name}
+    contents = {f"feedback/{name}": result.page for result, name in pages if name}
     if any(result.whose.canvas for result in results):
-        files["canvas.csv"] = canvas_table(results)
-    files["grades_by_exercise.csv"] = exercises_table(results)
-    files["grades.csv"] = grades_table(results)
-    for name, text in files.items():
+        contents["canvas.csv"] = canvas_table(results)
+    contents["grades_by_exercise.csv"] = exercises_table(results)
+    contents["grades.csv"] = grades_table(results)
+    for name, text in contents.items():
         files.write(folder / name, text.encode("utf-8", "replace"), mode=0o600)

@@ -58,6 +58,8 @@ RULES = (
     "DAS: Adam at 0.03 in batches of 50 until 5 epochs bring less than 0.1 %, 60 epochs at most; "
     "three seeds with the logit difference as loss, which is what the FLDD measures, and one with "
     "the paper's loss; the one that is best on the test pairs stands for DAS.",
+    "Added afterwards, as three seeds reached the limit of 60 at MLP 20: seed 0 again until 10 "
+    "epochs bring less than 0.1 %, 180 at most. It counts as DAS, too.",
     "Aims: four passes reach 0.95 of the FLDD of that DAS, one pass 0.80, by the point value; the "
     "interval is a bootstrap over test pairs.",
     "Control task: the same prompts with an arbitrary word for each order of the names; found anew "
@@ -76,8 +78,8 @@ def closed_form(passes: int, cached: CachedPairs) -> tuple[Tensor, int]:
     return refine(cached, start, passes)[:, 0], passes
 
 
-def trained(loss: Callable, cached: CachedPairs, seed: int = 0) -> tuple[Tensor, int]:
-    fit = find_direction(cached, loss=loss, seed=seed, **DAS)
+def trained(loss: Callable, cached: CachedPairs, **changes: int) -> tuple[Tensor, int]:
+    fit = find_direction(cached, loss=loss, **DAS | changes)
     return fit.direction, len(fit.losses)
 
 
@@ -104,7 +106,9 @@ def methods() -> dict[str, Find]:
     for seed in SEEDS:
         find = functools.partial(trained, answer_logit_difference, seed=seed)
         found[f"DAS, logit difference loss, seed {seed}"] = find
-    return found | {"DAS, paper's loss, seed 0": functools.partial(trained, cross_entropy)}
+    found["DAS, paper's loss, seed 0"] = functools.partial(trained, cross_entropy)
+    longer = functools.partial(trained, answer_logit_difference, epochs=180, patience=10)
+    return found | {"DAS, logit difference loss, seed 0, longer": longer}
 
 
 # ------------------------------------------------------------------------------ one row
@@ -204,6 +208,8 @@ def run(evidence: Evidence) -> None:
     for site, (train, test) in sites.items():
         if evidence.missing("spectra", site):
             evidence.put(spectrum(train, test), "spectra", site)
+    if evidence.missing("time"):
+        evidence.put(times(model, splits[0]), "time")
     bare = at_sites(load_untrained(device="cpu"), splits)
     for slow in (False, True):
         names = [name for name in methods() if name.startswith("DAS") == slow]
@@ -211,8 +217,6 @@ def run(evidence: Evidence) -> None:
             if evidence.missing(kind, site, name) and (kind == "rows" or is_control_row(name)):
                 at = bare[site] if kind == "untrained" else sites[site]
                 evidence.put(value_of(kind, methods()[name], at), kind, site, name)
-    if evidence.missing("time"):
-        evidence.put(times(model, splits[0]), "time")
 
 
 def value_of(kind: str, find: Find, at: tuple[CachedPairs, CachedPairs]) -> object:

@@ -517,6 +517,9 @@ EDITING = [
         "one direction for all",
     ),
     (lambda s: conversion.edit_to_patch(EDIT, WEIGHT.T, EYE), "is it transposed"),
+    (lambda s: conversion.edit_to_patch(EDIT, WEIGHT, EYE, key=torch.ones(5)), "the key has 5"),
+    (lambda s: conversion.edit_to_patch(EDIT, WEIGHT, EYE, beta=math.nan), "size of beta must be"),
+    (lambda s: conversion.edit_to_patch(EDIT, WEIGHT, EYE, beta=0.0), "size of beta must be"),
     (lambda s: conversion.extra_variance(EDIT, EYE[:5, :5]), "5 rows for 6 hidden dimensions"),
     (
         lambda s: conversion.DirectionIntervention(0, torch.ones(6), torch.tensor(2.0)),

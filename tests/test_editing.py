@@ -265,28 +265,36 @@ def problem(seed: int, d_mlp: int = 7, d_model: int = 3, n: int = 2):
     return x, x.T @ x / len(x), W_out, edit, normal(n, d_mlp, seed=seed + 5)
 
 
-def solve_conditions(second, W_out, read, write):
+def solve_conditions(second, W_out, read, write, key=None, beta=None):
     """`z` and `beta` from Lagrange's conditions, all unknowns in one dense linear system.
 
-    Minimise (z + b)^T C (z + b) over z and beta with z @ W = beta a.
+    Minimise (z + b)^T C (z + b) over z and beta with z @ W = beta a (and z . k = -b . k). If beta
+    is given, the condition that its derivative vanishes makes way for the one that it is so.
     """
     d, m = W_out.shape
-    size = d + 1 + m
+    columns = W_out if key is None else torch.cat([W_out, key[:, None]], 1)
+    size = d + 1 + columns.shape[1]
     system, right = torch.zeros(size, size, dtype=read.dtype), torch.zeros(size, dtype=read.dtype)
-    system[:d, :d], system[:d, d + 1 :], right[:d] = 2 * second, W_out, -2 * second @ read
-    system[d, d + 1 :] = -write  # the derivative with respect to beta
-    system[d + 1 :, :d], system[d + 1 :, d] = W_out.T, -write
+    system[:d, :d], system[:d, d + 1 :], right[:d] = 2 * second, columns, -2 * second @ read
+    system[d, d + 1 : d + 1 + m] = -write  # the derivative with respect to beta
+    system[d + 1 :, :d], system[d + 1 : d + 1 + m, d] = columns.T, -write
+    if key is not None:
+        right[-1] = -read @ key
+    if beta is not None:
+        system[d] = torch.eye(size, dtype=read.dtype)[d]
+        right[d] = beta
     solution = torch.linalg.solve(system, right)
     return solution[:d], solution[d]
 
 
 @settings(max_examples=100, deadline=None)
-@given(seed=seeds)
-def test_edit_to_patch_solves_its_conditions(seed):
-    _, second, W_out, edit, _ = problem(seed)
-    found = edit_to_patch(edit, W_out, second)
+@given(seed=seeds, exact=st.booleans(), fixed=st.sampled_from([None, 1.0, -0.3]))
+def test_edit_to_patch_solves_its_conditions(seed, exact, fixed):
+    _, second, W_out, edit, key = problem(seed)
+    found = edit_to_patch(edit, W_out, second, key=key if exact else None, beta=fixed)
     for row in range(2):
-        z, beta = solve_conditions(second, W_out, edit.read[row], edit.write[row])
+        one = second, W_out, edit.read[row], edit.write[row]
+        z, beta = solve_conditions(*one, key[row] if exact else None, fixed)
         expected = torch.outer(z, z) / beta  # v has no sign of its own
         v = found.direction[row]
         error = found.sign[row] * torch.outer(v, v) - expected
@@ -294,6 +302,10 @@ def test_edit_to_patch_solves_its_conditions(seed):
         assert found.sign[row] == beta.sign()
         # acts along what the edit writes, and nowhere else
         assert cosine(v @ W_out, edit.write[row]).abs().item() == pytest.approx(1)
+        if exact:
+            moved = (found[row](key[row]) - key[row]) @ W_out
+            wanted = (edit.read[row] @ key[row]) * edit.write[row]
+            assert torch.allclose(moved, wanted, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -684,6 +696,7 @@ WEIGHT = normal(6, 3, seed=0).float()
             lambda m: edit_to_patch(RankOneEdit(0, torch.ones(6), torch.zeros(3)), WEIGHT, EYE),
             "no direction imitates",
         ),
+        (lambda m: edit_to_patch(EDIT, WEIGHT, EYE, key=WEIGHT[:, 0]), "sees all of the key"),
         (
             lambda m: edit_to_patch(RankOneEdit(0, torch.zeros(6), torch.ones(3)), WEIGHT, EYE),
             "no direction imitates",

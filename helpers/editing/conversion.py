@@ -18,6 +18,7 @@ then the output changes by `-(z . x) a`, which should be `(b . x) a`. So minimis
   `m = M (beta a + b @ W)` with `M = (W^T C^-1 W)^-1`. (Not `2 / beta` of anything: the factors 2
   cancel.) The minimum is `(beta a + b @ W)^T M (beta a + b @ W)`.
 * That is a parabola in `beta`, least at `beta = -(a^T M (b @ W)) / (a^T M a)`; `s` is its sign.
+* Exactness at a key `k` is one more linear constraint, `z . k = -b . k`.
 
 In whitened coordinates, `C = L L^T` and `u = L^T (z + b)`, it is a least-norm problem: the shortest
 `u` with `(L^-1 W)^T u = beta a + b @ W`. The code solves that one, by QR of `L^-1 W`, within what
@@ -33,7 +34,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from helpers.editing.edits import RankOneEdit, dot, require_rows
+from helpers.editing.edits import RankOneEdit, dot, require_dimensions, require_rows
 from helpers.editing.moments import in_double, whitener
 from helpers.models import require
 
@@ -62,9 +63,7 @@ class DirectionIntervention:
 
     def __call__(self, hidden: Float[Tensor, "*rows d_mlp"]) -> Float[Tensor, "*rows d_mlp"]:
         """The changed activation: a row per intervention, or any rows for a single one."""
-        require.floats("hidden", hidden)
-        if hidden.shape[-1] != (d := self.direction.shape[-1]):
-            raise ValueError(f"hidden has {hidden.shape[-1]} dimensions, but the edit reads {d}")
+        require_dimensions("hidden", hidden, self.direction.shape[-1])
         v, sign = self.direction.to(hidden), self.sign.to(hidden)
         return hidden - (sign * (hidden * v).sum(-1))[..., None] * v
 
@@ -129,27 +128,43 @@ def edit_to_patch(
     edit: RankOneEdit,
     W_out: Float[Tensor, "d_mlp d_model"],
     second_moment: Float[Tensor, "d_mlp d_mlp"],
+    *,
+    key: Float[Tensor, "*edits d_mlp"] | None = None,
+    beta: float | None = None,
 ) -> DirectionIntervention:
     """The intervention along one direction that mimics the edit best on average: see the module.
 
     Compare its cost with `extra_variance(found.as_edit(W_out), C) / extra_variance(edit, C)`, and
     its direction with `cosine(found.direction, edit.read)`.
 
+    Args:
+        key: Demand that it does exactly what the edit does at this activation.
+        beta: Fix this number instead of choosing the best: with 1, `v @ W` is `a` itself.
+
     Raises:
         ValueError: `W_out` cannot write what the edit writes, the edit reads nothing that a
-            direction could imitate, a singular second moment, or matrices of other dimensions.
+            direction could imitate, a singular second moment, matrices or a key of other
+            dimensions, or a `beta` that is zero, NaN or infinite.
     """
     require_rows("W_out", W_out, edit.read)
     require_rows("the second moment", second_moment, edit.read)
+    if key is not None:
+        require_dimensions("the key", key, edit.read.shape[-1])
+    if beta is not None:
+        require.positive("the size of beta", abs(beta))
     read, write, weight = in_double(edit.read), in_double(edit.write), in_double(W_out)
     whiten = whitener(second_moment)
-    shortest = _shortest_writers(W_out, whiten)
+    shortest, seen = _shortest_writers(W_out, whiten)
     for_write, for_read = write @ shortest, read @ weight @ shortest  # u is made of these two
-    beta = -dot(for_write, for_read) / dot(for_write, for_write)
-    if not (torch.isfinite(beta) & (beta != 0)).all():
+    if key is not None:
+        whitened = in_double(key) @ whiten.T
+        for_write, for_read = (_unread(u, whitened, seen) for u in (for_write, for_read))
+    best = -dot(for_write, for_read) / dot(for_write, for_write)
+    chosen = best if beta is None else torch.full_like(best, beta)
+    if not (torch.isfinite(best) & (chosen != 0)).all():
         raise ValueError("no direction imitates this edit: W_out cannot write it, or it reads zero")
-    z = (beta * for_write + for_read) @ whiten - read
-    direction, sign = z / beta.abs().sqrt(), beta.sign()[..., 0]
+    z = (chosen * for_write + for_read) @ whiten - read
+    direction, sign = z / chosen.abs().sqrt(), chosen.sign()[..., 0]
     return DirectionIntervention(edit.layer, direction.to(edit.read), sign.to(edit.read))
 
 
@@ -168,8 +183,8 @@ def extra_variance(
 
 def _shortest_writers(
     W_out: Float[Tensor, "d_mlp d_model"], whiten: Float[Tensor, "d_mlp d_mlp"]
-) -> Float[Tensor, "d_model d_mlp"]:
-    """`y @ found` is the shortest `u` with `(L^-1 W)^T u = y`.
+) -> tuple[Float[Tensor, "d_model d_mlp"], Float[Tensor, "d_mlp rank"]]:
+    """`y @ first` is the shortest `u` with `(L^-1 W)^T u = y`; `second` is a basis of all those.
 
     The rank is counted in the precision of the weights: in centred ones, the dimension that is
     missing is rounding noise of that size.
@@ -178,4 +193,20 @@ def _shortest_writers(
     _, s, vh = torch.linalg.svd(weight, full_matrices=False)
     writable = vh[s > s.max() * max(weight.shape) * torch.finfo(W_out.dtype).eps].T
     q, r = torch.linalg.qr(whiten @ weight @ writable)
-    return writable @ torch.linalg.solve_triangular(r, q.T, upper=True)
+    return writable @ torch.linalg.solve_triangular(r, q.T, upper=True), q
+
+
+def _unread(
+    u: Float[Tensor, "*k d_mlp"],
+    key: Float[Tensor, "*k d_mlp"],
+    seen: Float[Tensor, "d_mlp rank"],
+) -> Float[Tensor, "*k d_mlp"]:
+    """The shortest vector that writes what `u` writes and is orthogonal to the (whitened) key.
+
+    Raises:
+        ValueError: Every change of the key's reading would change what is written.
+    """
+    free = key - key @ seen @ seen.T  # writes nothing
+    if not (free.norm(dim=-1) > 1e-6 * key.norm(dim=-1)).all():
+        raise ValueError("W_out sees all of the key: no direction is exact there")
+    return u - dot(key, u) / dot(key, free) * free

@@ -160,6 +160,13 @@ def rewrite_score(
     return (edited - original) / (1 - original)
 
 
+def require_dimensions(name: str, vectors: Tensor, d: int) -> None:
+    """Vectors must have as many dimensions as an edit reads."""
+    require.floats(name, vectors)
+    if vectors.shape[-1] != d:
+        raise ValueError(f"{name} has {vectors.shape[-1]} dimensions, but the edit reads {d}")
+
+
 def require_rows(name: str, matrix: Tensor, vectors: Float[Tensor, "*k d"]) -> None:
     """A matrix must have one row for each dimension of the hidden activation."""
     require.floats(name, matrix, ndim=2)

@@ -42,8 +42,7 @@ class DirectionFileError(ValueError):
 def parse_site(text: str) -> Site:
     """The site that `str(site)` writes as `text`, such as `mlp_hidden.21` or `head_output.23.1`.
 
-    Raises:
-        ValueError: The text is no such name.
+    Raises ValueError: the text is no such name.
     """
     kind, *numbers = text.strip().split(".")
     if kind not in HOOKS:
@@ -64,8 +63,7 @@ def read_direction(path: str | Path) -> Float[Tensor, "d"]:
         path: `.npy`, `.pt` (read without running code that may be in it) or `.safetensors`; where
             a file holds several tensors, the one called `direction` is meant.
 
-    Raises:
-        DirectionFileError: There is no such file, or no such vector in it.
+    Raises DirectionFileError: there is no such file, or no such vector in it.
     """
     path = Path(path)
     if not path.is_file():
@@ -126,10 +124,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> None:
     """Read, load, measure and save; the files are checked before the model is loaded.
 
-    Raises:
-        ModelError: The model cannot be loaded.
-        ValueError: An option or a file does not fit.
-        OSError: The results cannot be written.
+    Raises ModelError: the model cannot be loaded. ValueError: an option or a file does not fit.
+    OSError: the results cannot be written.
     """
     direction = read_direction(options.direction)
     if options.pairs not in TASKS:

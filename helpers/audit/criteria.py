@@ -183,8 +183,7 @@ def conclude(effect: Estimate, random: Sequence[Estimate], findings: Sequence[Fi
     Args:
         effect, random: FLDD of the direction, and of random ones, at least one.
 
-    Raises:
-        ValueError: There is no random direction.
+    Raises ValueError: there is no random direction.
     """
     if effect.value < SMALLEST_EFFECT or effect.low <= _chance(random):
         return NO_EFFECT

@@ -47,8 +47,7 @@ class Score(NamedTuple):
 def writing_matrix(model: TransformerBridge, site: Site) -> Writer:
     """What takes the site's activation to the residual stream; None for what is in it already.
 
-    Raises:
-        ValueError: what an MLP or a head only reads, or a site that the model does not have.
+    Raises ValueError: what an MLP or a head only reads, or a site that the model does not have.
     """
     check_sites(model, [site])
     block = model.blocks[site.layer]
@@ -74,8 +73,7 @@ def scores(cached: Cached, direction: Float[Tensor, "d"], W: Writer) -> dict[str
     loses without the direction, over the direction's. Those of the row and null part only where `W`
     has a kernel (section 4.3 of the paper, in both conventions).
 
-    Raises:
-        ValueError: the direction is zero, holds NaN or does not fit the site.
+    Raises ValueError: the direction is zero, holds NaN or does not fit the site.
     """
     require.floats("the direction", direction, ndim=1)
     patched = patches(cached, direction, W)

@@ -119,10 +119,9 @@ def audit(
         name: What to call the model; by default what its configuration does.
         progress: Show a bar of the steps (the environment variable TQDM_DISABLE=1 hides it, too).
 
-    Raises:
-        ValueError: The direction is zero, holds NaN or has the wrong dimension; there are too few
-            pairs; the model or a prompt has no such site, or the site writes nothing; or the model
-            does not clearly do the task.
+    Raises ValueError: the direction is zero, holds NaN or has the wrong dimension; there are too
+    few pairs; the model or a prompt has no such site, or the site writes nothing; or the model does
+    not clearly do the task.
     """
     direction = _checked(model, site, direction)
     if len(pairs) < FEWEST_PAIRS:

@@ -231,8 +231,7 @@ def plant(
         hidden, before, stream: The same pairs at `mlp_hidden`, `resid_mid` and `resid_post` of one
             layer, of a feature that moves the residual stream there.
 
-    Raises:
-        ValueError: an unknown family, or pairs at other sites.
+    Raises ValueError: an unknown family, or pairs at other sites.
     """
     parts = (hidden, before, stream)
     kinds, layers = [part.site.kind for part in parts], {part.site.layer for part in parts}

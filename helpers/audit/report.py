@@ -93,8 +93,7 @@ def figure_in_words(audit: Audit) -> str:
 def save(audit: Audit, folder: str | Path) -> list[Path]:
     """Write audit.json, audit.md, audit.html and audit.png; the paths come back.
 
-    Raises:
-        OSError: The folder cannot be made or written.
+    Raises OSError: the folder cannot be made or written.
     """
     folder = Path(folder)
     contents = {

@@ -67,9 +67,8 @@ def best_directions(cached: CachedPairs, rank: int = 1, *, passes: int = 1) -> B
         rank: Columns of `top` and of `bottom`.
         passes: How often the gradients are taken for either end.
 
-    Raises:
-        ValueError: a rank that the pairs do not span, no pass, pairs without a difference or with
-            NaN, an answer that does not depend on the site, or a model that does not do the task.
+    Raises ValueError: a rank that the pairs do not span, no pass, pairs without a difference or
+    with NaN, an answer that does not depend on the site, or a model that does not do the task.
     """
     require.whole("passes", passes, least=1)
     _check_rank(cached, rank)
@@ -88,8 +87,7 @@ def best_directions_at(
     site later. Other arguments and errors as for `best_directions`; more passes are taken site by
     site.
 
-    Raises:
-        ValueError: no sites, or sites that were not cached by one call, too.
+    Raises ValueError: no sites, or sites that were not cached by one call, too.
     """
     require.whole("passes", passes, least=1)
     found = base_gradients(cached)
@@ -109,9 +107,8 @@ def best_pair_directions(cached: CachedPairs) -> Float[Tensor, "pairs d"]:
     Half the way from base to source, which the patch senses, and half against the gradient of the
     logit difference, along which it acts: its linear effect in nats is `(|g| |D| - g.D) / 2`.
 
-    Raises:
-        ValueError: base and source are the same in a pair, NaN appeared, or the answer does not
-            depend on the site (the last layer, before the last token).
+    Raises ValueError: base and source are the same in a pair, NaN appeared, or the answer does not
+    depend on the site (the last layer, before the last token).
     """
     _check_gradient(cached, cached.base_gradient.any(dim=-1).all())
     return unit(unit(cached.source - cached.base) - unit(cached.base_gradient))
@@ -124,8 +121,7 @@ def linear_effect(cached: CachedPairs, basis: Float[Tensor, "d *rank"]) -> float
         basis: A direction `[d]` of any length, or a basis `[d rank]` of any shape, as for
             `patch_subspace`.
 
-    Raises:
-        ValueError: a basis that does not fit, or a model that does not do the task.
+    Raises ValueError: a basis that does not fit, or a model that does not do the task.
     """
     change = patch_subspace(cached.base, cached.source, basis) - cached.base
     nats = (_double(cached.base_gradient) * _double(change)).sum(-1).mean().item()
@@ -153,9 +149,8 @@ def spectrum_ends(
         gradient, difference: Of the logit difference, and source minus base: a row per pair.
         rank: How many eigenvectors at each end.
 
-    Raises:
-        ValueError: gradients and differences of unlike shape or with NaN, or a rank that they do
-            not span.
+    Raises ValueError: gradients and differences of unlike shape or with NaN, or a rank that they do
+    not span.
     """
     require.floats("the gradient", gradient, ndim=2)
     require.floats("the difference", difference, ndim=2)

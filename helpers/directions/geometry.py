@@ -28,9 +28,8 @@ class RowNullSplit(NamedTuple):
 def unit(direction: Float[Tensor, "*k d"]) -> Float[Tensor, "*k d"]:
     """The direction scaled to length 1.
 
-    Raises:
-        ValueError: a direction is zero or shorter than `SHORTEST`, holds NaN or infinity, or is no
-            floating-point tensor.
+    Raises ValueError: a direction is zero or shorter than `SHORTEST`, holds NaN or infinity, or is
+    no floating-point tensor.
     """
     require.floats("a direction", direction)
     if not direction.shape[-1]:
@@ -51,8 +50,7 @@ def random_direction(d: int, *, seed: int) -> Float[Tensor, "d"]:
 def cosine(a: Float[Tensor, "*k d"], b: Float[Tensor, "*k d"]) -> Float[Tensor, "*k"]:
     """Cosine of the angle between directions (between -1 and 1).
 
-    Raises:
-        ValueError: vectors of different dimension, or one that is zero or NaN.
+    Raises ValueError: vectors of different dimension, or one that is zero or NaN.
     """
     for direction in (a, b):
         require.floats("a direction", direction)
@@ -63,9 +61,8 @@ def cosine(a: Float[Tensor, "*k d"], b: Float[Tensor, "*k d"]) -> Float[Tensor, 
 def orthonormal(basis: Float[Tensor, "d k"]) -> Float[Tensor, "d k"]:
     """An orthonormal basis of the column space, differentiable in `basis`.
 
-    Raises:
-        ValueError: no columns or more than dimensions, one that is zero or NaN, linearly dependent
-            ones, or no matrix of float32 or float64.
+    Raises ValueError: no columns or more than dimensions, one that is zero or NaN, linearly
+    dependent ones, or no matrix of float32 or float64.
     """
     _require_matrix("the basis", basis)
     d, k = basis.shape
@@ -90,8 +87,7 @@ def patch_subspace(
     subspace activation patch of section 2. A single direction `[d]` may have any length, a basis
     `[d, k]` any shape: both are normalised here.
 
-    Raises:
-        ValueError: shapes that do not fit, or a zero, NaN or rank-deficient basis.
+    Raises ValueError: shapes that do not fit, or a zero, NaN or rank-deficient basis.
     """
     _require_alike(base, source)
     if not isinstance(basis, Tensor) or basis.ndim not in (1, 2):
@@ -111,8 +107,7 @@ def patch_each(
 ) -> Float[Tensor, "pairs d"]:
     """As `patch_subspace` along one direction, with a direction of its own for every pair.
 
-    Raises:
-        ValueError: shapes that do not fit, or a direction that is zero or NaN.
+    Raises ValueError: shapes that do not fit, or a direction that is zero or NaN.
     """
     _require_alike(base, source)
     require.floats("directions", directions)
@@ -138,8 +133,7 @@ def read_write_patch(
     Args:
         read, write: One vector `[d]` for all pairs, or one for each `[pairs d]`.
 
-    Raises:
-        ValueError: shapes that do not fit.
+    Raises ValueError: shapes that do not fit.
     """
     _require_alike(base, source)
     for name, vector in (("read", read), ("write", write)):
@@ -158,8 +152,7 @@ def row_space(W_out: Float[Tensor, "d_mlp d_model"]) -> Float[Tensor, "d_mlp ran
     The rank is counted, not assumed: centring the writing weights removes one dimension, and a
     plain QR would return a direction of noise in its place.
 
-    Raises:
-        ValueError: no matrix of float32 or float64, or one with NaN.
+    Raises ValueError: no matrix of float32 or float64, or one with NaN.
     """
     _require_matrix("W_out", W_out)
     if not torch.isfinite(W_out).all():
@@ -178,8 +171,7 @@ def row_null_split(
     `null @ W_out = 0`. Normalise them yourself if the patch you want is along a unit vector: the
     normalised row part patches `1 / |row|^2` times more strongly than the row part as it stands.
 
-    Raises:
-        ValueError: the direction does not live in the hidden space of `W_out`, or holds NaN.
+    Raises ValueError: the direction does not live in the hidden space of `W_out`, or holds NaN.
     """
     require.floats("a direction", direction)
     _require_finite(direction)

@@ -37,8 +37,8 @@ KINDS = ("pattern", "value")  # columns that say which of the two values a base 
 def sign_of(pairs: Pairs) -> Float[Tensor, "pairs"]:
     """1 for bases with the feature's first value, in alphabetical order, and -1 for the others.
 
-    Raises:
-        ValueError: no column `pattern` (IOI) or `value` (agreement) with two values in the table.
+    Raises ValueError: no column `pattern` (IOI) or `value` (agreement) with two values in the
+    table.
     """
     column = next((name for name in KINDS if name in pairs.table), None)
     if column is None or pairs.table[column].nunique(dropna=False) != 2:
@@ -125,8 +125,7 @@ def illusions_at_layer(
         (a direction); random MLP, the construction in an MLP of random weights; whole random MLP.
         What cannot be constructed, because nothing listens or nothing is carried, is left out.
 
-    Raises:
-        ValueError: `train` and `test` are of different layers, or there is no epoch.
+    Raises ValueError: `train` and `test` are of different layers, or there is no epoch.
     """
     if train.hidden.site != test.hidden.site:
         raise ValueError(f"train is at {train.hidden.site}, but test at {test.hidden.site}")
@@ -183,8 +182,7 @@ class RandomMLP:
     def like(cls, model: TransformerBridge, layer: int, *, seed: int = 0) -> "RandomMLP":
         """Weights drawn with the standard deviations of the real ones.
 
-        Raises:
-            ValueError: the model has no such layer.
+        Raises ValueError: the model has no such layer.
         """
         Site(layer, "mlp_hidden").check(model)
         mlp, generator = model.blocks[layer].mlp, torch.Generator().manual_seed(seed)

@@ -26,9 +26,8 @@ def score_gradients(cached: CachedPairs, readers: Heads) -> Float[Tensor, "reade
     Args:
         cached: IOI pairs at a site below the readers, with the name positions in their table.
 
-    Raises:
-        ValueError: no readers, one that is not above the site or not in the model, or a pair table
-            without names or with places outside the prompts.
+    Raises ValueError: no readers, one that is not above the site or not in the model, or a pair
+    table without names or with places outside the prompts.
     """
     _check(cached, readers)
     missing = {"io_position", "subject_position"} - set(cached.pairs.table)
@@ -54,8 +53,7 @@ def score_gradients(cached: CachedPairs, readers: Heads) -> Float[Tensor, "reade
 def clean_queries(cached: CachedPairs, readers: Heads) -> dict[Site, Float[Tensor, "pairs d_head"]]:
     """The readers' queries in the unpatched base run: as `clamp`, they cut the readers off.
 
-    Raises:
-        ValueError: no readers, or one that is not above the site or not in the model.
+    Raises ValueError: no readers, or one that is not above the site or not in the model.
     """
     _check(cached, readers)
     names = {layer: f"blocks.{layer}.attn.hook_q" for layer, _ in readers}

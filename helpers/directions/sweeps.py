@@ -60,8 +60,7 @@ def facts_at_layer(
         normalised; read row, which reads the row part and writes the direction; null, its null part
         normalised; whole MLP.
 
-    Raises:
-        ValueError: The pairs are none of facts, or cached at another kind of site.
+    Raises ValueError: the pairs are none of facts, or cached at another kind of site.
     """
     if "relation" not in cached.pairs.table:
         raise ValueError("the table of the pairs has no relation: use pairs of facts")

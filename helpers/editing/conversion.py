@@ -48,8 +48,7 @@ class DirectionIntervention:
             `sqrt(2)` would reverse it.
         sign: 1 or -1.
 
-    Raises:
-        ValueError: Another sign, or not one for each direction.
+    Raises ValueError: another sign, or not one for each direction.
     """
 
     layer: int
@@ -82,8 +81,8 @@ def least_read(
 ) -> Float[Tensor, "*keys d_mlp"]:
     """`b = C^-1 k / (k^T C^-1 k)`: of all `b` with `b . k = 1`, the one with the least `b^T C b`.
 
-    Raises:
-        ValueError: A zero key, or a second moment of other dimensions, no such matrix or singular.
+    Raises ValueError: a zero key, or a second moment of other dimensions, no such matrix or
+    singular.
     """
     require_rows("the second moment", second_moment, key)
     key64, whiten = in_double(key), whitener(second_moment)
@@ -108,8 +107,8 @@ def patch_to_edit(
     Exact at `base`; elsewhere it writes `b . x` times as much, on average as little as can be. An
     edit per pair; the direction may be one for all or one for each, of any length.
 
-    Raises:
-        ValueError: A zero direction or base, shapes that do not fit, or a singular second moment.
+    Raises ValueError: a zero direction or base, shapes that do not fit, or a singular second
+    moment.
     """
     if base.shape != source.shape or direction.shape[-1] != base.shape[-1]:
         shapes = [tuple(x.shape) for x in (direction, base, source)]
@@ -141,10 +140,9 @@ def edit_to_patch(
         key: Demand that it does exactly what the edit does at this activation.
         beta: Fix this number instead of choosing the best: with 1, `v @ W` is `a` itself.
 
-    Raises:
-        ValueError: `W_out` cannot write what the edit writes, the edit reads nothing that a
-            direction could imitate, a singular second moment, matrices or a key of other
-            dimensions, or a `beta` that is zero, NaN or infinite.
+    Raises ValueError: `W_out` cannot write what the edit writes, the edit reads nothing that a
+    direction could imitate, a singular second moment, matrices or a key of other dimensions, or a
+    `beta` that is zero, NaN or infinite.
     """
     require_rows("W_out", W_out, edit.read)
     require_rows("the second moment", second_moment, edit.read)
@@ -173,8 +171,7 @@ def extra_variance(
 ) -> Float[Tensor, "*edits"]:
     """Mean square of what the edit adds to the MLP's output on ordinary text, `(b^T C b) |a|^2`.
 
-    Raises:
-        ValueError: A second moment of other dimensions.
+    Raises ValueError: a second moment of other dimensions.
     """
     require_rows("the second moment", second_moment, edit.read)
     read, write = in_double(edit.read), in_double(edit.write)
@@ -203,8 +200,7 @@ def _unread(
 ) -> Float[Tensor, "*k d_mlp"]:
     """The shortest vector that writes what `u` writes and is orthogonal to the (whitened) key.
 
-    Raises:
-        ValueError: Every change of the key's reading would change what is written.
+    Raises ValueError: every change of the key's reading would change what is written.
     """
     free = key - key @ seen @ seen.T  # writes nothing
     if not (free.norm(dim=-1) > 1e-6 * key.norm(dim=-1)).all():

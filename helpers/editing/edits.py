@@ -26,8 +26,7 @@ class RankOneEdit:
         read: What the edit senses of the hidden activation.
         write: What it adds to the MLP's output for each unit sensed.
 
-    Raises:
-        ValueError: Not as many reads as writes, NaN or infinity, or no floating-point tensors.
+    Raises ValueError: not as many reads as writes, NaN or infinity, or no floating-point tensors.
     """
 
     layer: int
@@ -65,10 +64,9 @@ def rank_one_edit(model: TransformerBridge, *edits: RankOneEdit) -> Iterator[Non
     Args:
         edits: Single edits, at any layers; those at one layer add up.
 
-    Raises:
-        ValueError: A row of edits where a single one is needed, a layer or shape that the model
-            does not have, numbers too large for the weights, or an architecture whose down
-            projection cannot be reached.
+    Raises ValueError: a row of edits where a single one is needed, a layer or shape that the model
+    does not have, numbers too large for the weights, or an architecture whose down projection
+    cannot be reached.
     """
     weights = [down_projection(model, edit.layer) for edit in edits]
     for edit, weight in zip(edits, weights, strict=True):
@@ -101,9 +99,8 @@ def edits_side_by_side(model: TransformerBridge, edits: RankOneEdit) -> Iterator
     Args:
         edits: As many as the batch has rows, all at one layer.
 
-    Raises:
-        ValueError: A single edit, a layer that the model does not have or, in the forward pass, not
-            one edit per row.
+    Raises ValueError: a single edit, a layer that the model does not have or, in the forward pass,
+    not one edit per row.
     """
     if edits.read.ndim != 2:
         raise ValueError("one edit per row of the batch is needed, not a single one")
@@ -127,8 +124,7 @@ def edits_side_by_side(model: TransformerBridge, edits: RankOneEdit) -> Iterator
 def down_projection(model: TransformerBridge, layer: int) -> Float[Tensor, "d_mlp d_model"]:
     """`W_out` of one layer as the model uses it, not a copy: changing it in place edits the model.
 
-    Raises:
-        ValueError: No such layer, or the architecture has no such weight.
+    Raises ValueError: no such layer, or the architecture has no such weight.
     """
     if not 0 <= require.whole("layer", layer) < model.cfg.n_layers:
         raise ValueError(f"layer {layer} is out of range: the model has {model.cfg.n_layers}")
@@ -147,8 +143,7 @@ def rewrite_score(
 
     `(p_edited - p_original) / (1 - p_original)`: 1 is certainty, 0 no effect, below 0 harm.
 
-    Raises:
-        ValueError: Shapes differ, no probabilities, or an answer that was certain before.
+    Raises ValueError: shapes differ, no probabilities, or an answer that was certain before.
     """
     if original.shape != edited.shape:
         raise ValueError(f"{tuple(original.shape)} and {tuple(edited.shape)} probabilities")

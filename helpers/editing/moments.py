@@ -55,9 +55,8 @@ def second_moment(
         skip: How many tokens at the start of each passage to leave out (see the module).
         batch_size: Passages per forward pass; less needs less memory.
 
-    Raises:
-        ValueError: No layers or one the model does not have, no token left to look at, or one that
-            is not in the vocabulary.
+    Raises ValueError: no layers or one the model does not have, no token left to look at, or one
+    that is not in the vocabulary.
     """
     sites = _check_request(model, layers, tokens, skip, batch_size)
     total = dict.fromkeys(sites, 0.0)
@@ -78,8 +77,7 @@ def regularised(second_moment: Float[Tensor, "d d"], ridge: float = 0.1) -> Floa
     `C` from 8,000 tokens, and to a third with 2,000. The median, not the mean: a few units with
     enormous activations should not set the scale for all.
 
-    Raises:
-        ValueError: A ridge that is negative, NaN or infinite, or no square matrix.
+    Raises ValueError: a ridge that is negative, NaN or infinite, or no square matrix.
     """
     require.floats("the second moment", second_moment, ndim=2)
     if len(second_moment) != len(second_moment.T):
@@ -93,8 +91,7 @@ def regularised(second_moment: Float[Tensor, "d d"], ridge: float = 0.1) -> Floa
 def whitener(second_moment: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
     """`L^-1` for `L L^T` the second moment of `x`: that of `L^-1 x` is the identity. In float64.
 
-    Raises:
-        ValueError: It is not symmetric and positive definite, as far as float32 can tell.
+    Raises ValueError: it is not symmetric and positive definite, as far as float32 can tell.
     """
     matrix = in_double(second_moment)
     square = matrix.ndim == 2 and 0 < len(matrix) == len(matrix.T)
@@ -115,8 +112,7 @@ def whitener(second_moment: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
 def in_double(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The same in float64 on the CPU, without gradient.
 
-    Raises:
-        ValueError: It holds NaN or infinity, or is no floating-point tensor.
+    Raises ValueError: it holds NaN or infinity, or is no floating-point tensor.
     """
     require.floats("an activation, weight or second moment", tensor)
     tensor = tensor.detach().cpu().double()
@@ -162,9 +158,8 @@ def passages_from_wikitext(
     dataset `Salesforce/wikitext`, so only its beginning is downloaded; paragraphs of fewer than
     `length` tokens are passed over.
 
-    Raises:
-        ConnectionError: The dataset cannot be had. `helpers.tasks.text.passages` needs no network.
-        ValueError: `n` below 1, or the dataset ends before `n` paragraphs are long enough.
+    Raises ConnectionError: the dataset cannot be had. `helpers.tasks.text.passages` needs no
+    network. ValueError: `n` below 1, or the dataset ends before `n` paragraphs are long enough.
     """
     if n < 1:
         raise ValueError(f"at least one passage is needed, not {n}")

@@ -49,8 +49,7 @@ class RomeSettings:
         clamp: The shift may be at most this many times as long as that output.
         stop_below: A fact is done when the mean of `-log p(target)` is below: 0.05 is 95 %.
 
-    Raises:
-        ValueError: No step, or a number that is negative, NaN or infinite.
+    Raises ValueError: no step, or a number that is negative, NaN or infinite.
     """
 
     steps: int = 20
@@ -109,10 +108,9 @@ def rome_pairs(
         targets: The token it should be continued with.
         prefix_length: Tokens of the shortest prefix.
 
-    Raises:
-        ValueError: Not one entry for each fact, a template without one place for the subject, no
-            subject, a target that is no token of the model, or what follows the subject changes its
-            last token.
+    Raises ValueError: not one entry for each fact, a template without one place for the subject, no
+    subject, a target that is no token of the model, or what follows the subject changes its last
+    token.
     """
     if not len(templates) == len(subjects) == len(targets) > 0:
         raise ValueError("one template, one subject and one target is needed for each fact")
@@ -147,8 +145,7 @@ def find_shifts(cached: CachedPairs, settings: RomeSettings | None = None) -> Sh
     Args:
         cached: The prompts of `rome_pairs`, cached at an `mlp_hidden` site.
 
-    Raises:
-        ValueError: Pairs that were not made by `rome_pairs`, or cached at another kind of site.
+    Raises ValueError: pairs that were not made by `rome_pairs`, or cached at another kind of site.
     """
     settings = settings or RomeSettings()
     search = _Search(cached, settings)

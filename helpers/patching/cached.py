@@ -69,10 +69,9 @@ class CachedPairs:
             clamp: Activations to hold fixed at sites above this one, at the same token: a row
                 per row. With `record` this patches one path only, or cuts it.
 
-        Raises:
-            ValueError: an activation of the wrong shape or with NaN, a clamped site below, rows
-                that are no numbers, or tokens that are not in the vocabulary.
-            IndexError: a row that does not exist.
+        Raises ValueError: an activation of the wrong shape or with NaN, a clamped site below, rows
+        that are no numbers, or tokens that are not in the vocabulary. IndexError: a row that does
+        not exist.
         """
         rows, clamp = self._rows(rows), dict(clamp or {})
         self._check(activation, rows, clamp)
@@ -106,9 +105,8 @@ class CachedPairs:
             names: Hooks above the site, such as `blocks.9.attn.hook_pattern`.
             clamp: As in `patched_logits`.
 
-        Raises:
-            ValueError: an activation of the wrong shape or with NaN, or a hook below the site.
-            KeyError: no such hook.
+        Raises ValueError: an activation of the wrong shape or with NaN, or a hook below the site.
+        KeyError: no such hook.
         """
         rows, clamp = self._rows(None), dict(clamp or {})
         if isinstance(names, str):
@@ -236,8 +234,7 @@ def gradients(
 
     One backward pass for every `ROWS_PER_FORWARD` pairs, so many of them need no more memory.
 
-    Raises:
-        ValueError: an activation of the wrong shape or with NaN.
+    Raises ValueError: an activation of the wrong shape or with NaN.
     """
     found = []
     for rows in torch.arange(len(activation), device=activation.device).split(ROWS_PER_FORWARD):
@@ -257,9 +254,8 @@ def logit_differences(
         cached: The same pairs at several sites.
         activations: What to write at each; by default the source's, the whole component.
 
-    Raises:
-        ValueError: no sites, other pairs at some or cached by other calls, not one activation for
-            every site, or one of the wrong shape or with NaN.
+    Raises ValueError: no sites, other pairs at some or cached by other calls, not one activation
+    for every site, or one of the wrong shape or with NaN.
     """
     columns, places = _answers(_first(cached, activations)).unique(return_inverse=True)
     found = cached[0].base.new_empty(len(cached), len(cached[0]))

@@ -32,9 +32,8 @@ def cache_pairs(
     Args:
         batch_size: Prompts per forward pass while caching; less needs less memory.
 
-    Raises:
-        ValueError: no such layer, head, activation or position in the model or in a prompt, tokens
-            that the model does not have, or a prompt that is too long for it.
+    Raises ValueError: no such layer, head, activation or position in the model or in a prompt,
+    tokens that the model does not have, or a prompt that is too long for it.
     """
     return cache_sites(model, pairs, [site], batch_size=batch_size)[0]
 
@@ -44,8 +43,7 @@ def cache_sites(
 ) -> list[CachedPairs]:
     """As `cache_pairs` for several sites at one position: the prompts are still run once.
 
-    Raises:
-        ValueError: no sites, sites at different positions, or as for `cache_pairs`.
+    Raises ValueError: no sites, sites at different positions, or as for `cache_pairs`.
     """
     require.whole("batch_size", batch_size, least=1)
     if not sites:
@@ -85,8 +83,7 @@ def in_batches(
             logits over the vocabulary. The prompts that are being run need up to about 100 MB more
             in a model of 135M parameters. A single pair is tried whatever it needs.
 
-    Raises:
-        ValueError: `memory` is not positive, or as for `cache_pairs`.
+    Raises ValueError: `memory` is not positive, or as for `cache_pairs`.
     """
     if not isinstance(memory, (int, float)) or not memory > 0:
         raise ValueError(f"memory must be a positive number of bytes, got {memory!r}")

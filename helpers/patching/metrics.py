@@ -37,8 +37,7 @@ def bootstrap(
     Pairs are drawn with replacement, all columns of a pair together; `statistic` maps column means
     to the quantity of interest, so ratios of means are resampled as ratios of means.
 
-    Raises:
-        ValueError: no rows, NaN in the samples, or no matrix of numbers.
+    Raises ValueError: no rows, NaN in the samples, or no matrix of numbers.
     """
     if not isinstance(samples, Tensor) or samples.ndim != 2:
         raise ValueError("the samples must be a tensor [pairs columns], a row for every pair")
@@ -56,8 +55,7 @@ def bootstrap(
 def mean(values: Float[Tensor, "pairs"], *, seed: int = 0) -> Estimate:
     """The mean over pairs with its bootstrap interval, in the unit of `values`.
 
-    Raises:
-        ValueError: no values, NaN, or not one number per pair.
+    Raises ValueError: no values, NaN, or not one number per pair.
     """
     _require_one_per_pair("the values", values)
     return bootstrap(values[:, None], lambda means: means[..., 0], seed=seed)
@@ -73,8 +71,7 @@ def logit_difference(
     The labels are the base prompt's, before and after the patch (section 4.1): a patch that works
     makes this number fall.
 
-    Raises:
-        ValueError: not one answer and one counterfactual per row, or tokens beyond the logits.
+    Raises ValueError: not one answer and one counterfactual per row, or tokens beyond the logits.
     """
     for tokens in (answer, counterfactual):
         _require_tokens(logits, tokens)
@@ -91,8 +88,7 @@ def fractional_logit_difference_decrease(
     0: no effect. 1: the margin is gone. Above 1: the answer flips on average. Below 0: the patch
     helped the model. A mean of ratios would explode on pairs whose clean difference is near zero.
 
-    Raises:
-        ValueError: shapes differ, or the model has no clean margin to lose.
+    Raises ValueError: shapes differ, or the model has no clean margin to lose.
     """
     _require_one_per_pair("clean", clean)
     _require_one_per_pair("patched", patched)
@@ -112,8 +108,7 @@ def percent_lost(clean: Tensor, patched: Tensor, clamped: Tensor) -> Estimate:
 def margin(clean: Float[Tensor, "pairs"]) -> float:
     """The mean clean logit difference in nats, of which effects are shares.
 
-    Raises:
-        ValueError: it is not above zero.
+    Raises ValueError: it is not above zero.
     """
     mean = clean.mean().item()
     if mean <= 0:
@@ -132,8 +127,7 @@ def interchange_accuracy(
     The interval is the exact binomial one (Clopper-Pearson): a bootstrap of 0 hits out of n would
     claim to be certain.
 
-    Raises:
-        ValueError: there are no pairs or not one counterfactual for each, or NaN in the logits.
+    Raises ValueError: there are no pairs or not one counterfactual for each, or NaN in the logits.
     """
     _require_tokens(logits, counterfactual)
     if logits.isnan().any():
@@ -144,8 +138,7 @@ def interchange_accuracy(
 def share(hits: Bool[Tensor, "pairs"]) -> Estimate:
     """Share of true values, with the exact binomial interval.
 
-    Raises:
-        ValueError: there are none, or they are not true or false, one per pair.
+    Raises ValueError: there are none, or they are not true or false, one per pair.
     """
     # Here, since the checks import this module and need no model.
     from transformer_lens.utilities.statistics import success_rate_ci

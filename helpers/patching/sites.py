@@ -39,9 +39,8 @@ class Site:
         head: The head, for the last two only.
         position: Overrides the pairs' own position; negative counts from the end of each prompt.
 
-    Raises:
-        ValueError: An unknown kind, a head where none belongs or none where one does, or a layer,
-            head or position that is no whole number.
+    Raises ValueError: an unknown kind, a head where none belongs or none where one does, or a
+    layer, head or position that is no whole number.
     """
 
     layer: int

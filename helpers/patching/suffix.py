@@ -189,8 +189,7 @@ def run_from(
     The bridge's `start_at_layer` by itself runs the blocks below as well; here they are skipped.
     Further arguments go to the model: `logits_to_keep=1` gives those of the last token only.
 
-    Raises:
-        ValueError: No such layer.
+    Raises ValueError: no such layer.
     """
     if not 0 <= layer < model.cfg.n_layers:
         raise ValueError(f"layer {layer} is out of range: the model has {model.cfg.n_layers}")

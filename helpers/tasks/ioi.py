@@ -63,9 +63,8 @@ def make_pairs(
         (empty if the template has none), pattern (of the base) and the positions of the names in
         the base: io_position, subject_position, subject2_position (the repetition).
 
-    Raises:
-        ValueError: There are fewer pairs, a template or split is unknown, the prefix hides a name,
-            too few words are single tokens for this model, or `n` or `seed` is no whole number.
+    Raises ValueError: there are fewer pairs, a template or split is unknown, the prefix hides a
+    name, too few words are single tokens for this model, or `n` or `seed` is no whole number.
     """
     require.whole("n", n)
     if not isinstance(prefix, str) or not prefix.endswith(" "):
@@ -96,8 +95,7 @@ def vocabulary(model: Tokenizes, split: Split) -> dict[str, list[str]]:
     Every second usable word is a test word, so the splits are disjoint for each model; but a word
     may change sides from one model to another.
 
-    Raises:
-        ValueError: Too few words of a list are single tokens.
+    Raises ValueError: too few words of a list are single tokens.
     """
     start, found = ("train", "test").index(_check_split(split)), {}
     for kind, fewest in FEWEST.items():

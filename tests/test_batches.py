@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from helpers.directions.geometry import patch_subspace, random_direction
-from helpers.patching.batches import bytes_per_pair, in_batches, measure_in_batches
-from helpers.patching.caching import cache_pairs
+from helpers.patching.caching import bytes_per_pair, cache_pairs, in_batches, measure_in_batches
 from helpers.patching.sites import Site
 from helpers.tasks.ioi import make_pairs
 
@@ -52,7 +51,7 @@ def test_what_a_pair_needs_counts_what_is_kept(task):
     cached = cache_pairs(model, first, SITE)
     kept = sum(
         layer.keys[:1].nbytes + layer.values[:1].nbytes
-        for layer in cached.groups[0].prefix.layers[SITE.layer :]
+        for layer in cached._groups[0].prefix.layers[SITE.layer :]
     )
     logits = 2 * cached.patched_logits(cached.base).nbytes
     one_token = kept // (len(first.base_tokens[0]) - 1)  # the prefix is without the last token

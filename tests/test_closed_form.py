@@ -29,9 +29,8 @@ from helpers.directions.geometry import (
     unit,
 )
 from helpers.directions.search import find_direction, find_pair_directions
-from helpers.patching.cached import gradients
+from helpers.patching.cached import base_gradients, gradients
 from helpers.patching.caching import cache_pairs, cache_sites
-from helpers.patching.many_sites import base_gradients
 from helpers.patching.metrics import logit_difference
 from helpers.patching.sites import Site
 
@@ -404,7 +403,7 @@ def test_parts_give_the_same(tiny_model, monkeypatch):
 
 @pytest.mark.parametrize(("tokens", "position"), [(192, -1), (7, 1)])
 def test_all_sites_from_one_pass(any_model, position, tokens, monkeypatch):
-    monkeypatch.setattr("helpers.patching.many_sites.TOKENS_PER_FORWARD", tokens)
+    monkeypatch.setattr("helpers.patching.cached.TOKENS_PER_FORWARD", tokens)
     cached, moves = cached_everywhere(any_model, position), 0
     cached = cached[abs(position) :: 2]
     for gradient, at in zip(base_gradients(cached), cached, strict=True):
@@ -429,7 +428,7 @@ def test_one_backward_pass_for_many_sites(tiny_model, monkeypatch):
     backward = torch.autograd.grad
     monkeypatch.setattr(torch.autograd, "grad", lambda *a: calls.append(1) or backward(*a))
     best_directions_at(cached)
-    assert len(calls) == len(cached[0].groups) < len(cached)
+    assert len(calls) == len(cached[0]._groups) < len(cached)
 
 
 def test_models_that_run_whole_prompts(tiny_model, monkeypatch):

@@ -139,15 +139,6 @@ def test_killed_grading_leaves_no_process(tmp_path):
         time.sleep(0.1)
 
 
-def test_what_killed_processes_left_of_second_moments_goes(tmp_path):
-    (tmp_path / "x.safetensors.tmp-abc").touch()
-    (tmp_path / "x.safetensors").touch()
-    with moments._alone(tmp_path) as writable:
-        assert writable
-    assert not (tmp_path / "x.safetensors.tmp-abc").exists()
-    assert (tmp_path / "x.safetensors").exists()
-
-
 # -------------------------------------------------------------------------- no place for files
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from test_patching import brute_force, join, perturbed, random_pairs, sites_of
 
+from helpers.patching.cached import effects, logit_differences
 from helpers.patching.caching import cache_pairs, cache_sites
-from helpers.patching.many_sites import effects, logit_differences
 from helpers.patching.metrics import logit_difference
 from helpers.patching.sites import Site
 
@@ -34,7 +34,7 @@ def cached_everywhere(model, position=-1):
 @pytest.mark.parametrize("tokens", [7, 192])
 @pytest.mark.parametrize("position", [-1, 1])
 def test_equals_brute_force(any_model, position, tokens, monkeypatch):
-    monkeypatch.setattr("helpers.patching.many_sites.TOKENS_PER_FORWARD", tokens)
+    monkeypatch.setattr("helpers.patching.cached.TOKENS_PER_FORWARD", tokens)
     cached = cached_everywhere(any_model, position)
     new = [perturbed(at, seed) for seed, at in enumerate(cached)]
     found, measured = logit_differences(cached, new), effects(cached, new)
@@ -63,7 +63,7 @@ def test_sites_of_a_model_that_runs_whole_prompts(tiny_model, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cached = cached_everywhere(tiny_model("llama"))
-    assert cached[0].groups[0].from_start
+    assert cached[0]._groups[0].from_start
     expected = torch.stack([at.logit_difference(at.source) for at in cached])
     assert torch.allclose(logit_differences(cached), expected, atol=1e-4)
 
@@ -76,7 +76,7 @@ def test_few_forward_passes_for_many_sites(tiny_model, monkeypatch):
         logit_differences(cached)
     finally:
         handle.remove()
-    assert len(passes) <= len(cached[0].groups) < len(cached)
+    assert len(passes) <= len(cached[0]._groups) < len(cached)
 
 
 def test_what_does_not_belong_together_is_refused(tiny_model):

@@ -102,7 +102,7 @@ def test_equals_brute_force_at_every_site(any_model, position):
         expected = brute_force(any_model, pairs, cached.site, new)
         clean = brute_force(any_model, pairs, cached.site, cached.base)
         found = cached.patched_logits(new)
-        assert not cached.groups[0].from_start
+        assert not cached._groups[0].from_start
         assert (found - expected).abs().max() < 1e-4, cached.site
         moved.append((expected - clean).abs().max() > 1e-3)
     # an earlier token need not reach the last one: there may be no attention above, or a window
@@ -173,7 +173,7 @@ def test_prompts_that_are_base_and_source_are_run_once(tiny_model):
         **(vars(pairs) | dict(base_tokens=pairs.source_tokens, source_tokens=pairs.base_tokens))
     )
     both = cache_pairs(model, join(pairs, swapped, pairs), Site(1, "resid_post"))
-    assert len(both.groups[0].tokens) == 8  # 12 pairs of 8 different prompts
+    assert len(both._groups[0].tokens) == 8  # 12 pairs of 8 different prompts
     assert torch.equal(both.base[:4], both.source[4:8])
     assert torch.equal(both.base[:4], both.base[8:])
     apart = cache_pairs(model, pairs, Site(1, "resid_post"))
@@ -219,7 +219,7 @@ def test_every_group_of_prompts_is_checked(tiny_model, monkeypatch):
     pairs = join(random_pairs(model, n=2), random_pairs(model, n=2, length=6, seed=4))
     with pytest.warns(UserWarning, match="slower"):
         cached = cache_pairs(model, pairs, Site(1, "mlp_hidden"))
-    assert all(group.from_start for group in cached.groups)
+    assert all(group.from_start for group in cached._groups)
 
 
 def test_many_rows_run_in_parts(tiny_model, monkeypatch):
@@ -333,7 +333,7 @@ def test_measure_agrees_with_brute_force(smollm):
         expected = brute_force(smollm, pairs, site, cached.source)
         difference = expected[:, pairs.answer[0]] - expected[:, pairs.counterfactual[0]]
         assert torch.allclose(effect.logit_difference, difference, atol=1e-4)
-        assert not cached.groups[0].from_start
+        assert not cached._groups[0].from_start
 
 
 def state(model) -> dict:
@@ -394,7 +394,7 @@ def test_architectures_that_cannot_be_resumed_fall_back(tiny_model, monkeypatch)
 def test_the_self_check_notices_a_wrong_resume(tiny_model):
     model = tiny_model("llama")
     cached = cache_pairs(model, random_pairs(model), Site(1, "mlp_hidden"))
-    group = cached.groups[0]
+    group = cached._groups[0]
     assert group.is_exact()
     group.prefix.layers[2].keys += 1.0
     assert not group.is_exact()

@@ -8,7 +8,7 @@ import torch
 from conftest import build_tiny_model
 from test_patching import hooks_of, join, random_pairs
 
-from helpers.audit.diagnostics import downstream, scores
+from helpers.audit.diagnostics import downstream, later_units, scores
 from helpers.audit.planted import (
     FAMILIES,
     NATURAL,
@@ -182,7 +182,7 @@ def test_silent_units_never_fire_on_a_prompt(pairs):
 def test_silent_units_can_be_held(pairs):
     planted, patched = firing(pairs)
     later = Site(LAYER + 1, "mlp_hidden")
-    moved = planted.stream.later_units(planted.stream.source)[later]
+    moved = later_units(planted.stream, planted.stream.source)[later]
     clamp = {SILENT: torch.rand(6, 2), later: moved}
     expected, _ = full_run(planted, patched, {"silent": clamp[SILENT], later.hook_name: moved})
     found = planted.logit_difference(patched, clamp=clamp)

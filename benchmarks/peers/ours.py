@@ -13,7 +13,7 @@ from helpers.directions.closed_form import best_directions
 from helpers.directions.geometry import patch_each
 from helpers.directions.search import answer_logit_difference, cross_entropy, find_direction
 from helpers.patching import CachedPairs, cache_pairs, cache_sites
-from helpers.patching.many_sites import logit_differences
+from helpers.patching.cached import logit_differences
 from helpers.patching.sites import Site
 from helpers.tasks.pairs import Pairs
 

@@ -42,8 +42,7 @@ class DirectionFileError(ValueError):
 def parse_site(text: str) -> Site:
     """The site that `str(site)` writes as `text`, such as `mlp_hidden.21` or `head_output.23.1`.
 
-    Raises:
-        ValueError: The text is no such name.
+    Raises ValueError: the text is no such name.
     """
     kind, *numbers = text.strip().split(".")
     if kind not in HOOKS:
@@ -64,8 +63,7 @@ def read_direction(path: str | Path) -> Float[Tensor, "d"]:
         path: `.npy`, `.pt` (read without running code that may be in it) or `.safetensors`; where
             a file holds several tensors, the one called `direction` is meant.
 
-    Raises:
-        DirectionFileError: There is no such file, or no such vector in it.
+    Raises DirectionFileError: there is no such file, or no such vector in it.
     """
     path = Path(path)
     if not path.is_file():
@@ -81,73 +79,27 @@ def read_direction(path: str | Path) -> Float[Tensor, "d"]:
         raise DirectionFileError(
             f"{path} is damaged, or holds more than numbers: {SHOW_SAVING}"
         ) from error
-    return _vector(path, _only_tensor(path, content))
-
-
-def _read_npy(path: Path) -> Any:
-    content = np.load(path, allow_pickle=False)
-    is_float = isinstance(content, np.ndarray) and content.dtype.kind == "f"
-    return torch.from_numpy(content.astype(np.float64)) if is_float else content
-
-
-def _read_pt(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-READERS: Mapping[str, Callable[[Path], Any]] = {
-    ".npy": _read_npy,
-    ".pt": _read_pt,
-    ".safetensors": safetensors.torch.load_file,
-}
-
-
-def _only_tensor(path: Path, content: Any) -> Any:
-    """The content itself, or the tensor that is meant if it has names."""
-    if not isinstance(content, Mapping):
-        return content
-    if len(content) == 1:
-        return next(iter(content.values()))
-    if "direction" not in content:
-        raise DirectionFileError(
-            f"{path} holds {list(content)}: call the tensor that is meant 'direction'"
-        )
-    return content["direction"]
-
-
-def _vector(path: Path, content: Any) -> Float[Tensor, "d"]:
-    """The content of a file as a vector, if it is one."""
-    if not isinstance(content, Tensor) or not content.is_floating_point():
-        kind = getattr(content, "dtype", type(content).__name__)
-        raise DirectionFileError(f"{path} holds {kind}, not floating-point numbers: {SHOW_SAVING}")
-    shape = tuple(content.shape)
-    if len(shape) not in (1, 2) or content.numel() != max(shape) or not content.numel():
-        raise DirectionFileError(
-            f"{path} has the shape {shape}: a direction has the shape [d], [d, 1] or [1, d]"
-        )
-    if content.layout != torch.strided or content.is_meta:
-        raise DirectionFileError(f"{path} holds no plain tensor: save v.to_dense() on the CPU")
-    vector = content.detach().reshape(-1).float()
-    if not torch.isfinite(vector).all():
-        raise DirectionFileError(f"{path} holds NaN or infinity: check what produced it")
-    return vector
+    if isinstance(content, Mapping):
+        name = next(iter(content)) if len(content) == 1 else "direction"
+        if name not in content:
+            raise DirectionFileError(
+                f"{path} holds {list(content)}: call the tensor that is meant 'direction'"
+            )
+        content = content[name]
+    return _vector(path, content)
 
 
 def load_pairs(model: TransformerBridge, options: argparse.Namespace) -> Pairs:
-    """The pairs that the options ask for.
-
-    Raises:
-        ValueError: They cannot be had for this model.
-    """
-    if options.pairs == "ioi":
-        return ioi.make_pairs(model, options.n, split=options.split, seed=options.seed)
-    if options.pairs in ("number", "gender"):
-        return agreement.make_pairs(
-            model, options.pairs, options.n, split=options.split, seed=options.seed
-        )
-    if options.pairs == "facts":
+    """The pairs that the options ask for; a ValueError if they cannot be had for this model."""
+    task, drawn = options.pairs, {"split": options.split, "seed": options.seed}
+    if task == "ioi":
+        return ioi.make_pairs(model, options.n, **drawn)
+    if task in ("number", "gender"):
+        return agreement.make_pairs(model, task, options.n, **drawn)
+    if task == "facts":
         known = facts.known_facts(model, batch_size=options.batch_size)
         return facts.make_pairs(model, known, options.n, seed=options.seed)
-    return read_pairs(model, options.pairs)
+    return read_pairs(model, task)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -155,7 +107,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m helpers.audit", description="Judge a direction.")
     add = parser.add_argument
     add("--model", help="name, hub id or folder (default: the packaged model)")
-    add("--site", required=True, type=_explained(parse_site), help="such as mlp_hidden.21, "
+    add("--site", required=True, type=_site, help="such as mlp_hidden.21, "
         "resid_post.21 or head_output.23.1")  # fmt: skip
     add("--direction", required=True, metavar="FILE", help=", ".join(READERS))
     add("--pairs", required=True, metavar="|".join((*TASKS, "FILE.csv")),
@@ -169,37 +121,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _at_least(least: int) -> Callable[[str], int]:
-    """Reads a whole number from `least` on."""
-
-    def read(text: str) -> int:
-        if not re.fullmatch("[0-9]{1,9}", text) or int(text) < least:
-            most = 10**9 - 1
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} to {most}")
-        return int(text)
-
-    return read
-
-
-def _explained(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """The same, but so that argparse shows what its errors say."""
-
-    def explained(text: str) -> Any:
-        try:
-            return read(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return explained
-
-
 def run(options: argparse.Namespace) -> None:
     """Read, load, measure and save; the files are checked before the model is loaded.
 
-    Raises:
-        ModelError: The model cannot be loaded.
-        ValueError: An option or a file does not fit.
-        OSError: The results cannot be written.
+    Raises ModelError: the model cannot be loaded. ValueError: an option or a file does not fit.
+    OSError: the results cannot be written.
     """
     direction = read_direction(options.direction)
     if options.pairs not in TASKS:
@@ -240,3 +166,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nInterrupted; nothing was written.", file=sys.stderr)
         return 130
     return 0
+
+
+def _read_npy(path: Path) -> Any:
+    content = np.load(path, allow_pickle=False)
+    is_float = isinstance(content, np.ndarray) and content.dtype.kind == "f"
+    return torch.from_numpy(content.astype(np.float64)) if is_float else content
+
+
+READERS: Mapping[str, Callable[[Path], Any]] = {
+    ".npy": _read_npy,
+    ".pt": lambda path: torch.load(path, map_location="cpu", weights_only=True),
+    ".safetensors": safetensors.torch.load_file,
+}
+
+
+def _vector(path: Path, content: Any) -> Float[Tensor, "d"]:
+    """The content of a file as a vector, if it is one."""
+    if not isinstance(content, Tensor) or not content.is_floating_point():
+        kind = getattr(content, "dtype", type(content).__name__)
+        raise DirectionFileError(f"{path} holds {kind}, not floating-point numbers: {SHOW_SAVING}")
+    shape = tuple(content.shape)
+    if len(shape) not in (1, 2) or content.numel() != max(shape) or not content.numel():
+        raise DirectionFileError(
+            f"{path} has the shape {shape}: a direction has the shape [d], [d, 1] or [1, d]"
+        )
+    if content.layout != torch.strided or content.is_meta:
+        raise DirectionFileError(f"{path} holds no plain tensor: save v.to_dense() on the CPU")
+    vector = content.detach().reshape(-1).float()
+    if not torch.isfinite(vector).all():
+        raise DirectionFileError(f"{path} holds NaN or infinity: check what produced it")
+    return vector
+
+
+def _site(text: str) -> Site:
+    """`parse_site`, with errors that argparse shows."""
+    try:
+        return parse_site(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    """Reads a whole number from `least` on."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,9}", text) or int(text) < least:
+            most = 10**9 - 1
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} to {most}")
+        return int(text)
+
+    return read

@@ -25,11 +25,9 @@ UNDECIDED = "undecided"
 
 @dataclass(frozen=True)
 class Criterion:
-    """A test of `helpers.audit.diagnostics.scores` and how to read it.
+    """A test of `helpers.audit.diagnostics.scores`, by its name there, and how to read it.
 
     Attributes:
-        name: As in `scores`.
-        question: What it asks.
         against: Values from here on speak against a natural pathway; None: it is not judged.
         acquits: Values down to here speak for one; None: no value does.
         limits: When it is fooled.
@@ -133,12 +131,9 @@ class Finding:
     """What one test found.
 
     Attributes:
-        test: Its name.
-        question: What it asks.
         value: With the interval over pairs; None if the test does not apply.
         verdict: `AGAINST`, `FOR`, `OPEN`, `REPORTED` or `DOES_NOT_APPLY`.
         reason: Why, with the number.
-        limits: When the test is fooled.
     """
 
     test: str
@@ -175,7 +170,6 @@ def measured(test: Criterion, value: Estimate) -> Finding:
 
 
 def inapplicable(test: Criterion, reason: str) -> Finding:
-    """The finding of a test that does not apply here."""
     return Finding(test.name, test.question, None, DOES_NOT_APPLY, reason, test.limits)
 
 
@@ -183,32 +177,21 @@ def conclude(effect: Estimate, random: Sequence[Estimate], findings: Sequence[Fi
     """The verdict on a direction.
 
     `NO_EFFECT` unless its FLDD is at least `SMALLEST_EFFECT` and the interval lies above that of
-    every random direction.
-    `ILLUSION` if the whole component's test speaks against it, or any two do. `CONSISTENT` if that
-    test speaks for it and none against. Else `UNDECIDED`.
+    every random direction. `ILLUSION` if the whole component's test speaks against it, or any two
+    do. `CONSISTENT` if that test speaks for it and none against. Else `UNDECIDED`.
 
     Args:
-        effect: FLDD of the direction.
-        random: FLDD of random directions, at least one.
-        findings: What the tests found.
+        effect, random: FLDD of the direction, and of random ones, at least one.
 
-    Raises:
-        ValueError: There is no random direction.
+    Raises ValueError: there is no random direction.
     """
     if effect.value < SMALLEST_EFFECT or effect.low <= _chance(random):
         return NO_EFFECT
     against = [finding.test for finding in findings if finding.verdict == AGAINST]
     if WHOLE in against or len(against) >= 2:
         return ILLUSION
-    acquitted = any(finding.test == WHOLE and finding.verdict == FOR for finding in findings)
+    acquitted = (WHOLE, FOR) in [(finding.test, finding.verdict) for finding in findings]
     return CONSISTENT if acquitted and not against else UNDECIDED
-
-
-def _chance(random: Sequence[Estimate]) -> float:
-    """The most that a random direction may do."""
-    if not random:
-        raise ValueError("no random directions: compare with at least one")
-    return max(other.high for other in random)
 
 
 NOT_SHOWN = {
@@ -241,3 +224,9 @@ def summarise(effect: Estimate, random: Sequence[Estimate], findings: Sequence[F
     }
     removed = f"the patch along the direction removes {effect:.1%} of the model's margin"
     return f"{verdict.capitalize()}: {removed}{because[verdict]}. {NOT_SHOWN[verdict]}"
+
+
+def _chance(random: Sequence[Estimate]) -> float:
+    if not random:
+        raise ValueError("no random directions: compare with at least one")
+    return max(other.high for other in random)

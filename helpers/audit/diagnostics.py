@@ -41,16 +41,13 @@ class Score(NamedTuple):
 
     @property
     def value(self) -> float:
-        """The ratio of the means over pairs."""
         return (self.above.mean() / self.below.mean()).item()
 
 
 def writing_matrix(model: TransformerBridge, site: Site) -> Writer:
     """What takes the site's activation to the residual stream; None for what is in it already.
 
-    Raises:
-        ValueError: what an MLP or a head only reads, which writes nothing by itself, or a site that
-            the model does not have.
+    Raises ValueError: what an MLP or a head only reads, or a site that the model does not have.
     """
     check_sites(model, [site])
     block = model.blocks[site.layer]
@@ -71,16 +68,12 @@ def has_kernel(W: Writer) -> bool:
 def scores(cached: Cached, direction: Float[Tensor, "d"], W: Writer) -> dict[str, Score]:
     """All tests of a direction, by name; larger is more suspicious.
 
-    whole does less: the share of the direction's effect that the whole component does not have.
-    not necessary: 1 minus the effect that the whole component loses without the direction, over
-    the direction's. lost off natural changes: the share lost when the patch is projected on the
-    directions in which real inputs move. beyond range: see `beyond_range`. far at the site, far
-    downstream: see `distance_ratio`. lost in range: see `downstream`. Only where `W` has a kernel:
-    null norm; read by the null part and lost by the row part, as shares of the direction's effect
-    (section 4.3 of the paper, in both conventions). Effects are falls of the logit difference.
+    `helpers.audit.criteria.TESTS` says what each asks. Effects are falls of the logit difference;
+    shares are of the direction's effect. not necessary: 1 minus the effect that the whole component
+    loses without the direction, over the direction's. Those of the row and null part only where `W`
+    has a kernel (section 4.3 of the paper, in both conventions).
 
-    Raises:
-        ValueError: the direction is zero, holds NaN or does not fit the site.
+    Raises ValueError: the direction is zero, holds NaN or does not fit the site.
     """
     require.floats("the direction", direction, ndim=1)
     patched = patches(cached, direction, W)
@@ -110,10 +103,9 @@ def patches(
 ) -> dict[str, Float[Tensor, "pairs d"]]:
     """The patched activations that the tests compare, by name.
 
-    direction: the interchange along it. whole: everything from the source. whole without: all but
-    the direction. natural changes: what the direction moves, projected on `natural_changes`. Where
-    `W` has a kernel also row: along the normalised row part; read null: the null part senses, the
-    whole direction acts.
+    natural changes: what the direction moves, projected on `natural_changes`. Where `W` has a
+    kernel also row: along the normalised row part; read null: the null part senses, the whole
+    direction acts.
     """
     base, source, v = cached.base, cached.source, unit(direction).to(cached.base)
     moved, axes = patch_subspace(base, source, v), natural_changes(cached)
@@ -191,11 +183,21 @@ def downstream(cached: Cached, patched: Float[Tensor, "pairs d"]) -> tuple[PerPa
     to the values of the patched run (after the planted pathways of Liu and Chen). The distance is
     `distance_ratio` in the units of the next MLP; 1 where there is none.
     """
-    natural = [cached.later_units(activation) for activation in (cached.base, cached.source)]
+    natural = [later_units(cached, activation) for activation in (cached.base, cached.source)]
     clamp, far = {}, torch.ones(len(cached))
-    for number, (site, values) in enumerate(cached.later_units(patched).items()):
+    for number, (site, values) in enumerate(later_units(cached, patched).items()):
         seen = torch.cat([units[site] for units in natural])
         clamp[site] = values.clamp(seen.amin(0), seen.amax(0))
         far = distance_ratio(seen, values) if number == 0 else far
     held = cached.logit_difference(patched, clamp=clamp)
     return (cached.clean_logit_difference - held).cpu(), far
+
+
+def later_units(cached: Cached, activation: Float[Tensor, "pairs d"]) -> dict[Site, Tensor]:
+    """Hidden activations of all MLPs above the site, at the patched token, under a patch."""
+    if not isinstance(cached, CachedPairs):  # planted pairs may have units there, too
+        return cached.later_units(activation)
+    layers = range(cached.site.layer + 1, cached.model.cfg.n_layers)
+    sites = [Site(layer, "mlp_hidden", position=cached.site.position) for layer in layers]
+    seen = cached.record(activation, [site.hook_name for site in sites])
+    return {site: seen[site.hook_name] for site in sites}

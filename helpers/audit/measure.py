@@ -1,24 +1,19 @@
-"""Judge a direction: does its patch use a natural pathway, or one that the patch opens?
+"""What an audit measures: effects of the direction and of its controls, and what each test finds.
 
-    result = audit(model, Site(21, "mlp_hidden"), direction, pairs)
-    print(result.summary)
-    save(result, "audit")
-
-`python -m helpers.audit --help` does the same from files.
+result = audit(model, Site(21, "mlp_hidden"), direction, pairs)
+print(result.summary)
 """
 
 import importlib.metadata
-import os
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformer_lens import TransformerBridge
 
 from helpers import __version__
@@ -33,19 +28,19 @@ from helpers.audit.criteria import (
 )
 from helpers.audit.diagnostics import ONLY_READ, Score, scores, writing_matrix
 from helpers.directions.geometry import patch_subspace, random_direction, unit
-from helpers.models import require
+from helpers.directions.search import _bar
 from helpers.patching.cached import CachedPairs
 from helpers.patching.caching import cache_pairs
 from helpers.patching.metrics import Estimate, bootstrap
 from helpers.patching.sites import HOOKS, OF_ONE_HEAD, Site, check_sites
 from helpers.tasks.pairs import Pairs
 
-FEWEST_PAIRS = 8
+FEWEST_PAIRS, N_RANDOM = 8, 3
 PACKAGES = ("torch", "transformer_lens", "transformers")
 
 
 class Effects(NamedTuple):
-    """What a patch did, as in `helpers.patching.cached.Effect`, without the pairs."""
+    """An `Effect` without its pairs, so that audits can be compared."""
 
     fldd: Estimate
     interchange_accuracy: Estimate
@@ -56,14 +51,10 @@ class Audit:
     """What was measured about a direction, and what it says.
 
     Attributes:
-        model: The model's name.
-        site: Where the direction lives.
-        n_pairs: How many pairs were used.
-        seed: Seed of the random directions and of the findings' intervals.
-        effect: What the patch along the direction does.
-        whole: What the patch of the whole component does.
+        seed: Of the random directions and of the findings' intervals.
+        effect, whole: What the patches of the direction and of the whole component do.
         random: FLDD of random directions.
-        findings: What the tests found, in the order of `helpers.audit.criteria.TESTS`.
+        findings: In the order of `helpers.audit.criteria.TESTS`.
         versions: Of the packages that measured it.
     """
 
@@ -84,7 +75,7 @@ class Audit:
 
     @property
     def summary(self) -> str:
-        """The verdict, the findings it rests on and what it does not show, in a few sentences."""
+        """The verdict with its reasons, by `helpers.audit.criteria.summarise`."""
         return summarise(self.effect.fldd, self.random, self.findings)
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,7 +91,7 @@ class Audit:
             "whole": {name: value._asdict() for name, value in self.whole._asdict().items()},
             "random": [value._asdict() for value in self.random],
             "findings": [
-                asdict(finding) | {"value": finding.value and finding.value._asdict()}
+                vars(finding) | {"value": finding.value and finding.value._asdict()}
                 for finding in self.findings
             ],
             "versions": dict(self.versions),
@@ -114,7 +105,6 @@ def audit(
     pairs: Pairs,
     *,
     seed: int = 0,
-    n_random: int = 3,
     batch_size: int = 64,
     name: str | None = None,
     progress: bool = True,
@@ -124,33 +114,30 @@ def audit(
     Args:
         direction: A vector of any length at `site`.
         pairs: At least 8, better 50: ranges and intervals are taken over them.
-        seed: Seed of the random directions (`seed`, `seed + 1`, ...) and of the intervals.
-        n_random: How many random directions to compare with.
+        seed: Of the random directions (`seed`, `seed + 1`, ...) and of the intervals.
         batch_size: Prompts per forward pass; less needs less memory.
         name: What to call the model; by default what its configuration does.
         progress: Show a bar of the steps (the environment variable TQDM_DISABLE=1 hides it, too).
 
-    Raises:
-        ValueError: The direction is zero, holds NaN or has the wrong dimension; there are too few
-            pairs; the model or a prompt has no such site, or the site writes nothing; or the model
-            does not clearly do the task.
+    Raises ValueError: the direction is zero, holds NaN or has the wrong dimension; there are too
+    few pairs; the model or a prompt has no such site, or the site writes nothing; or the model does
+    not clearly do the task.
     """
     direction = _checked(model, site, direction)
-    _check_counts(len(pairs), n_random)
+    if len(pairs) < FEWEST_PAIRS:
+        raise ValueError(
+            f"{len(pairs)} pairs are too few: ranges and intervals over pairs need at least "
+            f"{FEWEST_PAIRS}, better 50"
+        )
     W = writing_matrix(model, site)
-    others = [random_direction(len(direction), seed=seed + i) for i in range(n_random)]
-    with _bar(n_random + 4, progress) as bar:
-        cached = cache_pairs(model, pairs, site, batch_size=batch_size)
-        _check_margin(cached.clean_logit_difference)
-        bar.update()
-        patched = [patch_subspace(cached.base, cached.source, v) for v in (direction, *others)]
-        effects = []
-        for activation in (cached.source, *patched):
-            effects.append(_effects(cached, activation))
-            bar.update()
-        findings = _findings(model, site, scores(cached, direction, W), seed, effects[1].fldd)
-        bar.update()
-    whole, effect, *random = effects
+    others = [random_direction(len(direction), seed=seed + i) for i in range(N_RANDOM)]
+    cached = cache_pairs(model, pairs, site, batch_size=batch_size)
+    _check_margin(cached.clean_logit_difference)
+    base, source = cached.base, cached.source
+    patched = [source, *(patch_subspace(base, source, v) for v in (direction, *others))]
+    steps = _bar(len(patched), "audit", progress)
+    whole, effect, *random = [_effects(cached, patched[step]) for step in steps]
+    findings = _findings(model, site, scores(cached, direction, W), seed, effect.fldd)
     return Audit(
         model=re.split(r"[/\\]", (name or model.cfg.model_name).rstrip("/\\"))[-1],
         site=site,
@@ -160,7 +147,8 @@ def audit(
         whole=whole,
         random=tuple(other.fldd for other in random),
         findings=findings,
-        versions=_versions(),
+        versions={"subspace-illusion": __version__, "python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
     )
 
 
@@ -177,31 +165,15 @@ def _checked(model: TransformerBridge, site: Site, direction: Tensor) -> Float[T
         direction = torch.as_tensor(direction).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"a direction is one vector of numbers [d], not {direction!r}") from error
-    if direction.is_complex():
-        raise ValueError("a direction is one vector of real numbers [d], but this is complex")
-    direction = direction.float()
-    if direction.ndim != 1:
-        raise ValueError(
-            f"a direction is one vector [d], but this has the shape {tuple(direction.shape)}"
-        )
-    if len(direction) != dimension(model, site):
-        fitting = ", ".join(map(str, _sites_with(model, site.layer, len(direction))))
-        raise ValueError(
-            f"the direction has {len(direction)} dimensions, but {site} has "
-            f"{dimension(model, site)}: "
-            + (f"do you mean {fitting}?" if fitting else "was it found in another model?")
-        )
-    return unit(direction)
-
-
-def _check_counts(n_pairs: int, n_random: int) -> None:
-    if n_pairs < FEWEST_PAIRS:
-        raise ValueError(
-            f"{n_pairs} pairs are too few: ranges and intervals over pairs need at least "
-            f"{FEWEST_PAIRS}, better 50"
-        )
-    if require.whole("n_random", n_random) < 1:
-        raise ValueError(f"n_random must be at least 1, to compare with chance, not {n_random}")
+    if direction.ndim != 1 or direction.is_complex():
+        kind = f"{direction.dtype} of shape {tuple(direction.shape)}"
+        raise ValueError(f"a direction is one vector of real numbers [d], not {kind}")
+    found, needed = len(direction), dimension(model, site)
+    if found != needed:
+        fitting = ", ".join(map(str, _sites_with(model, site.layer, found)))
+        meant = f"do you mean {fitting}?" if fitting else "was it found in another model?"
+        raise ValueError(f"the direction has {found} dimensions, but {site} has {needed}: {meant}")
+    return unit(direction.float())
 
 
 def _sites_with(model: TransformerBridge, layer: int, d: int) -> list[Site]:
@@ -237,23 +209,21 @@ def _effects(cached: CachedPairs, activation: Float[Tensor, "pairs d"]) -> Effec
 def _findings(
     model: TransformerBridge, site: Site, found: Mapping[str, Score], seed: int, effect: Estimate
 ) -> tuple[Finding, ...]:
-    """What each test says; nothing, if the direction has no effect."""
-    small = f"The patch removes {effect.value:.1%} of the margin: too little to ask how."
+    """What each test says; that it does not apply, if the direction has no effect."""
     findings = []
     for test in TESTS:
         reason = _why_not(model, site, test.name, found.get(test.name))
-        if reason or effect.value < SMALLEST_EFFECT:
-            reason = reason or small
-            findings.append(inapplicable(test, reason))
-        else:
-            findings.append(measured(test, _ratio(found[test.name], seed)))
+        if not reason and effect.value < SMALLEST_EFFECT:
+            reason = f"The patch removes {effect.value:.1%} of the margin: too little to ask how."
+        findings.append(
+            inapplicable(test, reason) if reason else measured(test, _ratio(found[test.name], seed))
+        )
     return tuple(findings)
 
 
 def _why_not(model: TransformerBridge, site: Site, name: str, score: Score | None) -> str:
     """Why a test does not apply; empty if it does."""
-    W = writing_matrix(model, site)
-    if score is None and W is None:
+    if score is None and writing_matrix(model, site) is None:
         return (
             "The activation is used as it stands: nothing is lost on the way, so there is no part "
             "that nobody reads by construction."
@@ -272,15 +242,3 @@ def _ratio(score: Score, seed: int) -> Estimate:
     """A score with its bootstrap interval over pairs."""
     samples = torch.stack([score.above, score.below], -1)
     return bootstrap(samples, lambda means: means[..., 0] / means[..., 1], seed=seed)
-
-
-def _versions() -> dict[str, str]:
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"subspace-illusion": __version__, "python": platform.python_version(), **versions}
-
-
-def _bar(n: int, progress: bool) -> tqdm:
-    """A bar of `n` steps, hidden if TQDM_DISABLE or `progress` say so."""
-    # In notebooks tqdm itself does not look at the variable.
-    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
-    return tqdm(total=n, desc="audit", leave=False, disable=hidden)

@@ -20,12 +20,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from helpers.audit.diagnostics import later_units
 from helpers.directions.geometry import random_direction, unit
 from helpers.patching.cached import CachedPairs, Clamp, gradients
 from helpers.patching.sites import Site
+from helpers.patching.suffix import ALL
 
 Rows: TypeAlias = Int[Tensor, "rows"] | slice
-ALL = slice(None)
 PerPrompt: TypeAlias = Float[Tensor, "pairs"]
 SILENT = Site(0, "mlp_out")  # in `later_units`, stands for the planted units behind the MLP
 
@@ -33,8 +34,7 @@ SILENT = Site(0, "mlp_out")  # in `later_units`, stands for the planted units be
 class Unit(NamedTuple):
     """A planted unit: its activations on the prompts, what it writes, its weight in the direction.
 
-    A unit that is `natural` carries the feature on ordinary prompts; the others are held at their
-    unpatched value when the truth is measured.
+    A unit that is `natural` carries the feature on ordinary prompts.
     """
 
     base: Float[Tensor, "pairs"]
@@ -52,13 +52,14 @@ class Silent(NamedTuple):
     writes: Float[Tensor, "k d_model"]
 
     def fires(self, stream: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows k"]:
-        """The units' activations."""
         return torch.relu(stream @ self.reads - self.threshold)
 
 
 @dataclass(frozen=True, eq=False)
 class PlantedPairs:
     """Pairs at the hidden activation of an MLP with planted units, which follow its own.
+
+    What it shares with `CachedPairs` means the same.
 
     Attributes:
         hidden, stream: The pairs at `mlp_hidden` and at `resid_post` of the layer.
@@ -87,23 +88,19 @@ class PlantedPairs:
 
     @cached_property
     def base(self) -> Float[Tensor, "pairs d"]:
-        """Activations of the base prompts, planted units last."""
         return torch.cat([self.hidden.base, self.base_units], -1)
 
     @cached_property
     def source(self) -> Float[Tensor, "pairs d"]:
-        """Activations of the source prompts, planted units last."""
         return torch.cat([self.hidden.source, self.source_units], -1)
 
     @cached_property
+    @torch.no_grad()
     def clean_logit_difference(self) -> Float[Tensor, "pairs"]:
-        """Answer minus counterfactual logit of the unpatched base prompts."""
-        with torch.no_grad():
-            return self.logit_difference(self.base)
+        return self.logit_difference(self.base)
 
     @cached_property
     def base_gradient(self) -> Float[Tensor, "pairs d"]:
-        """As that of `CachedPairs`."""
         return gradients(self, self.base)
 
     def written(
@@ -120,10 +117,9 @@ class PlantedPairs:
         """As for `CachedPairs`; `clamp` may hold the silent units, too."""
         clamp, stream = dict(clamp or {}), self.written(activation, rows)
         if self.silent:
-            fires = clamp.pop(SILENT, None)
-            stream = stream + (self.silent.fires(stream) if fires is None else fires) @ (
-                self.silent.writes
-            )
+            fires = clamp[SILENT] if SILENT in clamp else self.silent.fires(stream)
+            stream = stream + fires @ self.silent.writes
+            clamp.pop(SILENT, None)
         numbers = None if isinstance(rows, slice) else rows
         return self.stream.logit_difference(stream, numbers, clamp=clamp)
 
@@ -131,9 +127,9 @@ class PlantedPairs:
         """Hidden activations of all MLPs above, under a patch, and those of the silent units."""
         stream = self.written(activation)
         if not self.silent:
-            return self.stream.later_units(stream)
+            return later_units(self.stream, stream)
         fires = self.silent.fires(stream)
-        return self.stream.later_units(stream + fires @ self.silent.writes) | {SILENT: fires}
+        return later_units(self.stream, stream + fires @ self.silent.writes) | {SILENT: fires}
 
     def without_planted(self, activation: Float[Tensor, "pairs d"]) -> Float[Tensor, "pairs d"]:
         """The activation with the units that do not carry the feature as they are in the base."""
@@ -144,9 +140,7 @@ class PlantedPairs:
 def feature(pairs: CachedPairs) -> tuple[PerPrompt, PerPrompt, Float[Tensor, "d"]]:
     """A binary feature as the stream has it: a number near 1 or -1 for each prompt.
 
-    Returns:
-        The numbers of the bases and of the sources, and half the difference of the class means:
-        what one unit of the feature is in the stream.
+    The third value is half the difference of the class means: one unit of the feature.
     """
     change = pairs.source - pairs.base
     axis = torch.linalg.svd(change, full_matrices=False)[2][0]
@@ -192,16 +186,15 @@ class Plan(NamedTuple):
 
     def _acting(self, through_silent: bool) -> Tensor:
         """Scaled so that the patch along sensor and actor writes as much as a mediator does."""
-        return (self.elsewhere if through_silent else self.push) / (
-            self.size * self.read * self.act
-        )
+        writes = self.elsewhere if through_silent else self.push
+        return writes / (self.size * self.read * self.act)
 
 
 def _units(family: str, plan: Plan) -> list[Unit]:
     """The planted units of a family, with their weights in the direction to be judged."""
     r, a = plan.read, plan.act
-    turn = torch.rand((), generator=plan.generator).item() * torch.pi / 2  # of a mixture
-    m, s = torch.cos(torch.tensor(turn)).item(), torch.sin(torch.tensor(turn)).item()
+    turn = torch.tensor(torch.rand((), generator=plan.generator).item() * torch.pi / 2)
+    m, s = turn.cos().item(), turn.sin().item()  # of a mixture
     families = {  # the natural pathways first
         "mediator": lambda: [plan.mediator(1)],
         "mediator and twin": lambda: [plan.mediator(r), plan.sensor(a)],
@@ -238,12 +231,24 @@ def plant(
         hidden, before, stream: The same pairs at `mlp_hidden`, `resid_mid` and `resid_post` of one
             layer, of a feature that moves the residual stream there.
 
-    Raises:
-        ValueError: an unknown family, or pairs at other sites.
+    Raises ValueError: an unknown family, or pairs at other sites.
     """
-    _check_parts(hidden, before, stream)
+    parts = (hidden, before, stream)
+    kinds, layers = [part.site.kind for part in parts], {part.site.layer for part in parts}
+    fit = kinds == ["mlp_hidden", "resid_mid", "resid_post"] and len(layers) == 1
+    if not fit or len({len(part) for part in parts}) > 1:
+        raise ValueError(
+            "the same pairs are needed at mlp_hidden, resid_mid and resid_post of one layer, but "
+            "these are at {}, {} and {}".format(*(part.site for part in parts))
+        )
     if family not in FAMILIES:
         raise ValueError(f"no family {family!r}: choose from {list(FAMILIES)}")
+    return _planted(family, *parts, seed)
+
+
+def _planted(
+    family: str, hidden: CachedPairs, before: CachedPairs, stream: CachedPairs, seed: int
+) -> tuple[PlantedPairs, Float[Tensor, "d"]]:
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(low: float, high: float) -> float:
@@ -275,16 +280,6 @@ def plant(
     return planted, unit(torch.cat([noise, weights]))
 
 
-def _check_parts(*parts: CachedPairs) -> None:
-    kinds = [part.site.kind for part in parts]
-    layers, sizes = {part.site.layer for part in parts}, {len(part) for part in parts}
-    if kinds != ["mlp_hidden", "resid_mid", "resid_post"] or len(layers) > 1 or len(sizes) > 1:
-        raise ValueError(
-            "the same pairs are needed at mlp_hidden, resid_mid and resid_post of one layer, but "
-            "these are at {}, {} and {}".format(*(part.site for part in parts))
-        )
-
-
 def _spread(one: Unit, plan: Plan) -> list[Unit]:
     """A unit's work shared by many; each of those that carry it varies by itself as well."""
     shares = unit(torch.randn(COPIES, generator=plan.generator)).tolist()
@@ -301,8 +296,8 @@ def _silent(planted: PlantedPairs, plan: Plan) -> Silent:
     axis = unit(plan.elsewhere)
     reads = torch.stack([axis, -axis], -1)
     source = planted.stream.source + planted.source_units @ planted.writes
-    patched = [planted.written(planted.base), planted.written(planted.source)]
-    natural = torch.cat([*patched, source]) @ reads
+    streams = [planted.written(planted.base), planted.written(planted.source), source]
+    natural = torch.cat(streams) @ reads
     threshold = 1.02 * natural.max().item()
     gain = plan.push / (plan.elsewhere.norm() - threshold).clamp(min=0.2 * plan.elsewhere.norm())
     return Silent(reads, threshold, torch.stack([gain, -gain]))

@@ -46,25 +46,18 @@ def to_json(audit: Audit) -> str:
 def to_markdown(audit: Audit) -> str:
     """The summary, the effects and a table of the findings."""
     name = audit.model.replace("`", "'")
-    return "\n".join(
-        [
-            f"# Audit of a direction at {audit.site} of `{name}`\n",
-            f"{audit.summary}\n",
-            *(f"- {line}" for line in _effect_lines(audit)),
-            "",
-            pages.markdown_table(list(COLUMNS), _rows(audit)),
-            f"\n{_footer(audit)}\n",
-        ]
-    )
+    lines = [f"# Audit of a direction at {audit.site} of `{name}`\n", f"{audit.summary}\n"]
+    lines += [f"- {line}" for line in _effect_lines(audit)]
+    lines += ["", pages.markdown_table(list(COLUMNS), _rows(audit)), f"\n{_footer(audit)}\n"]
+    return "\n".join(lines)
 
 
 def to_html(audit: Audit) -> str:
     """One page with the figure in it, which needs no other file."""
     image = base64.b64encode(_png(audit)).decode()
     lines = "\n".join(f"<li>{escape(line)}</li>" for line in _effect_lines(audit))
-    table = pages.html_table(
-        "What each test says of a natural pathway", list(COLUMNS), _rows(audit)
-    )
+    caption = "What each test says of a natural pathway"
+    table = pages.html_table(caption, list(COLUMNS), _rows(audit))
     body = f"""<p class="verdict">{escape(audit.summary)}</p>
 <ul>
 {lines}
@@ -100,14 +93,13 @@ def figure_in_words(audit: Audit) -> str:
 def save(audit: Audit, folder: str | Path) -> list[Path]:
     """Write audit.json, audit.md, audit.html and audit.png; the paths come back.
 
-    Raises:
-        OSError: The folder cannot be made or written.
+    Raises OSError: the folder cannot be made or written.
     """
     folder = Path(folder)
     contents = {
-        "audit.json": to_json(audit).encode(),
-        "audit.md": to_markdown(audit).encode(),
-        "audit.html": to_html(audit).encode(),
+        "audit.json": to_json(audit),
+        "audit.md": to_markdown(audit),
+        "audit.html": to_html(audit),
         "audit.png": _png(audit),
     }
     for name, content in contents.items():
@@ -123,7 +115,7 @@ def _png(audit: Audit) -> bytes:
 
 
 def _rows(audit: Audit) -> list[list[str]]:
-    """The cells of the table of findings, one row per test, below `COLUMNS`."""
+    """The cells of the table of findings, below `COLUMNS`."""
     return [
         [f.test, f"{SIGN[f.verdict]} {f.verdict}", f.question, f.reason, f.limits]
         for f in audit.findings
@@ -131,11 +123,8 @@ def _rows(audit: Audit) -> list[list[str]]:
 
 
 def _effect_lines(audit: Audit) -> list[str]:
-    """The effects of the patches as lines of text."""
-
-    def both(effects: Effects) -> str:
-        accuracy = effects.interchange_accuracy
-        return f"FLDD {effects.fldd:.1%}, interchange accuracy {accuracy:.1%}"
+    def both(effect: Effects) -> str:
+        return f"FLDD {effect.fldd:.1%}, interchange accuracy {effect.interchange_accuracy:.1%}"
 
     return [
         f"this direction: {both(audit.effect)}",
@@ -153,7 +142,6 @@ def _footer(audit: Audit) -> str:
 
 
 def _draw_effects(ax: Axes, audit: Audit) -> None:
-    """FLDD of the direction, of the whole component and of random directions."""
     color, whole = COLORS.get(audit.verdict, plots.BASE), COLORS[audit.site.kind.split("_")[0]]
     plots.estimate(ax, "this direction", audit.effect.fldd, color=color, marker="D")
     plots.estimate(ax, "whole component", audit.whole.fldd, color=whole, marker="P")

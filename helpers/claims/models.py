@@ -19,9 +19,8 @@ from helpers.output import files, pages
 def compare(models: Sequence[str]) -> pd.DataFrame:
     """One row per claim: what it says, the published number, then each model's and its verdict.
 
-    Raises:
-        FileNotFoundError: Nothing is known of one of the models.
-        ResultsError: What was recorded cannot be read.
+    Raises FileNotFoundError: nothing is known of one of the models. ResultsError: what was recorded
+    cannot be read.
     """
     found = {}
     for model in models:
@@ -47,8 +46,7 @@ def counts(table: pd.DataFrame) -> list[str]:
 def write(table: pd.DataFrame) -> Path:
     """Write a comparison as `comparison.md` and `comparison.html` into the folder that comes back.
 
-    Raises:
-        ResultsError: It cannot be written.
+    Raises ResultsError: it cannot be written.
     """
     columns, rows, lines = list(table), table.values.tolist(), counts(table)
     text = "\n\n".join(["# Models side by side", *lines, pages.markdown_table(columns, rows)])

@@ -47,8 +47,7 @@ LOOK = {
 def write_report(model: str | None = None) -> list[Path]:
     """Write the report to `results/<model>/` in its three forms; the paths come back.
 
-    Raises:
-        ResultsError: They cannot be written, or what was recorded cannot be read.
+    Raises ResultsError: they cannot be written, or what was recorded cannot be read.
     """
     folder, kinds = results_folder(model), {"md": to_markdown, "html": to_html, "json": to_json}
     contents = {folder / f"report.{kind}": make(model) for kind, make in kinds.items()}

@@ -46,8 +46,7 @@ def expected_path(model: str | None = None, sizes: str | None = None) -> Path:
 def expected(model: str | None = None, sizes: str | None = None) -> dict[str, dict[str, Any]]:
     """The reference values of a model by claim, for these or the chosen sizes, if we have any.
 
-    Raises:
-        ValueError: The file is damaged.
+    Raises ValueError: the file is damaged.
     """
     return read_measured(expected_path(model, sizes))
 
@@ -61,8 +60,7 @@ def record_headline(name: str, value: float, model: str | None = None) -> None:
 def headlines(model: str | None = None) -> dict[str, float]:
     """The reference values of the headline numbers by name, for small sizes; else none.
 
-    Raises:
-        ResultsError: The file is damaged.
+    Raises ResultsError: the file is damaged.
     """
     found = read_json(expected_path(model)).get(HEADLINES, {})
     return {name: entry["value"] for name, entry in found.items()}
@@ -93,8 +91,7 @@ def check(model: str | None = None) -> None:
 
     On another model, or with the sizes of the paper, drifts are printed only.
 
-    Raises:
-        AssertionError: on the packaged model, a claim has moved; the message says which.
+    Raises AssertionError: on the packaged model, a claim has moved; the message says which.
     """
     same = model_name(model) == PACKAGED and sizes_name() != "paper"
     moved = drifts(model)
@@ -115,9 +112,7 @@ def _short(item: Any, digits: int = 6) -> Any:
 def update(model: str | None = None) -> Path:
     """Make what was recorded the reference; other claims and tolerances set before stay.
 
-    Raises:
-        FileNotFoundError: Nothing was recorded.
-        ValueError: One of the files is damaged.
+    Raises FileNotFoundError: nothing was recorded. ValueError: one of the files is damaged.
     """
     if not recorded(model):
         name = results_folder(model).name

@@ -70,8 +70,7 @@ def record(
         note: Anything a reader of the report should know.
         model: The model's name, if not the current one.
 
-    Raises:
-        ValueError: There is no such claim, or what is passed cannot be judged or stored.
+    Raises ValueError: there is no such claim, or what is passed cannot be judged or stored.
     """
     spec, value, ends = find_claim(claim), _finite("value", value), None
     if detail is not None and not isinstance(detail, Mapping):
@@ -99,8 +98,7 @@ def record_untestable(claim: str, reason: str, *, model: str | None = None) -> V
 def recorded(model: str | None = None) -> dict[str, dict[str, Any]]:
     """What the lessons have recorded on a model so far, by claim.
 
-    Raises:
-        ResultsError: The file is damaged.
+    Raises ResultsError: the file is damaged.
     """
     return read_measured(results_folder(model) / "claims.json")
 
@@ -134,9 +132,8 @@ def load_site(name: str, model: str | None = None) -> dict[str, Any]:
     A published site (the paper's, for GPT-2) comes first, then the one our own results derived,
     then the one shipped in `data/`.
 
-    Raises:
-        FileNotFoundError: There is none; the message says which lesson derives it.
-        ResultsError: The file is damaged.
+    Raises FileNotFoundError: there is none; the message says which lesson derives it. ResultsError:
+    the file is damaged.
     """
     results, found = results_folder(model), []
     for path in (ROOT / "data" / "sites" / f"{results.name}.json", results / "sites.json"):

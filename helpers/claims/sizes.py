@@ -35,8 +35,7 @@ class Sizes:
     def some(self, number: int, least: int = 1) -> int:
         """So many pairs or steps, or the smaller sizes' share of them, but not below `least`.
 
-        Raises:
-            ValueError: One of them is not a whole number from 1 on.
+        Raises ValueError: one of them is not a whole number from 1 on.
         """
         require.whole("number", number, 1)
         require.whole("least", least, 1)
@@ -55,8 +54,7 @@ SIZES = {
 def sizes_name(name: str | None = None) -> str:
     """This name, or that in the environment variable SUBSPACE_ILLUSION_SIZES, or "quick".
 
-    Raises:
-        ValueError: There are no sizes of this name.
+    Raises ValueError: there are no sizes of this name.
     """
     name = (name or os.environ.get(SIZES_VARIABLE, "")).strip().lower() or "quick"
     if name not in SIZES:

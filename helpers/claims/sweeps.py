@@ -14,8 +14,7 @@ from helpers.output.files import ROOT
 def save_sweep(name: str, table: pd.DataFrame) -> Path:
     """Write a table by layer and patch, such as that of `over_pairs`, to the results; the path.
 
-    Raises:
-        ResultsError: It cannot be written.
+    Raises ResultsError: it cannot be written.
     """
     path = results_folder() / f"{name}-sweep.csv"
     with saving(path.parent):
@@ -37,7 +36,6 @@ def shipped_evidence(name: str) -> dict[str, Any]:
 
     See `data/README.md` for the command that made it.
 
-    Raises:
-        FileNotFoundError: There is none of this name.
+    Raises FileNotFoundError: there is none of this name.
     """
     return json.loads((ROOT / "data" / "evidence" / f"{name}.json").read_text(encoding="utf-8"))

@@ -28,8 +28,7 @@ from torch import Tensor
 
 from helpers.directions.geometry import patch_subspace, unit
 from helpers.models import require
-from helpers.patching.cached import CachedPairs, gradients
-from helpers.patching.many_sites import base_gradients
+from helpers.patching.cached import CachedPairs, base_gradients, gradients
 from helpers.patching.metrics import margin
 
 
@@ -57,26 +56,24 @@ def best_directions(cached: CachedPairs, rank: int = 1, *, passes: int = 1) -> B
 
     With one pass the effects are linear. Each further pass takes the gradients again, half-way from
     the bases to the states that the directions found so far lead to (the midpoint rule: exact for
-    a quadratic), so that curvature counts; for the top along the patches of the top, for the bottom
-    along its own. Hence `2 passes - 1` backward passes. M then holds the mean of the gradients at
-    all midpoints so far, since the last of them alone may go to and fro. `spectrum` and `whole`
-    stay those of the bases, where they belong together.
+    a quadratic), along the patches of the top for the top, of the bottom for the bottom. M then
+    holds the mean of the gradients at all midpoints so far, since the last of them alone may go to
+    and fro. `spectrum` and `whole` stay those of the bases, where they belong together.
 
     With a higher rank the columns are the eigenvectors of the `rank` largest (smallest)
     eigenvalues: no other subspace of that dimension has a larger linear effect, which is their sum.
-    Further passes go half-way along the whole subspace, whose patch is one patch.
 
     Args:
-        cached: Pairs at the site.
         rank: Columns of `top` and of `bottom`.
         passes: How often the gradients are taken for either end.
 
-    Raises:
-        ValueError: a rank that the pairs do not span, no pass, pairs without a difference or with
-            NaN, an answer that does not depend on the site, or a model that does not do the task.
+    Raises ValueError: a rank that the pairs do not span, no pass, pairs without a difference or
+    with NaN, an answer that does not depend on the site, or a model that does not do the task.
     """
     require.whole("passes", passes, least=1)
-    _check(cached, rank)
+    _check_rank(cached, rank)
+    if not _moves(cached):
+        raise ValueError("base and source are identical in every pair: there is nothing to patch")
     share = margin(cached.clean_logit_difference)
     return _best(cached, cached.base_gradient, share, rank, passes)
 
@@ -90,8 +87,7 @@ def best_directions_at(
     site later. Other arguments and errors as for `best_directions`; more passes are taken site by
     site.
 
-    Raises:
-        ValueError: no sites, or sites that were not cached by one call, too.
+    Raises ValueError: no sites, or sites that were not cached by one call, too.
     """
     require.whole("passes", passes, least=1)
     found = base_gradients(cached)
@@ -111,9 +107,8 @@ def best_pair_directions(cached: CachedPairs) -> Float[Tensor, "pairs d"]:
     Half the way from base to source, which the patch senses, and half against the gradient of the
     logit difference, along which it acts: its linear effect in nats is `(|g| |D| - g.D) / 2`.
 
-    Raises:
-        ValueError: base and source are the same in a pair, NaN appeared, or the answer does not
-            depend on the site (the last layer, before the last token).
+    Raises ValueError: base and source are the same in a pair, NaN appeared, or the answer does not
+    depend on the site (the last layer, before the last token).
     """
     _check_gradient(cached, cached.base_gradient.any(dim=-1).all())
     return unit(unit(cached.source - cached.base) - unit(cached.base_gradient))
@@ -126,8 +121,7 @@ def linear_effect(cached: CachedPairs, basis: Float[Tensor, "d *rank"]) -> float
         basis: A direction `[d]` of any length, or a basis `[d rank]` of any shape, as for
             `patch_subspace`.
 
-    Raises:
-        ValueError: a basis that does not fit, or a model that does not do the task.
+    Raises ValueError: a basis that does not fit, or a model that does not do the task.
     """
     change = patch_subspace(cached.base, cached.source, basis) - cached.base
     nats = (_double(cached.base_gradient) * _double(change)).sum(-1).mean().item()
@@ -152,13 +146,11 @@ def spectrum_ends(
     is positive.
 
     Args:
-        gradient: Of the logit difference, a row per pair.
-        difference: Source minus base, a row per pair.
+        gradient, difference: Of the logit difference, and source minus base: a row per pair.
         rank: How many eigenvectors at each end.
 
-    Raises:
-        ValueError: gradients and differences of unlike shape or with NaN, or a rank that they do
-            not span.
+    Raises ValueError: gradients and differences of unlike shape or with NaN, or a rank that they do
+    not span.
     """
     require.floats("the gradient", gradient, ndim=2)
     require.floats("the difference", difference, ndim=2)
@@ -187,12 +179,8 @@ def refine(
     """An end of the spectrum at the bases, improved by further passes; see `best_directions`.
 
     Neither this nor `spectrum_ends` asks for a margin, so that a task which the model does not do
-    can serve as a control.
-
-    Args:
-        basis: `top` or `bottom` of `spectrum_ends`.
-        passes: How many there will have been, with that at the bases.
-        bottom: Whether it is the bottom.
+    can serve as a control. `basis` is the `top` or the `bottom` of `spectrum_ends`; `passes` counts
+    that at the bases.
     """
     total = torch.zeros_like(cached.base)
     for n in range(1, passes):
@@ -220,12 +208,6 @@ def _best(
 def _double(tensor: Tensor) -> Tensor:
     """In float64 on the CPU: not every device has it."""
     return tensor.detach().cpu().double()
-
-
-def _check(cached: CachedPairs, rank: int) -> None:
-    _check_rank(cached, rank)
-    if not _moves(cached):
-        raise ValueError("base and source are identical in every pair: there is nothing to patch")
 
 
 def _moves(cached: CachedPairs) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from helpers.models import require
 
-SHORTEST = 1e-15  # lengths below, whose squares float32 does not hold exactly, are scaled first
+SHORTEST = 1e-15  # float32 does not hold the squares of smaller lengths exactly
 
 
 class RowNullSplit(NamedTuple):
@@ -28,21 +28,17 @@ class RowNullSplit(NamedTuple):
 def unit(direction: Float[Tensor, "*k d"]) -> Float[Tensor, "*k d"]:
     """The direction scaled to length 1.
 
-    Raises:
-        ValueError: a direction is zero, holds NaN or infinity, or is no floating-point tensor.
+    Raises ValueError: a direction is zero or shorter than `SHORTEST`, holds NaN or infinity, or is
+    no floating-point tensor.
     """
     require.floats("a direction", direction)
     if not direction.shape[-1]:
         raise ValueError("a direction of no dimensions points nowhere")
     norm = direction.norm(dim=-1, keepdim=True)
-    if ((norm > SHORTEST) & torch.isfinite(norm)).all():
-        return direction / norm
-    largest = direction.detach().abs().amax(dim=-1, keepdim=True)
-    if not torch.isfinite(largest).all():
-        raise ValueError("a direction holds NaN or infinity: check the training that produced it")
-    if (largest == 0).any():
+    _require_finite(norm)  # of the numbers, and of their squares
+    if not (norm > SHORTEST).all():
         raise ValueError("a direction is the zero vector, which points nowhere")
-    return unit(direction / largest)  # its square was too small or too large to be represented
+    return direction / norm
 
 
 def random_direction(d: int, *, seed: int) -> Float[Tensor, "d"]:
@@ -54,11 +50,10 @@ def random_direction(d: int, *, seed: int) -> Float[Tensor, "d"]:
 def cosine(a: Float[Tensor, "*k d"], b: Float[Tensor, "*k d"]) -> Float[Tensor, "*k"]:
     """Cosine of the angle between directions (between -1 and 1).
 
-    Raises:
-        ValueError: vectors of different dimension, or one that is zero or NaN.
+    Raises ValueError: vectors of different dimension, or one that is zero or NaN.
     """
-    require.floats("a direction", a)
-    require.floats("a direction", b)
+    for direction in (a, b):
+        require.floats("a direction", direction)
     _require_dimension("the second direction", b.shape[-1], a.shape[-1])
     return (unit(a) * unit(b)).sum(-1)
 
@@ -66,9 +61,8 @@ def cosine(a: Float[Tensor, "*k d"], b: Float[Tensor, "*k d"]) -> Float[Tensor, 
 def orthonormal(basis: Float[Tensor, "d k"]) -> Float[Tensor, "d k"]:
     """An orthonormal basis of the column space, differentiable in `basis`.
 
-    Raises:
-        ValueError: no columns or more than dimensions, one that is zero or NaN, linearly dependent
-            ones, or no matrix of float32 or float64.
+    Raises ValueError: no columns or more than dimensions, one that is zero or NaN, linearly
+    dependent ones, or no matrix of float32 or float64.
     """
     _require_matrix("the basis", basis)
     d, k = basis.shape
@@ -91,10 +85,9 @@ def patch_subspace(
 
     `h = base + P (source - base)` with `P` the orthogonal projector on the span of `basis`: the
     subspace activation patch of section 2. A single direction `[d]` may have any length, a basis
-    `[d, k]` any shape: both are normalised here. `base` and `source` are left as they were.
+    `[d, k]` any shape: both are normalised here.
 
-    Raises:
-        ValueError: shapes that do not fit, or a zero, NaN or rank-deficient basis.
+    Raises ValueError: shapes that do not fit, or a zero, NaN or rank-deficient basis.
     """
     _require_alike(base, source)
     if not isinstance(basis, Tensor) or basis.ndim not in (1, 2):
@@ -104,8 +97,7 @@ def patch_subspace(
     if basis.ndim == 1:
         v = unit(basis)
         return base + ((source - base) @ v)[..., None] * v
-    q = orthonormal(basis)
-    return base + (source - base) @ q @ q.T
+    return base + project(source - base, orthonormal(basis))
 
 
 def patch_each(
@@ -115,8 +107,7 @@ def patch_each(
 ) -> Float[Tensor, "pairs d"]:
     """As `patch_subspace` along one direction, with a direction of its own for every pair.
 
-    Raises:
-        ValueError: shapes that do not fit, or a direction that is zero or NaN.
+    Raises ValueError: shapes that do not fit, or a direction that is zero or NaN.
     """
     _require_alike(base, source)
     require.floats("directions", directions)
@@ -136,25 +127,21 @@ def read_write_patch(
 ) -> Float[Tensor, "pairs d"]:
     """Senses the difference along one vector and acts along another: `base + (read . diff) write`.
 
-    With `read = write = v` of length 1 this is `patch_subspace`. With the parts of one unit
-    direction it takes the patch apart: `read_write(row, v) + read_write(null, v)` move the
-    activation by exactly as much as the patch along `v = row + null`. Nothing is normalised here.
+    With `read = write = v` of length 1 this is `patch_subspace`; with `row` and `null` in turn as
+    `read`, the two moves add up to that of `v = row + null`. Nothing is normalised here.
 
     Args:
         read, write: One vector `[d]` for all pairs, or one for each `[pairs d]`.
 
-    Raises:
-        ValueError: shapes that do not fit.
+    Raises ValueError: shapes that do not fit.
     """
     _require_alike(base, source)
     for name, vector in (("read", read), ("write", write)):
         require.floats(name, vector)
         _require_dimension(name, vector.shape[-1], base.shape[-1])
         if vector.ndim > 1 and vector.shape != base.shape:
-            raise ValueError(
-                f"{name} must be one vector or one per pair, {tuple(base.shape)}, not "
-                f"{tuple(vector.shape)}"
-            )
+            shapes = f"{tuple(base.shape)}, not {tuple(vector.shape)}"
+            raise ValueError(f"{name} must be one vector or one per pair, {shapes}")
     sensed = ((source - base) * read.to(base)).sum(-1, keepdim=True)
     return base + sensed * write.to(base)
 
@@ -165,8 +152,7 @@ def row_space(W_out: Float[Tensor, "d_mlp d_model"]) -> Float[Tensor, "d_mlp ran
     The rank is counted, not assumed: centring the writing weights removes one dimension, and a
     plain QR would return a direction of noise in its place.
 
-    Raises:
-        ValueError: no matrix of float32 or float64, or one with NaN.
+    Raises ValueError: no matrix of float32 or float64, or one with NaN.
     """
     _require_matrix("W_out", W_out)
     if not torch.isfinite(W_out).all():
@@ -185,16 +171,14 @@ def row_null_split(
     `null @ W_out = 0`. Normalise them yourself if the patch you want is along a unit vector: the
     normalised row part patches `1 / |row|^2` times more strongly than the row part as it stands.
 
-    Raises:
-        ValueError: the direction does not live in the hidden space of `W_out`, or holds NaN.
+    Raises ValueError: the direction does not live in the hidden space of `W_out`, or holds NaN.
     """
     require.floats("a direction", direction)
-    if not torch.isfinite(direction).all():
-        raise ValueError("a direction holds NaN or infinity: check the training that produced it")
+    _require_finite(direction)
     _require_matrix("W_out", W_out)
     _require_dimension("direction", direction.shape[-1], W_out.shape[0])
     q = row_space(W_out).to(direction)
-    row = direction @ q @ q.T
+    row = project(direction, q)
     return RowNullSplit(row, direction - row)
 
 
@@ -233,6 +217,11 @@ def _require_alike(base: Tensor, source: Tensor) -> None:
             f"base and source must have one shape, got {tuple(base.shape)} and "
             f"{tuple(source.shape)}"
         )
+
+
+def _require_finite(direction: Tensor) -> None:
+    if not torch.isfinite(direction).all():
+        raise ValueError("a direction holds NaN or infinity: check the training that produced it")
 
 
 def _require_matrix(name: str, matrix: Tensor) -> None:

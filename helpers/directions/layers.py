@@ -37,9 +37,8 @@ KINDS = ("pattern", "value")  # columns that say which of the two values a base 
 def sign_of(pairs: Pairs) -> Float[Tensor, "pairs"]:
     """1 for bases with the feature's first value, in alphabetical order, and -1 for the others.
 
-    Raises:
-        ValueError: the table has no column `pattern` (IOI) or `value` (agreement), or more than two
-            values in it.
+    Raises ValueError: no column `pattern` (IOI) or `value` (agreement) with two values in the
+    table.
     """
     column = next((name for name in KINDS if name in pairs.table), None)
     if column is None or pairs.table[column].nunique(dropna=False) != 2:
@@ -50,13 +49,12 @@ def sign_of(pairs: Pairs) -> Float[Tensor, "pairs"]:
 
 def mean_gradient(cached: CachedPairs) -> Float[Tensor, "d"]:
     """Where the activation must go for the bases' first value to win: a mean over the pairs."""
-    sign = sign_of(cached.pairs).to(cached.base)
-    return (sign[:, None] * cached.base_gradient).mean(0)
+    return (_sign(cached) * cached.base_gradient).mean(0)
 
 
 def mean_difference(cached: CachedPairs) -> Float[Tensor, "d"]:
     """The mean activation of the first value minus that of the second, over bases and sources."""
-    return (sign_of(cached.pairs).to(cached.base)[:, None] * (cached.base - cached.source)).mean(0)
+    return (_sign(cached) * (cached.base - cached.source)).mean(0)
 
 
 def difference_of_means(x: Float[Tensor, "rows d"], first: Bool[Tensor, "rows"]) -> Tensor:
@@ -82,7 +80,6 @@ def construct(
         difference: Between the class means of the hidden activation.
         reads: The direction of the residual stream behind the MLP that later layers listen to, for
             the first value.
-        W: The down projection.
 
     Returns:
         The unit direction, or None where nothing listens or nothing is carried.
@@ -91,43 +88,6 @@ def construct(
     if sensor.norm() <= 1e-4 * difference.norm() or actuator.norm() < 1e-12:
         return None
     return unit(unit(sensor) + unit(actuator))
-
-
-@dataclass(frozen=True, eq=False)
-class RandomMLP:
-    """A stand-in for an MLP with weights that have learned nothing, beside the real one.
-
-    Only what a patch changes in its output is added to the real residual stream.
-    """
-
-    W_in: Float[Tensor, "d_model d_mlp"]
-    W_gate: Float[Tensor, "d_model d_mlp"] | None
-    W_out: Float[Tensor, "d_mlp d_model"]
-    act: Callable[[Tensor], Tensor]
-
-    @classmethod
-    def like(cls, model: TransformerBridge, layer: int, *, seed: int = 0) -> "RandomMLP":
-        """Weights drawn with the standard deviations of the real ones.
-
-        Raises:
-            ValueError: the model has no such layer.
-        """
-        Site(layer, "mlp_hidden").check(model)
-        mlp, generator = model.blocks[layer].mlp, torch.Generator().manual_seed(seed)
-
-        def draw(weight: Tensor) -> Tensor:
-            return torch.randn(weight.shape, generator=generator).to(weight) * weight.std()
-
-        return cls(
-            draw(mlp.W_in), draw(mlp.W_gate) if model.cfg.gated_mlp else None, draw(mlp.W_out),
-            ACT2FN[model.cfg.act_fn],
-        )  # fmt: skip
-
-    def hidden(self, x: Float[Tensor, "pairs d_model"]) -> Float[Tensor, "pairs d_mlp"]:
-        """Its hidden activation on what the real MLP reads."""
-        if self.W_gate is None:
-            return self.act(x @ self.W_in)
-        return self.act(x @ self.W_gate) * (x @ self.W_in)
 
 
 class AtLayer(NamedTuple):
@@ -142,10 +102,9 @@ def cache_layers(
     model: TransformerBridge, pairs: Pairs, layers: Iterable[int]
 ) -> dict[int, AtLayer]:
     """Pairs at the MLPs of several layers: what enters, what is hidden there, what leaves."""
-    kinds = ("mlp_hidden", "mlp_in", "resid_post")
-    layers = list(layers)
-    cached = cache_sites(model, pairs, [Site(at, kind) for at in layers for kind in kinds])
-    return {at: AtLayer(*cached[3 * i : 3 * i + 3]) for i, at in enumerate(layers)}
+    kinds, layers = ("mlp_hidden", "mlp_in", "resid_post"), list(layers)
+    cached = iter(cache_sites(model, pairs, [Site(at, kind) for at in layers for kind in kinds]))
+    return {at: AtLayer(next(cached), next(cached), next(cached)) for at in layers}
 
 
 def illusions_at_layer(
@@ -166,8 +125,7 @@ def illusions_at_layer(
         (a direction); random MLP, the construction in an MLP of random weights; whole random MLP.
         What cannot be constructed, because nothing listens or nothing is carried, is left out.
 
-    Raises:
-        ValueError: `train` and `test` are of different layers, or there is no epoch.
+    Raises ValueError: `train` and `test` are of different layers, or there is no epoch.
     """
     if train.hidden.site != test.hidden.site:
         raise ValueError(f"train is at {train.hidden.site}, but test at {test.hidden.site}")
@@ -178,8 +136,8 @@ def illusions_at_layer(
     v = construct(mean_difference(train.hidden), reads, W) if _carries(train.hidden) else None
     if v is not None:
         directions["constructed"] = v
-    if v is not None and seeds:
-        directions["trained"] = _train(train.hidden, v, seeds, epochs)
+        if seeds:
+            directions["trained"] = _train(train.hidden, v, seeds, epochs)
     base, source = hidden.base, hidden.source
     patched = {patch: patch_subspace(base, source, v) for patch, v in directions.items()}
     patched["whole MLP"] = source
@@ -190,6 +148,59 @@ def illusions_at_layer(
     streams = _random_mlp(train, test, reads)
     tables = [_table(hidden, patched), _table(test.stream, streams)]
     return pd.concat(tables, ignore_index=True)
+
+
+def fldd_table(sweep: pd.DataFrame) -> pd.Series:
+    """The FLDD with its interval for every layer and patch of a sweep, an `Estimate` each."""
+    groups = sweep.groupby(["layer", "patch"])[["clean", "patched"]]
+    both = {key: torch.tensor(group.to_numpy()).unbind(-1) for key, group in groups}
+    return pd.Series({key: fractional_logit_difference_decrease(*of) for key, of in both.items()})
+
+
+def illusion_tests(of: Mapping[str, Estimate]) -> tuple[bool, ...]:
+    """Inert? Does one direction work? By 20 %? Its row keep half at most? Its null read most?"""
+    names, nan = ("trained", "whole MLP", "random", "row", "null share"), float("nan")
+    one, whole, random, row, null = (of.get(name, Estimate(nan, nan, nan)) for name in names)
+    inert, works = abs(whole.value) <= 0.1, one.low > max(whole.high, random.high, 0)
+    row_halves = row.value <= 0.5 * one.value
+    return inert, works, works and one.value >= 0.2, row_halves, null.low > 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class RandomMLP:
+    """A stand-in for an MLP with weights that have learned nothing, beside the real one.
+
+    Only what a patch changes in its output is added to the real residual stream.
+    """
+
+    W_in: Float[Tensor, "d_model d_mlp"]
+    W_gate: Float[Tensor, "d_model d_mlp"] | None
+    W_out: Float[Tensor, "d_mlp d_model"]
+    act: Callable[[Tensor], Tensor]
+
+    @classmethod
+    def like(cls, model: TransformerBridge, layer: int, *, seed: int = 0) -> "RandomMLP":
+        """Weights drawn with the standard deviations of the real ones.
+
+        Raises ValueError: the model has no such layer.
+        """
+        Site(layer, "mlp_hidden").check(model)
+        mlp, generator = model.blocks[layer].mlp, torch.Generator().manual_seed(seed)
+
+        def draw(weight: Tensor) -> Tensor:
+            return torch.randn(weight.shape, generator=generator).to(weight) * weight.std()
+
+        W_in, W_gate = draw(mlp.W_in), draw(mlp.W_gate) if model.cfg.gated_mlp else None
+        return cls(W_in, W_gate, draw(mlp.W_out), ACT2FN[model.cfg.act_fn])
+
+    def hidden(self, x: Float[Tensor, "pairs d_model"]) -> Float[Tensor, "pairs d_mlp"]:
+        """Its hidden activation on what the real MLP reads."""
+        into = x @ self.W_in
+        return self.act(into) if self.W_gate is None else self.act(x @ self.W_gate) * into
+
+
+def _sign(cached: CachedPairs) -> Float[Tensor, "pairs 1"]:
+    return sign_of(cached.pairs).to(cached.base)[:, None]
 
 
 def _carries(cached: CachedPairs) -> bool:
@@ -218,8 +229,7 @@ def _random_mlp(
     """Patched streams behind a random MLP: one constructed direction of it, and all of it."""
     mlp = RandomMLP.like(train.input.model, train.input.site.layer)
     change = mlp.hidden(train.input.base) - mlp.hidden(train.input.source)
-    sign = sign_of(train.input.pairs).to(change)[:, None]
-    v = construct((sign * change).mean(0), reads, mlp.W_out)
+    v = construct((_sign(train.input) * change).mean(0), reads, mlp.W_out)
     base, source = mlp.hidden(test.input.base), mlp.hidden(test.input.source)
     patched = {"whole random MLP": source}
     if v is not None:
@@ -234,33 +244,7 @@ def _table(cached: CachedPairs, patched: Mapping[str, Tensor]) -> pd.DataFrame:
     n = len(cached)
     rows = torch.arange(n).repeat(len(patched))
     after = cached.logit_difference(torch.cat(list(patched.values())), rows)
-    return pd.DataFrame(
-        {
-            "layer": cached.site.layer,
-            "patch": [patch for patch in patched for _ in range(n)],
-            "pair": rows,
-            "clean": cached.clean_logit_difference.cpu().repeat(len(patched)),
-            "patched": after.cpu(),
-        }
-    )
-
-
-def fldd_table(sweep: pd.DataFrame) -> pd.Series:
-    """The FLDD with its interval for every layer and patch of a sweep, an `Estimate` each."""
-
-    def of(group: pd.DataFrame) -> Estimate:
-        clean, patched = (torch.tensor(group[name].to_numpy()) for name in ("clean", "patched"))
-        return fractional_logit_difference_decrease(clean, patched)
-
-    groups = sweep.groupby(["layer", "patch"])[["clean", "patched"]]
-    return pd.Series({key: of(group) for key, group in groups})
-
-
-def illusion_tests(of: Mapping[str, Estimate]) -> tuple[bool, ...]:
-    """Inert? Does one direction work? By 20 %? Its row keep half at most? Its null read most?"""
-    names = "trained", "whole MLP", "random", "row", "null share"
-    missing = Estimate(*[float("nan")] * 3)
-    one, whole, random, row, null = (of.get(name, missing) for name in names)
-    inert, works = abs(whole.value) <= 0.1, one.low > max(whole.high, random.high, 0)
-    row_halves = row.value <= 0.5 * one.value
-    return inert, works, works and one.value >= 0.2, row_halves, null.low > 0.5
+    patches = [patch for patch in patched for _ in range(n)]
+    clean = cached.clean_logit_difference.cpu().repeat(len(patched))
+    columns = {"patch": patches, "pair": rows, "clean": clean, "patched": after.cpu()}
+    return pd.DataFrame({"layer": cached.site.layer, **columns})

@@ -26,29 +26,25 @@ def score_gradients(cached: CachedPairs, readers: Heads) -> Float[Tensor, "reade
     Args:
         cached: IOI pairs at a site below the readers, with the name positions in their table.
 
-    Raises:
-        ValueError: no readers, one that is not above the site or not in the model, or a pair table
-            without names or with places outside the prompts.
+    Raises ValueError: no readers, one that is not above the site or not in the model, or a pair
+    table without names or with places outside the prompts.
     """
     _check(cached, readers)
     missing = {"io_position", "subject_position"} - set(cached.pairs.table)
     if missing:
         raise ValueError(f"the table of the pairs has no {sorted(missing)}: use IOI pairs")
     places = cached.pairs.table[["io_position", "subject_position"]]
-    lengths = [len(tokens) for tokens in cached.pairs.base_tokens]
     for name, column in places.items():
-        for place, length in zip(column, lengths, strict=True):
-            if require.whole(name, place, least=0) >= length:
-                raise ValueError(f"{name} {place} is outside a prompt of {length} tokens")
+        for place, tokens in zip(column, cached.pairs.base_tokens, strict=True):
+            if require.whole(name, place, least=0) >= len(tokens):
+                raise ValueError(f"{name} {place} is outside a prompt of {len(tokens)} tokens")
     first, second = (torch.tensor(p.to_numpy()) for p in (places.min(axis=1), places.max(axis=1)))
-    rows = torch.arange(len(cached))
     activation = cached.base.clone().requires_grad_()
     names = {head: f"blocks.{head[0]}.attn.hook_attn_scores" for head in map(tuple, readers)}
     scores = cached.record(activation, list(names.values()))
     gradients = []
     for (_, head), name in names.items():
-        of_head = scores[name][:, head]
-        preference = (of_head[rows, first] - of_head[rows, second]).sum()
+        preference = attention_preference(scores[name], first, second)[:, head].sum()
         (gradient,) = torch.autograd.grad(preference, activation, retain_graph=True)
         gradients.append(gradient.mean(0))
     return unit(torch.stack(gradients))
@@ -57,8 +53,7 @@ def score_gradients(cached: CachedPairs, readers: Heads) -> Float[Tensor, "reade
 def clean_queries(cached: CachedPairs, readers: Heads) -> dict[Site, Float[Tensor, "pairs d_head"]]:
     """The readers' queries in the unpatched base run: as `clamp`, they cut the readers off.
 
-    Raises:
-        ValueError: no readers, or one that is not above the site or not in the model.
+    Raises ValueError: no readers, or one that is not above the site or not in the model.
     """
     _check(cached, readers)
     names = {layer: f"blocks.{layer}.attn.hook_q" for layer, _ in readers}

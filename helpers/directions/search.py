@@ -50,8 +50,7 @@ class Fit:
     def direction(self) -> Float[Tensor, "d"]:
         """The unit vector of a fit of rank 1.
 
-        Raises:
-            ValueError: The rank is higher.
+        Raises ValueError: the rank is higher.
         """
         if self.basis.shape[1] != 1:
             raise ValueError(f"a fit of rank {self.basis.shape[1]} has no single direction")
@@ -88,9 +87,8 @@ def find_direction(
             few steps, and small ones (`lr=0.003`): a large first step leaves it.
         progress: Show a bar of the epochs (the environment variable TQDM_DISABLE=1 hides it, too).
 
-    Raises:
-        ValueError: an argument that does not fit, no pair with a difference, activations with NaN,
-            or a loss that is no single number or became NaN.
+    Raises ValueError: an argument that does not fit, no pair with a difference, activations with
+    NaN, or a loss that is no single number or became NaN.
     """
     base, source = cached.base, cached.source
     _check_arguments(base.shape[1], rank, patience, init)
@@ -137,10 +135,9 @@ def find_pair_directions(
         steps: Gradient steps after the start; 0 returns the start.
         lr: Step size of Adam, for unit vectors.
 
-    Raises:
-        ValueError: `steps` is negative, `lr` is not positive, base and source are the same in a
-            pair, NaN appeared, or the answer does not depend on the site (the last layer, before
-            the last token).
+    Raises ValueError: `steps` is negative, `lr` is not positive, base and source are the same in a
+    pair, NaN appeared, or the answer does not depend on the site (the last layer, before the last
+    token).
     """
     if require.whole("steps", steps) < 0:
         raise ValueError(f"steps must not be negative, got {steps}")

@@ -1,13 +1,11 @@
-"""Sweeps over layers: here, from pairs that are cached once; on a cluster, a job for each layer.
+"""A sweep of facts over layers: here, from pairs cached once at all sites; on a cluster, as jobs.
 
     from joblib import Parallel, delayed
     jobs = [delayed(facts_job)(model_name(), pairs, layer) for layer in layers]
     table = pd.concat(Parallel(n_jobs=1)(jobs))
 
 runs jobs that load what they need by name, so that any worker can do them: put the call inside
-`joblib.parallel_config(backend="dask")` (or `"ray"`). With all layers in one process it is quicker
-to cache the pairs once, at all sites (`cache_sites`), and to call `facts_at_layer`; for patches
-that need no fit, `helpers.patching.many_sites` has the sites share forward passes.
+`joblib.parallel_config(backend="dask")` (or `"ray"`).
 """
 
 import functools
@@ -50,10 +48,9 @@ def facts_at_layer(
     """One direction per pair in the MLP of one layer, and what its parts do (section 6.1).
 
     Args:
-        cached: Pairs of facts at an `mlp_hidden` site; the direction of each is fitted to that pair
-            alone.
+        cached: Pairs of facts at an `mlp_hidden` site.
         steps: As for `find_pair_directions`.
-        directions: If they have been fitted already.
+        directions: If they have been fitted already, each to its pair alone.
 
     Returns:
         A row per pair and patch, with the columns layer, pair, relation, patch, flipped (the top
@@ -63,16 +60,16 @@ def facts_at_layer(
         normalised; read row, which reads the row part and writes the direction; null, its null part
         normalised; whole MLP.
 
-    Raises:
-        ValueError: The pairs are none of facts, or cached at another kind of site.
+    Raises ValueError: the pairs are none of facts, or cached at another kind of site.
     """
     if "relation" not in cached.pairs.table:
         raise ValueError("the table of the pairs has no relation: use pairs of facts")
     if cached.site.kind != "mlp_hidden":
         raise ValueError(f"cache the pairs at an mlp_hidden site, not at {cached.site}")
     pairs, layer, base, source = cached.pairs, cached.site.layer, cached.base, cached.source
-    v = directions
-    v = find_pair_directions(cached, steps=steps, progress=False) if v is None else v.to(base)
+    if directions is None:
+        directions = find_pair_directions(cached, steps=steps, progress=False)
+    v = directions.to(base)
     row, null = row_null_split(v, cached.model.blocks[layer].mlp.W_out)
     patched = {
         "direction": patch_each(base, source, v),
@@ -81,21 +78,20 @@ def facts_at_layer(
         "null": patch_each(base, source, null),
         "whole MLP": source,
     }
-    change = source - base
     shared = {
         "layer": layer,
         "pair": range(len(pairs)),
         "relation": pairs.table["relation"],
         "clean": cached.clean_logit_difference.cpu(),
         "null_norm": null.norm(dim=-1).cpu(),
-        "cos_null": cosine(change, null).abs().cpu(),
-        "cos_row": cosine(change, row).abs().cpu(),
+        "cos_null": cosine(source - base, null).abs().cpu(),
+        "cos_row": cosine(source - base, row).abs().cpu(),
     }
     rows = torch.arange(len(pairs)).repeat(len(patched))
     logits = cached.patched_logits(torch.cat(list(patched.values())), rows).cpu()
     answer, counterfactual = pairs.answer[rows], pairs.counterfactual[rows]
-    measured = pd.concat([pd.DataFrame(shared)] * len(patched), ignore_index=True)
-    return measured.assign(
+    table = pd.concat([pd.DataFrame(shared)] * len(patched), ignore_index=True)
+    return table.assign(
         patch=[patch for patch in patched for _ in range(len(pairs))],
         flipped=(logits.argmax(-1) == counterfactual).numpy(),
         logit_difference=logit_difference(logits, answer, counterfactual).numpy(),

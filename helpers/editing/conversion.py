@@ -1,7 +1,7 @@
 """From a patch to a rank-1 edit, and from an edit to a patch.
 
-With `W = W_out`, `[d_mlp, d_model]`, the MLP writes `x @ W` (plus a bias). A rank-1 edit
-`W' = W + outer(b, a)` *reads* `b . x` and *writes* that much of `a`. Two directions of travel:
+`W = W_out`, and the edit `W' = W + outer(b, a)` reads `b . x` and writes that much of `a`, as in
+`helpers.editing.edits`.
 
 **From a patch to an edit** (section 6.4). Patching `h_B` towards `h_A` along `v` changes the output
 by `a = (v . (h_A - h_B)) v @ W`. The edit does the same at the key `h_B` if `b . h_B = 1`. Of all
@@ -24,9 +24,8 @@ In whitened coordinates, `C = L L^T` and `u = L^T (z + b)`, it is a least-norm p
 `u` with `(L^-1 W)^T u = beta a + b @ W`. The code solves that one, by QR of `L^-1 W`, within what
 `W` can write: centred weights have one dimension less, and what `a` has there is left out.
 
-All is computed in float64 on the CPU, exactly for the `C` it is given. See
-`helpers.editing.moments.regularised` for a `C` from few tokens. Ideas: Meng et al. 2022 (ROME); the
-paper.
+All is computed in float64 on the CPU, exactly for the `C` it is given; for a `C` from few tokens
+see `helpers.editing.moments.regularised`. Ideas: Meng et al. 2022 (ROME); the paper.
 """
 
 from dataclasses import dataclass
@@ -45,13 +44,11 @@ class DirectionIntervention:
     """`x <- x - sign (direction . x) direction` on a hidden activation; or several, one per row.
 
     Attributes:
-        layer: Block index, from 0.
         direction: Any length: with `sign` 1, length 1 would remove the component, and length
             `sqrt(2)` would reverse it.
         sign: 1 or -1.
 
-    Raises:
-        ValueError: Another sign, or not one for each direction.
+    Raises ValueError: another sign, or not one for each direction.
     """
 
     layer: int
@@ -84,8 +81,8 @@ def least_read(
 ) -> Float[Tensor, "*keys d_mlp"]:
     """`b = C^-1 k / (k^T C^-1 k)`: of all `b` with `b . k = 1`, the one with the least `b^T C b`.
 
-    Raises:
-        ValueError: A zero key, or a second moment of other dimensions, no such matrix or singular.
+    Raises ValueError: a zero key, or a second moment of other dimensions, no such matrix or
+    singular.
     """
     require_rows("the second moment", second_moment, key)
     key64, whiten = in_double(key), whitener(second_moment)
@@ -110,8 +107,8 @@ def patch_to_edit(
     Exact at `base`; elsewhere it writes `b . x` times as much, on average as little as can be. An
     edit per pair; the direction may be one for all or one for each, of any length.
 
-    Raises:
-        ValueError: A zero direction or base, shapes that do not fit, or a singular second moment.
+    Raises ValueError: a zero direction or base, shapes that do not fit, or a singular second
+    moment.
     """
     if base.shape != source.shape or direction.shape[-1] != base.shape[-1]:
         shapes = [tuple(x.shape) for x in (direction, base, source)]
@@ -143,10 +140,9 @@ def edit_to_patch(
         key: Demand that it does exactly what the edit does at this activation.
         beta: Fix this number instead of choosing the best: with 1, `v @ W` is `a` itself.
 
-    Raises:
-        ValueError: `W_out` cannot write what the edit writes, the edit reads nothing that a
-            direction could imitate, a singular second moment, matrices or a key of other
-            dimensions, or a `beta` that is zero, NaN or infinite.
+    Raises ValueError: `W_out` cannot write what the edit writes, the edit reads nothing that a
+    direction could imitate, a singular second moment, matrices or a key of other dimensions, or a
+    `beta` that is zero, NaN or infinite.
     """
     require_rows("W_out", W_out, edit.read)
     require_rows("the second moment", second_moment, edit.read)
@@ -175,8 +171,7 @@ def extra_variance(
 ) -> Float[Tensor, "*edits"]:
     """Mean square of what the edit adds to the MLP's output on ordinary text, `(b^T C b) |a|^2`.
 
-    Raises:
-        ValueError: A second moment of other dimensions.
+    Raises ValueError: a second moment of other dimensions.
     """
     require_rows("the second moment", second_moment, edit.read)
     read, write = in_double(edit.read), in_double(edit.write)
@@ -205,8 +200,7 @@ def _unread(
 ) -> Float[Tensor, "*k d_mlp"]:
     """The shortest vector that writes what `u` writes and is orthogonal to the (whitened) key.
 
-    Raises:
-        ValueError: Every change of the key's reading would change what is written.
+    Raises ValueError: every change of the key's reading would change what is written.
     """
     free = key - key @ seen @ seen.T  # writes nothing
     if not (free.norm(dim=-1) > 1e-6 * key.norm(dim=-1)).all():

@@ -23,12 +23,10 @@ class RankOneEdit:
     """`W_out' = W_out + outer(read, write)` in one layer; or several alternatives, one per row.
 
     Attributes:
-        layer: Block index, from 0.
         read: What the edit senses of the hidden activation.
         write: What it adds to the MLP's output for each unit sensed.
 
-    Raises:
-        ValueError: Not as many reads as writes, NaN or infinity, or no floating-point tensors.
+    Raises ValueError: not as many reads as writes, NaN or infinity, or no floating-point tensors.
     """
 
     layer: int
@@ -61,16 +59,14 @@ def rank_one_edit(model: TransformerBridge, *edits: RankOneEdit) -> Iterator[Non
     """Inside, the model's own weights are edited; afterwards they are bit for bit as before.
 
     Also after an exception, and nested. Run prompts inside: what was cached before (`CachedPairs`)
-    comes from the unedited model. A backward pass through a forward pass made on the other side of
-    the border is refused by PyTorch.
+    comes from the unedited model.
 
     Args:
         edits: Single edits, at any layers; those at one layer add up.
 
-    Raises:
-        ValueError: A row of edits where a single one is needed, a layer or shape that the model
-            does not have, numbers too large for the weights, or an architecture whose down
-            projection cannot be reached.
+    Raises ValueError: a row of edits where a single one is needed, a layer or shape that the model
+    does not have, numbers too large for the weights, or an architecture whose down projection
+    cannot be reached.
     """
     weights = [down_projection(model, edit.layer) for edit in edits]
     for edit, weight in zip(edits, weights, strict=True):
@@ -86,9 +82,7 @@ def rank_one_edit(model: TransformerBridge, *edits: RankOneEdit) -> Iterator[Non
             for edit, weight in zip(edits, weights, strict=True):
                 weight.add_(torch.outer(in_double(edit.read), in_double(edit.write)).to(weight))
                 if not torch.isfinite(weight).all():
-                    raise ValueError(
-                        f"the edit of layer {edit.layer} is too large for {weight.dtype}"
-                    )
+                    raise ValueError(f"the edit of layer {edit.layer} is too large for its weights")
         yield
     finally:
         with torch.no_grad():  # clones of one weight are equal, so the order does not matter
@@ -105,14 +99,11 @@ def edits_side_by_side(model: TransformerBridge, edits: RankOneEdit) -> Iterator
     Args:
         edits: As many as the batch has rows, all at one layer.
 
-    Raises:
-        ValueError: A single edit, a layer that the model does not have or, in the forward pass, not
-            one edit per row.
+    Raises ValueError: a single edit, a layer that the model does not have or, in the forward pass,
+    not one edit per row.
     """
     if edits.read.ndim != 2:
-        raise ValueError(
-            "one edit per row of the batch is needed: a row of edits, not a single one"
-        )
+        raise ValueError("one edit per row of the batch is needed, not a single one")
     down_projection(model, edits.layer)  # is there such a layer?
     read, write = edits.read[:, None], edits.write[:, None]
 
@@ -133,8 +124,7 @@ def edits_side_by_side(model: TransformerBridge, edits: RankOneEdit) -> Iterator
 def down_projection(model: TransformerBridge, layer: int) -> Float[Tensor, "d_mlp d_model"]:
     """`W_out` of one layer as the model uses it, not a copy: changing it in place edits the model.
 
-    Raises:
-        ValueError: No such layer, or the architecture has no such weight.
+    Raises ValueError: no such layer, or the architecture has no such weight.
     """
     if not 0 <= require.whole("layer", layer) < model.cfg.n_layers:
         raise ValueError(f"layer {layer} is out of range: the model has {model.cfg.n_layers}")
@@ -153,8 +143,7 @@ def rewrite_score(
 
     `(p_edited - p_original) / (1 - p_original)`: 1 is certainty, 0 no effect, below 0 harm.
 
-    Raises:
-        ValueError: Shapes differ, no probabilities, or an answer that was certain before.
+    Raises ValueError: shapes differ, no probabilities, or an answer that was certain before.
     """
     if original.shape != edited.shape:
         raise ValueError(f"{tuple(original.shape)} and {tuple(edited.shape)} probabilities")

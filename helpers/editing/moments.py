@@ -1,7 +1,9 @@
 """How the inputs of a down projection vary over ordinary text, which an edit should not disturb.
 
-`second_moment` is `C = E[x x^T]` of the hidden activations `x` (uncentred), so `b^T C b` is the
-mean square of what a read vector `b` senses on text that has nothing to do with the edit.
+    C = cached_second_moment(model, [12], passages(model, 128, length=64))[12]  # E[x x^T]
+
+`b^T C b` is the mean square of what a read vector `b` senses on text that has nothing to do with
+the edit; `x` are the hidden activations, uncentred.
 
 The first token of every passage is left out. Attention uses it as a resting place, and some MLPs
 give it an activation of another order of magnitude: in SmolLM2-135M its norm is 2,381 in layer 28,
@@ -10,26 +12,23 @@ the same in every prompt, so no edit of a fact has to avoid it or could read it.
 """
 
 import hashlib
-import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
+import safetensors.torch
 import torch
-from filelock import FileLock
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
 from helpers.models import require
 from helpers.models.load import model_slug
 from helpers.models.smollm import cache_folder
-from helpers.patching.sites import Site, check_sites
-from helpers.patching.suffix import only_columns, recording
+from helpers.output import files
+from helpers.patching.sites import Site, check_sites, check_vocabulary
+from helpers.patching.suffix import run_to
 from helpers.tasks.pairs import encode
 
 FOLDER_NAME = "second-moments"
@@ -56,48 +55,18 @@ def second_moment(
         skip: How many tokens at the start of each passage to leave out (see the module).
         batch_size: Passages per forward pass; less needs less memory.
 
-    Raises:
-        ValueError: No layers or one the model does not have, no token left to look at, or one that
-            is not in the vocabulary.
+    Raises ValueError: no layers or one the model does not have, no token left to look at, or one
+    that is not in the vocabulary.
     """
     sites = _check_request(model, layers, tokens, skip, batch_size)
-    layers = [site.layer for site in sites]
-    top = max(layers) + 1
-    total = dict.fromkeys(layers, 0.0)
+    total = dict.fromkeys(sites, 0.0)
     for chunk in tokens.split(batch_size):
-        with recording(model, {site.hook_name for site in sites}) as seen:
-            with only_columns(model, torch.zeros(1, dtype=torch.long)):
-                chunk = chunk.to(model.cfg.device)
-                model(chunk, stop_at_layer=top if top < model.cfg.n_layers else None)
+        seen = run_to(model, chunk.to(model.cfg.device), sites)
         for site in sites:
             x = seen[site.hook_name][:, skip:].flatten(0, 1)
-            total[site.layer] = total[site.layer] + (x.T @ x).cpu().double()
+            total[site] = total[site] + (x.T @ x).cpu().double()
     count = tokens[:, skip:].numel()
-    return {layer: (total[layer] / count).float() for layer in layers}
-
-
-def _check_request(
-    model: TransformerBridge, layers: Sequence[int], tokens: Tensor, skip: int, batch_size: int
-) -> list[Site]:
-    """The sites of the layers, each once, if there is something to look at and the model reads it.
-
-    Raises:
-        ValueError: As for `second_moment`.
-    """
-    require.whole("skip", skip, least=0)
-    require.whole("batch_size", batch_size, least=1)
-    sites = [Site(layer, "mlp_hidden") for layer in dict.fromkeys(layers)]
-    check_sites(model, sites)
-    shape = tuple(getattr(tokens, "shape", ()))
-    if not layers or len(shape) != 2 or tokens[:, skip:].numel() == 0:
-        raise ValueError(
-            f"second moments need a layer and passages longer than {skip} tokens, got layers "
-            f"{list(layers)} and tokens of shape {shape}"
-        )
-    require.ids("the tokens", tokens.flatten())
-    if not (0 <= tokens.min() and tokens.max() < model.cfg.d_vocab):
-        raise ValueError(f"tokens must lie between 0 and {model.cfg.d_vocab - 1}, the vocabulary")
-    return sites
+    return {site.layer: (total[site] / count).float() for site in sites}
 
 
 def regularised(second_moment: Float[Tensor, "d d"], ridge: float = 0.1) -> Float[Tensor, "d d"]:
@@ -108,8 +77,7 @@ def regularised(second_moment: Float[Tensor, "d d"], ridge: float = 0.1) -> Floa
     `C` from 8,000 tokens, and to a third with 2,000. The median, not the mean: a few units with
     enormous activations should not set the scale for all.
 
-    Raises:
-        ValueError: A ridge that is negative, NaN or infinite, or no square matrix.
+    Raises ValueError: a ridge that is negative, NaN or infinite, or no square matrix.
     """
     require.floats("the second moment", second_moment, ndim=2)
     if len(second_moment) != len(second_moment.T):
@@ -123,8 +91,7 @@ def regularised(second_moment: Float[Tensor, "d d"], ridge: float = 0.1) -> Floa
 def whitener(second_moment: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
     """`L^-1` for `L L^T` the second moment of `x`: that of `L^-1 x` is the identity. In float64.
 
-    Raises:
-        ValueError: It is not symmetric and positive definite, as far as float32 can tell.
+    Raises ValueError: it is not symmetric and positive definite, as far as float32 can tell.
     """
     matrix = in_double(second_moment)
     square = matrix.ndim == 2 and 0 < len(matrix) == len(matrix.T)
@@ -145,8 +112,7 @@ def whitener(second_moment: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
 def in_double(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The same in float64 on the CPU, without gradient.
 
-    Raises:
-        ValueError: It holds NaN or infinity, or is no floating-point tensor.
+    Raises ValueError: it holds NaN or infinity, or is no floating-point tensor.
     """
     require.floats("an activation, weight or second moment", tensor)
     tensor = tensor.detach().cpu().double()
@@ -163,31 +129,23 @@ def cached_second_moment(
     skip: int = 1,
     batch_size: int = 16,
 ) -> dict[int, Float[Tensor, "d_mlp d_mlp"]]:
-    """`second_moment`, kept in the user's cache folder (`helpers.models.smollm.cache_folder`).
+    """`second_moment`, kept in the user's cache folder.
 
-    A file is found by everything that decides its content: all weights and the configuration of
-    the model, the layer, the tokens and `skip`. So an edited model never gets the statistics of the
-    original. Processes that start together wait for the first one; a damaged file is made again;
-    if the folder cannot be written there is a warning, and the result all the same.
+    A file is found by everything that decides its content, all weights among it: an edited model
+    never gets the statistics of the original. A damaged file is made again; if the folder cannot be
+    written there is a warning, and the result all the same.
 
     Arguments and errors are those of `second_moment`.
     """
     _check_request(model, layers, tokens, skip, batch_size)
+    name, key = model_slug(model.cfg.model_name), _key(model, tokens, skip)
     folder = cache_folder() / FOLDER_NAME
-    key = _key(model, tokens, skip)
-    slug = model_slug(model.cfg.model_name)
-    paths = {layer: folder / f"{slug}-layer{layer}-{key}.safetensors" for layer in layers}
+    paths = {layer: folder / f"{name}-layer{layer}-{key}.safetensors" for layer in layers}
     found = _load(paths)
-    if found and len(found) == len(paths):
-        return found  # needs no lock, so a folder that is only readable will do
-    with _alone(folder) as writable:
-        found = _load(paths)  # another process may have made them while we waited
-        missing = [layer for layer in layers if layer not in found]
-        if missing:
-            new = second_moment(model, missing, tokens, skip=skip, batch_size=batch_size)
-            if writable:
-                _store({paths[layer]: moment for layer, moment in new.items()})
-            found |= new
+    if missing := [layer for layer in layers if layer not in found]:
+        new = second_moment(model, missing, tokens, skip=skip, batch_size=batch_size)
+        _store({paths[layer]: moment for layer, moment in new.items()})
+        found |= new
     return {layer: found[layer] for layer in layers}
 
 
@@ -197,16 +155,11 @@ def passages_from_wikitext(
     """Openings of Wikipedia paragraphs as tokens, where there is a network: `n` out of `4 n` read.
 
     Each begins as a prompt does: with BOS if the model's tokenizer puts one. Streamed from the
-    dataset `Salesforce/wikitext`, so only its beginning is downloaded.
+    dataset `Salesforce/wikitext`, so only its beginning is downloaded; paragraphs of fewer than
+    `length` tokens are passed over.
 
-    Args:
-        n: How many passages.
-        length: Tokens of each; shorter paragraphs are passed over.
-        seed: Which of the paragraphs that were read, and their order.
-
-    Raises:
-        ConnectionError: The dataset cannot be had. `helpers.tasks.text.passages` needs no network.
-        ValueError: `n` below 1, or the dataset ends before `n` paragraphs are long enough.
+    Raises ConnectionError: the dataset cannot be had. `helpers.tasks.text.passages` needs no
+    network. ValueError: `n` below 1, or the dataset ends before `n` paragraphs are long enough.
     """
     if n < 1:
         raise ValueError(f"at least one passage is needed, not {n}")
@@ -223,6 +176,16 @@ def passages_from_wikitext(
     return torch.stack(found)[order[:n]]
 
 
+def fingerprint(model: TransformerBridge) -> str:
+    """A hash of the model's configuration and of every weight and buffer, bit by bit."""
+    digest = hashlib.blake2b(str(model.original_model.config).encode(), digest_size=16)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(values.view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def _wikitext() -> Iterator[str]:
     """The paragraphs and headings of the dataset, from its beginning."""
     try:
@@ -237,14 +200,22 @@ def _wikitext() -> Iterator[str]:
         ) from error
 
 
-def fingerprint(model: TransformerBridge) -> str:
-    """A hash of the model's configuration and of every weight and buffer, bit by bit."""
-    digest = hashlib.blake2b(str(model.original_model.config).encode(), digest_size=16)
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        values = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(values.view(torch.uint8).numpy())
-    return digest.hexdigest()
+def _check_request(
+    model: TransformerBridge, layers: Sequence[int], tokens: Tensor, skip: int, batch_size: int
+) -> list[Site]:
+    """The sites of the layers, each once; errors as for `second_moment`."""
+    require.whole("skip", skip, least=0)
+    require.whole("batch_size", batch_size, least=1)
+    sites = [Site(layer, "mlp_hidden") for layer in dict.fromkeys(layers)]
+    check_sites(model, sites)
+    shape = tuple(getattr(tokens, "shape", ()))
+    if not layers or len(shape) != 2 or tokens[:, skip:].numel() == 0:
+        raise ValueError(
+            f"second moments need a layer and passages longer than {skip} tokens, got layers "
+            f"{list(layers)} and tokens of shape {shape}"
+        )
+    check_vocabulary(model, tokens.flatten())
+    return sites
 
 
 def _key(model: TransformerBridge, tokens: Tensor, skip: int) -> str:
@@ -260,41 +231,15 @@ def _load(paths: dict[int, Path]) -> dict[int, Float[Tensor, "d_mlp d_mlp"]]:
     found = {}
     for layer, path in paths.items():
         try:
-            found[layer] = load_file(path)["second_moment"]
+            found[layer] = safetensors.torch.load_file(path)["second_moment"]
         except (OSError, SafetensorError, KeyError):
             continue
     return found
 
 
 def _store(moments: dict[Path, Float[Tensor, "d_mlp d_mlp"]]) -> None:
-    """Writes each file under another name first: a reader sees all of it or nothing."""
-    for path, moment in moments.items():
-        handle, staging = tempfile.mkstemp(prefix=f"{path.name}.tmp-", dir=path.parent)
-        os.close(handle)
-        try:
-            save_file({"second_moment": moment}, staging)
-            os.chmod(staging, 0o644)  # a classroom shares its cache
-            os.replace(staging, path)
-        except (OSError, SafetensorError) as error:
-            warnings.warn(f"{path.name} is not kept: {error}", stacklevel=3)
-        finally:
-            Path(staging).unlink(missing_ok=True)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    """Hold a lock between processes; gives whether the folder can be written."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire()
+        for path, moment in moments.items():
+            files.write(path, safetensors.torch.save({"second_moment": moment}))
     except OSError as error:
-        warnings.warn(f"second moments are not kept in {folder}: {error}", stacklevel=4)
-        yield False
-        return
-    try:
-        for left in folder.glob("*.tmp-*"):  # we hold the lock: of processes that were killed
-            left.unlink(missing_ok=True)
-        yield True
-    finally:
-        lock.release()
+        warnings.warn(f"second moments are not kept in {path.parent}: {error}", stacklevel=3)

@@ -5,7 +5,6 @@ the input of the down projection at the last token of the subject is the *key* `
 add a *shift* to the MLP's output there, which is found by gradient descent, and disturb other
 inputs as little as it can (`helpers.editing.edits`).
 
-The search runs prompts once, then reruns only what a shift can change (`helpers.patching.cached`).
 All facts go side by side; Adam treats every number apart, so none influences another.
 
 Deviations from the authors' code: prefixes are running text instead of the model's own samples,
@@ -17,7 +16,7 @@ output.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -27,12 +26,14 @@ from torch import Tensor
 from transformer_lens import TransformerBridge
 
 from helpers.editing.conversion import least_read
-from helpers.editing.edits import RankOneEdit, down_projection
+from helpers.editing.edits import RankOneEdit, dot, down_projection
 from helpers.models import require
 from helpers.patching.cached import CachedPairs
+from helpers.patching.sites import check_vocabulary
 from helpers.tasks.pairs import Pairs, encode
 from helpers.tasks.text import passages
 
+At = tuple[Int[Tensor, "pos"], int]  # a prompt as tokens, and where its subject ends
 PLAIN, PREFIXED, ESSENCE = "plain", "prefixed", "essence"  # the roles of prompts
 
 
@@ -48,8 +49,7 @@ class RomeSettings:
         clamp: The shift may be at most this many times as long as that output.
         stop_below: A fact is done when the mean of `-log p(target)` is below: 0.05 is 95 %.
 
-    Raises:
-        ValueError: No step, or a number that is negative, NaN or infinite.
+    Raises ValueError: no step, or a number that is negative, NaN or infinite.
     """
 
     steps: int = 20
@@ -72,8 +72,7 @@ class Shifts:
     """What the MLP's output should be moved by at the last token of the subject.
 
     Attributes:
-        shift: A row per fact.
-        loss: Its loss in the end.
+        loss: In the end.
         probability: The geometric mean, over prompts, of the target's probability in the end.
         steps: How often the loss was computed.
     """
@@ -99,54 +98,41 @@ def rome_pairs(
     Per fact: the prompt as it is (`plain`), the prompt after each prefix (`prefixed`), and the
     subject alone after a prefix (`essence`). A prefix is a piece of running text and a line break,
     longer for some facts than for others, so that all subjects end at one place: only prompts of
-    one shape are rerun together, and many small reruns cost time. For the same reason, choose
-    facts whose plain prompts have few shapes.
+    one shape are rerun together. For the same reason, choose facts whose plain prompts have few.
 
     Sources are the bases themselves: nothing is interchanged. Columns `fact` and `role` of the
-    table say what each row is for; the target is the counterfactual. (The answer is any other
-    token.)
+    table say what each row is for; the target is the counterfactual, the answer any other token.
 
     Args:
         templates: A prompt for each fact, with `{}` or `{subject}` for its subject.
-        subjects: Its subject.
         targets: The token it should be continued with.
-        prefixes: How many prefixes.
         prefix_length: Tokens of the shortest prefix.
 
-    Raises:
-        ValueError: Not one entry for each fact, a template without one place for the subject, no
-            subject, a target that is no token of the model, or what follows the subject changes its
-            last token.
+    Raises ValueError: not one entry for each fact, a template without one place for the subject, no
+    subject, a target that is no token of the model, or what follows the subject changes its last
+    token.
     """
     if not len(templates) == len(subjects) == len(targets) > 0:
         raise ValueError("one template, one subject and one target is needed for each fact")
-    for target in targets:
-        if not 0 <= require.whole("a target", target) < model.cfg.d_vocab:
-            raise ValueError(f"a target must be a token below {model.cfg.d_vocab}, not {target}")
+    check_vocabulary(model, torch.tensor([require.whole("a target", x) for x in targets]))
     require.whole("prefixes", prefixes, least=0)
     require.whole("prefix_length", prefix_length, least=0)
     plain = [_at_subject(model, *words) for words in zip(templates, subjects, strict=True)]
     essence = [_at_subject(model, "{}", subject) for subject in subjects]
     longest = max(place for _, place in [*plain, *essence]) + prefix_length
-    before = _Prefixes(model, prefixes, longest, seed)
+    before = _prefixer(model, prefixes, longest, seed)
     rows = [(*at, fact, PLAIN) for fact, at in enumerate(plain)]
-    rows += [
-        (*before(number, at), fact, PREFIXED)
-        for fact, at in enumerate(plain)
-        for number in range(prefixes)
-    ]
+    for fact, at in enumerate(plain):
+        rows += [(*before(number, at), fact, PREFIXED) for number in range(prefixes)]
     rows += [(*before(0, at), fact, ESSENCE) for fact, at in enumerate(essence)]
     tokens, places, facts, roles = zip(*rows, strict=True)
-    target = torch.tensor([int(targets[fact]) for fact in facts])
+    target, place = torch.tensor([int(targets[fact]) for fact in facts]), torch.tensor(places)
     return Pairs(
-        base_tokens=tokens,
-        source_tokens=tokens,
-        answer=(target + 1) % model.cfg.d_vocab,
-        counterfactual=target,
-        position=torch.tensor(places),
-        source_position=torch.tensor(places),
+        base_tokens=tokens, source_tokens=tokens,
+        answer=(target + 1) % model.cfg.d_vocab, counterfactual=target,
+        position=place, source_position=place,
         table=pd.DataFrame({"fact": facts, "role": roles}),
-    )
+    )  # fmt: skip
 
 
 def find_shifts(cached: CachedPairs, settings: RomeSettings | None = None) -> Shifts:
@@ -159,8 +145,7 @@ def find_shifts(cached: CachedPairs, settings: RomeSettings | None = None) -> Sh
     Args:
         cached: The prompts of `rome_pairs`, cached at an `mlp_hidden` site.
 
-    Raises:
-        ValueError: Pairs that were not made by `rome_pairs`, or cached at another kind of site.
+    Raises ValueError: pairs that were not made by `rome_pairs`, or cached at another kind of site.
     """
     settings = settings or RomeSettings()
     search = _Search(cached, settings)
@@ -192,27 +177,22 @@ def rome_edit(
     cached: CachedPairs,
     second_moment: Float[Tensor, "d_mlp d_mlp"],
     settings: RomeSettings | None = None,
-    *,
-    shifts: Shifts | None = None,
 ) -> RankOneEdit:
     """A ROME edit per fact, at the layer of `cached`.
 
     It reads along `C^-1 k`, with `k` the mean of the keys over prompts, scaled so that it reads 1
     at the plain prompt; there the edited MLP writes exactly what it wrote before plus the shift.
 
-    Args:
-        shifts: What `find_shifts` found, if that has been done.
-
-    Other arguments and errors are those of `find_shifts` and `helpers.editing.edits.least_read`.
+    Errors are those of `find_shifts` and `helpers.editing.conversion.least_read`.
     """
-    shifts = shifts or find_shifts(cached, settings)
+    shift = find_shifts(cached, settings).shift
     role, fact = _columns(cached)
     plain = cached.base[role[PLAIN]]
     keys = torch.zeros_like(plain)
     use = role[PLAIN] | role[PREFIXED]
     keys.index_add_(0, fact[use], cached.base[use])
     read = least_read(keys, second_moment)  # the length of the key does not matter here
-    return RankOneEdit(cached.site.layer, read / (read * plain).sum(-1, keepdim=True), shifts.shift)
+    return RankOneEdit(cached.site.layer, read / dot(read, plain), shift)
 
 
 class _Search:
@@ -260,44 +240,33 @@ class _Search:
 
 
 def _columns(cached: CachedPairs) -> tuple[dict[str, Tensor], Int[Tensor, "rows"]]:
-    """Which rows have each role, and the fact of each row.
-
-    Raises:
-        ValueError: The table does not say.
-    """
+    """Which rows have each role, and the fact of each row."""
     table, device = cached.pairs.table, cached.base.device
     if not {"fact", "role"} <= set(table):
         raise ValueError("these pairs were not made by rome_pairs")
-    role = {
-        name: torch.tensor((table["role"] == name).to_numpy(), device=device)
-        for name in (PLAIN, PREFIXED, ESSENCE)
-    }
-    return role, torch.tensor(table["fact"].to_numpy(), device=device)
+    fact = torch.tensor(table["fact"].to_numpy(), device=device)
+    names = (PLAIN, PREFIXED, ESSENCE)
+    return {n: torch.tensor((table["role"] == n).to_numpy(), device=device) for n in names}, fact
 
 
-class _Prefixes:
+def _prefixer(model: TransformerBridge, n: int, longest: int, seed: int) -> Callable[[int, At], At]:
     """Puts running text before a prompt, so much that its subject ends at one place."""
+    line_break = _ids(model, "\n")
+    start = len(encode(model, "\n")) - len(line_break)  # BOS, or nothing
+    texts = passages(model, n, length=longest + 2, seed=seed) if n else []
 
-    def __init__(self, model: TransformerBridge, n: int, place: int, seed: int) -> None:
-        self.line_break = _ids(model, "\n")
-        self.start = len(encode(model, "\n")) - len(self.line_break)  # BOS, or nothing
-        self.place = place + len(self.line_break)
-        self.texts = passages(model, n, length=place + 2, seed=seed) if n else []
-
-    def __call__(self, number: int, at: tuple[Tensor, int]) -> tuple[Int[Tensor, "pos"], int]:
-        """The prompt after one of the prefixes, and where its subject ends now."""
-        if not len(self.texts):
+    def prefixed(number: int, at: At) -> At:
+        if not len(texts):
             return at
         tokens, place = at
-        length = self.place - place - len(self.line_break)
-        prefix = self.texts[number, self.start : self.start + length]
-        pieces = [tokens[: self.start], prefix, self.line_break, tokens[self.start :]]
-        return torch.cat(pieces), self.place
+        prefix = texts[number, start : start + longest - place]
+        pieces = [tokens[:start], prefix, line_break, tokens[start:]]
+        return torch.cat(pieces), longest + len(line_break)
+
+    return prefixed
 
 
-def _at_subject(
-    model: TransformerBridge, template: str, subject: str
-) -> tuple[Int[Tensor, "pos"], int]:
+def _at_subject(model: TransformerBridge, template: str, subject: str) -> At:
     """The prompt as tokens, and the place of the subject's last one."""
     if not isinstance(subject, str) or not subject.strip():
         raise ValueError(f"a subject must be a text, not {subject!r}")

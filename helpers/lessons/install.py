@@ -36,8 +36,7 @@ CONFLICT_ADVICE = (
 def start(seed: int = 0) -> ModuleType:
     """Install what is missing, start the lesson and return the module `helpers.lessons.notebook`.
 
-    Raises:
-        RuntimeError: A package cannot be installed or is too old.
+    Raises RuntimeError: a package cannot be installed or is too old.
     """
     install_missing()
     from helpers.lessons import notebook
@@ -51,8 +50,7 @@ def install_missing() -> None:
 
     Does nothing, at once, when nothing is missing.
 
-    Raises:
-        RuntimeError: pip failed; the message has its last lines and what to do.
+    Raises RuntimeError: pip failed; the message has its last lines and what to do.
     """
     wanted = requirements()
     found = installed(wanted)
@@ -68,8 +66,7 @@ def install_missing() -> None:
 def requirements() -> dict[str, str]:
     """What `pyproject.toml` says the project needs: package name -> requirement.
 
-    Raises:
-        RuntimeError: The list is not where it should be.
+    Raises RuntimeError: the list is not where it should be.
     """
     # Not with tomllib, which Python 3.10 lacks.
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")

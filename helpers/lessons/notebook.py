@@ -28,8 +28,7 @@ def start(seed: int = 0) -> None:
     The helpers take explicit seeds and never read the global generator: it is seeded for the code
     you add.
 
-    Raises:
-        RuntimeError: a package is too old.
+    Raises RuntimeError: a package is too old.
     """
     versions = {package: importlib.metadata.version(package) for package in OLDEST}
     for package, found in versions.items():
@@ -55,8 +54,7 @@ class NotTestable(RuntimeError):
 def needs(there: object, reason: str, *, claims: Sequence[str]) -> None:
     """Go on if `there`; else record the claims as not testable on this model, and end the lesson.
 
-    Raises:
-        NotTestable: what the rest of the lesson needs is missing; `reason` says what.
+    Raises NotTestable: what the rest of the lesson needs is missing; `reason` says what.
     """
     if there:
         return
@@ -79,8 +77,7 @@ def needs_margin(clean: Float[Tensor, "pairs"], *, claims: Sequence[str]) -> Non
 def load_site(*, claims: Sequence[str]) -> dict[str, Any]:
     """The site that lesson 02 derived; as `needs` if it found that this model has none.
 
-    Raises:
-        FileNotFoundError: lesson 02 has not been run for this model.
+    Raises FileNotFoundError: lesson 02 has not been run for this model.
     """
     c9 = report.recorded().get("C9", {})
     needs(c9.get("verdict") != report.UNTESTABLE, c9.get("note", ""), claims=claims)
@@ -93,8 +90,7 @@ def expect(name: str, value: float, expected: float, *, tolerance: float) -> Non
     The text was written for the packaged model, so on any other model the number is only shown.
     With the sizes "small" the number has a reference of its own, with the same tolerance.
 
-    Raises:
-        AssertionError: on the packaged model, the number is further off than `tolerance`.
+    Raises AssertionError: on the packaged model, the number is further off than `tolerance`.
     """
     if model_name() != PACKAGED:
         print(f"{name}: {value:.3g} (the text says {expected:g}, for {PACKAGED})")

@@ -57,8 +57,7 @@ def load_model(
             if there is one, else the CPU. Apple's `mps` is only used when asked for: its numbers
             differ too much from those printed in the lessons.
 
-    Raises:
-        ModelError: The name or device is unknown, or the model cannot be had.
+    Raises ModelError: the name or device is unknown, or the model cannot be had.
     """
     name, device = model_name(name), _pick_device(device)
     with _quiet():

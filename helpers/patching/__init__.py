@@ -6,10 +6,8 @@
 is the patch of the whole component.
 """
 
-from helpers.patching.batches import in_batches, measure_in_batches
-from helpers.patching.cached import CachedPairs
-from helpers.patching.caching import cache_pairs, cache_sites
-from helpers.patching.many_sites import effects, logit_differences
+from helpers.patching.cached import CachedPairs, effects, logit_differences
+from helpers.patching.caching import cache_pairs, cache_sites, in_batches, measure_in_batches
 from helpers.patching.metrics import Effect, Estimate
 from helpers.patching.sites import Site, before_mlp
 from helpers.patching.suffix import recording, run_from

@@ -1,6 +1,14 @@
-"""Pairs that have been run: patched as often as you like at the cost of what a patch can change."""
+"""Pairs that have been run: patched as often as you like at the cost of what a patch can change.
 
-from collections.abc import Mapping, Sequence
+    patched = patch_subspace(cached.base, cached.source, direction)
+    cached.logit_difference(patched)
+
+At the sites of one `cache_sites` call, such as every layer, `logit_differences`, `effects` and
+`base_gradients` share forward passes: each site has some of the rows to itself. Few pairs at many
+layers gain most, since a processor multiplies large matrices faster than small ones.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,12 +19,13 @@ from transformer_lens import TransformerBridge
 
 from helpers.models import require
 from helpers.patching.metrics import Effect, logit_difference
-from helpers.patching.sites import Site, check_sites
+from helpers.patching.sites import Site, check_sites, check_vocabulary
 from helpers.patching.suffix import ALL, Suffix, Write
 from helpers.tasks.pairs import Pairs
 
 Clamp = Mapping[Site, Float[Tensor, "rows d"]]
 ROWS_PER_FORWARD = 256  # bounds the memory of one patched forward pass, not its result
+TOKENS_PER_FORWARD = 192  # of several sites together: more are no faster, and need more memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +42,9 @@ class CachedPairs:
     site: Site
     base: Float[Tensor, "pairs d"]
     source: Float[Tensor, "pairs d"]
-    groups: tuple[Suffix, ...]
-    group_of: Int[Tensor, "pairs"]
-    row_of: Int[Tensor, "pairs"]
+    _groups: tuple[Suffix, ...]
+    _group_of: Int[Tensor, "pairs"]
+    _row_of: Int[Tensor, "pairs"]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -54,30 +63,29 @@ class CachedPairs:
         own see only the tokens that are rerun; set them before `cache_pairs` and keep them.
 
         Args:
-            activation: The new activations, one per row.
             rows: Which pairs (may repeat); all of them in order by default.
             tokens: Compute the logits of these tokens only, `k` per row; the whole vocabulary by
                 default.
             clamp: Activations to hold fixed at sites above this one, at the same token: a row
                 per row. With `record` this patches one path only, or cuts it.
 
-        Raises:
-            ValueError: an activation of the wrong shape or with NaN, a clamped site below, rows
-                that are no numbers, or tokens that are not in the vocabulary.
-            IndexError: a row that does not exist.
+        Raises ValueError: an activation of the wrong shape or with NaN, a clamped site below, rows
+        that are no numbers, or tokens that are not in the vocabulary. IndexError: a row that does
+        not exist.
         """
-        rows = self._rows(rows)
-        clamp = dict(clamp or {})
-        self.check(activation, rows, clamp)
+        rows, clamp = self._rows(rows), dict(clamp or {})
+        self._check(activation, rows, clamp)
         if tokens is not None:
-            self._check_tokens(tokens, rows)
+            if not isinstance(tokens, Tensor) or tokens.ndim != 2 or len(tokens) != len(rows):
+                raise ValueError(f"tokens must be a tensor [rows k] for {len(rows)} rows")
+            check_vocabulary(self.model, tokens.flatten())
         pieces = []
-        for group, part in self.parts(rows):
+        for group, part in self._parts(rows):
             columns = where = None
             if tokens is not None:
                 columns, where = tokens.to(rows.device)[part].unique(return_inverse=True)
             writes = self._writes(activation, clamp, part)
-            logits = group.rerun(self.row_of[rows[part]], writes, columns=columns)
+            logits = group.rerun(self._row_of[rows[part]], writes, columns=columns)
             pieces.append(logits if where is None else logits.gather(-1, where))
         return self._in_order(pieces, rows)
 
@@ -95,51 +103,30 @@ class CachedPairs:
 
         Args:
             names: Hooks above the site, such as `blocks.9.attn.hook_pattern`.
-            clamp: Activations to hold fixed at sites above this one, as in `patched_logits`.
+            clamp: As in `patched_logits`.
 
-        Raises:
-            ValueError: an activation of the wrong shape or with NaN, or a hook below the site.
-            KeyError: no such hook.
+        Raises ValueError: an activation of the wrong shape or with NaN, or a hook below the site.
+        KeyError: no such hook.
         """
         rows, clamp = self._rows(None), dict(clamp or {})
         if isinstance(names, str):
             raise ValueError(f"give a list of hooks, [{names!r}], not a name alone")
         names = list(dict.fromkeys(names))
-        if unknown := [name for name in names if name not in self.groups[0].hook_points]:
+        if unknown := [name for name in names if name not in self._groups[0].hook_points]:
             raise KeyError(f"the model has no hook {unknown[0]}: see model.hook_dict")
         if last_only := [name for name in names if "unembed" in name]:
             raise ValueError(f"{last_only} see the last token only: use patched_logits for logits")
-        self.check(activation, rows, clamp)
-        longest = max(group.tokens.shape[1] for group in self.groups)
+        self._check(activation, rows, clamp)
+        longest = max(group.tokens.shape[1] for group in self._groups)
         pieces: dict[str, list[Tensor]] = {name: [] for name in names}
-        for group, part in self.parts(rows):
+        for group, part in self._parts(rows):
             seen, writes = dict.fromkeys(names), self._writes(activation, clamp, part)
-            group.rerun(self.row_of[part], writes, columns=rows[:1], record=seen)
+            group.rerun(self._row_of[part], writes, columns=rows[:1], record=seen)
             for name in names:
                 if seen[name] is None:
                     raise ValueError(f"{name} is not recomputed: choose hooks above {self.site}")
                 pieces[name].append(group.at_patched_token(name, seen[name], longest))
         return {name: self._in_order(found, rows) for name, found in pieces.items()}
-
-    def _writes(self, activation: Tensor, clamp: Clamp, part: Tensor) -> list[Write]:
-        """What a forward pass of some of the rows has to write."""
-        return [(site, x[part], ALL) for site, x in {self.site: activation, **clamp}.items()]
-
-    def parts(self, rows: Tensor) -> list[tuple[Suffix, Tensor]]:
-        """The rows that can share a forward pass, as places in `rows`, with their prompts."""
-        return [
-            (group, part)
-            for index, group in enumerate(self.groups)
-            for part in (self.group_of[rows] == index).nonzero()[:, 0].split(ROWS_PER_FORWARD)
-            if len(part)
-        ]
-
-    def _in_order(self, pieces: list[Tensor], rows: Tensor) -> Tensor:
-        """The results of the parts, put back in the order of the rows."""
-        if len(pieces) == 1:
-            return pieces[0]
-        order = torch.cat([part for _, part in self.parts(rows)])
-        return torch.cat(pieces)[order.argsort()]
 
     def logit_difference(
         self,
@@ -152,28 +139,20 @@ class CachedPairs:
 
         Arguments and errors are those of `patched_logits`.
         """
-        answers = torch.stack([self.pairs.answer, self.pairs.counterfactual], -1)
-        tokens = answers.to(self.base.device)[self._rows(rows)]
+        tokens = _answers(self).T[self._rows(rows)]
         logits = self.patched_logits(activation, rows, tokens=tokens, clamp=clamp)
         return logits[:, 0] - logits[:, 1]
 
     @cached_property
+    @torch.no_grad()
     def clean_logit_difference(self) -> Float[Tensor, "pairs"]:
         """Answer minus counterfactual logit of the unpatched base prompts; computed once."""
-        with torch.no_grad():
-            return self.logit_difference(self.base)
+        return self.logit_difference(self.base)
 
     @cached_property
     def base_gradient(self) -> Float[Tensor, "pairs d"]:
         """How each logit difference changes with the base's activation, in nats; computed once."""
         return gradients(self, self.base)
-
-    def later_units(self, activation: Float[Tensor, "pairs d"]) -> dict[Site, Tensor]:
-        """Hidden activations of all MLPs above the site, at the patched token, under a patch."""
-        layers = range(self.site.layer + 1, self.model.cfg.n_layers)
-        sites = [Site(layer, "mlp_hidden", position=self.site.position) for layer in layers]
-        seen = self.record(activation, [site.hook_name for site in sites])
-        return {site: seen[site.hook_name] for site in sites}
 
     @torch.no_grad()
     def measure(
@@ -190,10 +169,26 @@ class CachedPairs:
 
         A pair flips if its top token over the whole vocabulary is the counterfactual answer.
         """
-        logits = self.patched_logits(activation, clamp=clamp)
-        counterfactual = self.pairs.counterfactual.to(logits.device)
-        patched = logit_difference(logits, self.pairs.answer, counterfactual)
-        return patched, logits.argmax(-1) == counterfactual
+        logits, answers = self.patched_logits(activation, clamp=clamp), _answers(self)
+        return logit_difference(logits, *answers), logits.argmax(-1) == answers[1]
+
+    def _writes(self, activation: Tensor, clamp: Clamp, part: Tensor) -> list[Write]:
+        """What a forward pass of some of the rows has to write."""
+        return [(site, x[part], ALL) for site, x in {self.site: activation, **clamp}.items()]
+
+    def _parts(self, rows: Tensor) -> list[tuple[Suffix, Tensor]]:
+        """The rows that can share a forward pass, as places in `rows`, with their prompts."""
+        return [
+            (group, part)
+            for index, group in enumerate(self._groups)
+            for part in (self._group_of[rows] == index).nonzero()[:, 0].split(ROWS_PER_FORWARD)
+            if len(part)
+        ]
+
+    def _in_order(self, pieces: list[Tensor], rows: Tensor) -> Tensor:
+        """The results of the parts, put back in the order of the rows."""
+        order = torch.cat([part for _, part in self._parts(rows)])
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)[order.argsort()]
 
     def _rows(self, rows: Tensor | None) -> Int[Tensor, "rows"]:
         if rows is None:
@@ -204,9 +199,8 @@ class CachedPairs:
             raise IndexError(f"rows must lie between 0 and {len(self) - 1}")
         return rows
 
-    def check(self, activation: Tensor, rows: Tensor, clamp: Clamp | None = None) -> None:
+    def _check(self, activation: Tensor, rows: Tensor, clamp: Clamp) -> None:
         """Refuse what cannot be written; errors as for `patched_logits`."""
-        clamp = clamp or {}
         if len(rows) == 0:
             raise ValueError("no rows to patch")
         require.floats("the new activation", activation)
@@ -231,12 +225,6 @@ class CachedPairs:
                     f"shape {tuple(value.shape)}"
                 )
 
-    def _check_tokens(self, tokens: Tensor, rows: Tensor) -> None:
-        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or len(tokens) != len(rows):
-            raise ValueError(f"tokens must be a tensor [rows k] for {len(rows)} rows")
-        require.ids("the tokens", tokens.flatten())
-        check_vocabulary(self.model, tokens.flatten())
-
 
 @torch.enable_grad()
 def gradients(
@@ -246,8 +234,7 @@ def gradients(
 
     One backward pass for every `ROWS_PER_FORWARD` pairs, so many of them need no more memory.
 
-    Raises:
-        ValueError: an activation of the wrong shape or with NaN.
+    Raises ValueError: an activation of the wrong shape or with NaN.
     """
     found = []
     for rows in torch.arange(len(activation), device=activation.device).split(ROWS_PER_FORWARD):
@@ -257,11 +244,100 @@ def gradients(
     return torch.cat(found)
 
 
-def check_vocabulary(model: TransformerBridge, tokens: Int[Tensor, "n"]) -> None:
-    """Raise ValueError if one of the tokens is none of the model's."""
-    size = model.cfg.d_vocab
-    if unknown := tokens[(tokens < 0) | (tokens >= size)].tolist():
-        raise ValueError(
-            f"there is no token {unknown[0]} in the vocabulary of {size}: were the pairs made for "
-            "another model?"
-        )
+@torch.no_grad()
+def logit_differences(
+    cached: Sequence[CachedPairs], activations: Sequence[Float[Tensor, "pairs d"]] | None = None
+) -> Float[Tensor, "sites pairs"]:
+    """`logit_difference` of each site of a `cache_sites` call, in nats; not differentiable.
+
+    Args:
+        cached: The same pairs at several sites.
+        activations: What to write at each; by default the source's, the whole component.
+
+    Raises ValueError: no sites, other pairs at some or cached by other calls, not one activation
+    for every site, or one of the wrong shape or with NaN.
+    """
+    columns, places = _answers(_first(cached, activations)).unique(return_inverse=True)
+    found = cached[0].base.new_empty(len(cached), len(cached[0]))
+    for site, rows, logits in _patched_together(cached, activations, columns):
+        found[site, rows] = logit_difference(logits, *places[:, rows])
+    return found
+
+
+@torch.no_grad()
+def effects(
+    cached: Sequence[CachedPairs], activations: Sequence[Float[Tensor, "pairs d"]] | None = None
+) -> list[Effect]:
+    """`measure` at each site of a `cache_sites` call; arguments and errors as above."""
+    answers = _answers(_first(cached, activations))
+    patched = cached[0].base.new_empty(len(cached), len(cached[0]))
+    flipped = torch.empty_like(patched, dtype=torch.bool)
+    for site, rows, logits in _patched_together(cached, activations, None):
+        patched[site, rows] = logit_difference(logits, *answers[:, rows])
+        flipped[site, rows] = logits.argmax(-1) == answers[1, rows]
+    clean = cached[0].clean_logit_difference
+    return [Effect.of(clean, *both) for both in zip(patched, flipped, strict=True)]
+
+
+def base_gradients(cached: Sequence[CachedPairs]) -> list[Float[Tensor, "pairs d"]]:
+    """`base_gradient` at each site of a `cache_sites` call, all from one backward pass.
+
+    Nothing is added to each site, and the gradient with respect to that nothing is taken: the base
+    run is the same for all sites. Errors as above.
+    """
+    first = _first(cached, None)
+    found = [torch.empty_like(at.base) for at in cached]
+    for group, part in first._parts(first._rows(None)):
+        for rows in part.split(max(1, TOKENS_PER_FORWARD // group.tokens_rerun)):
+            zeros = [torch.zeros_like(at.base[rows]).requires_grad_() for at in cached]
+            writes = [(at.site, zero, ALL) for at, zero in zip(cached, zeros, strict=True)]
+            columns, places = _answers(first)[:, rows].unique(return_inverse=True)
+            with torch.enable_grad():
+                logits = group.rerun(first._row_of[rows], writes, columns=columns, add=True)
+                total = logit_difference(logits, *places).sum()
+            for at, gradient in zip(found, torch.autograd.grad(total, zeros), strict=True):
+                at[rows] = gradient
+    return found
+
+
+def _answers(cached: CachedPairs) -> Int[Tensor, "2 pairs"]:
+    """The answers and the counterfactual ones, where the activations are."""
+    answers = torch.stack([cached.pairs.answer, cached.pairs.counterfactual])
+    return answers.to(cached.base.device)
+
+
+def _first(cached: Sequence[CachedPairs], activations: Sequence[Tensor] | None) -> CachedPairs:
+    """One of the sites, all of which can share forward passes."""
+    if isinstance(cached, CachedPairs):
+        raise ValueError("give a list of cached sites, not one alone")
+    if not cached:
+        raise ValueError("no sites given")
+    first = cached[0]
+    if any(at._groups is not first._groups or at.pairs is not first.pairs for at in cached):
+        raise ValueError("cache the same pairs at all sites, by one call of cache_sites")
+    if activations is not None and len(activations) != len(cached):
+        raise ValueError(f"{len(activations)} activations for {len(cached)} sites")
+    return first
+
+
+def _patched_together(
+    cached: Sequence[CachedPairs], activations: Sequence[Tensor] | None, columns: Tensor | None
+) -> Iterator[tuple[int, Int[Tensor, "rows"], Float[Tensor, "rows columns"]]]:
+    """Each site's number with some of the pairs and their logits."""
+    new = [at.source for at in cached] if activations is None else activations
+    every_pair = cached[0]._rows(None)
+    for at, activation in zip(cached, new, strict=True):
+        at._check(activation, every_pair, {})
+    # Neighbours in depth together: a pass starts at the lowest of its sites.
+    order = sorted(range(len(cached)), key=lambda index: cached[index].site.layer)
+    for group, rows in cached[0]._parts(every_pair):
+        n, together = len(rows), max(1, TOKENS_PER_FORWARD // (len(rows) * group.tokens_rerun))
+        for first in range(0, len(order), together):
+            sites = order[first : first + together]
+            writes = [
+                (cached[site].site, new[site][rows], slice(place * n, place * n + n))
+                for place, site in enumerate(sites)
+            ]
+            prompts = cached[0]._row_of[rows].repeat(len(sites))
+            logits = group.rerun(prompts, writes, columns=columns).split(n)
+            yield from ((site, rows, x) for site, x in zip(sites, logits, strict=True))

@@ -5,7 +5,7 @@ cached.measure(cached.source)  # the whole component patched
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -13,14 +13,15 @@ from torch import Tensor
 from transformer_lens import TransformerBridge
 
 from helpers.models import require
-from helpers.patching.cached import CachedPairs, check_vocabulary
-from helpers.patching.sites import Site, check_sites
-from helpers.patching.suffix import Suffix, at_site, only_columns, recording
+from helpers.patching.cached import CachedPairs
+from helpers.patching.metrics import Effect
+from helpers.patching.sites import Site, check_sites, check_vocabulary
+from helpers.patching.suffix import Suffix, at_site, run_to
 from helpers.tasks.pairs import Pairs
 
 # A prompt is known by its tokens and the position of interest: pairs that share one, run it once.
 Prompt = tuple[tuple[int, ...], int]
-Index = dict[Prompt, tuple[int, int]]
+Patch = Callable[[CachedPairs], Float[Tensor, "pairs d"]]
 
 
 def cache_pairs(
@@ -31,9 +32,8 @@ def cache_pairs(
     Args:
         batch_size: Prompts per forward pass while caching; less needs less memory.
 
-    Raises:
-        ValueError: no such layer, head, activation or position in the model or in a prompt, tokens
-            that the model does not have, or a prompt that is too long for it.
+    Raises ValueError: no such layer, head, activation or position in the model or in a prompt,
+    tokens that the model does not have, or a prompt that is too long for it.
     """
     return cache_sites(model, pairs, [site], batch_size=batch_size)[0]
 
@@ -43,30 +43,82 @@ def cache_sites(
 ) -> list[CachedPairs]:
     """As `cache_pairs` for several sites at one position: the prompts are still run once.
 
-    Raises:
-        ValueError: no sites, sites at different positions, one that the model or a prompt lacks, or
-            pairs that do not fit the model.
+    Raises ValueError: no sites, sites at different positions, or as for `cache_pairs`.
     """
     require.whole("batch_size", batch_size, least=1)
-    _check_sites(model, sites)
-    _check_prompts(model, pairs)
-    bases = _at_position(pairs.base_tokens, pairs.position, sites[0])
-    sources = _at_position(pairs.source_tokens, pairs.source_position, sites[0])
-    groups, index = _group_prompts(model, bases, sites, batch_size)
-    device = groups[0].tokens.device
-    group_of, row_of = torch.tensor([index[prompt] for prompt in bases], device=device).T
-    source_acts = _source_activations(model, sources, sites, groups, index, batch_size)
-    base_acts = {s: _gather([g.activations[s] for g in groups], group_of, row_of) for s in sites}
-    shared = tuple(groups), group_of, row_of
-    return [CachedPairs(model, pairs, s, base_acts[s], source_acts[s], *shared) for s in sites]
-
-
-def _check_sites(model: TransformerBridge, sites: Sequence[Site]) -> None:
     if not sites:
         raise ValueError("no sites given")
     check_sites(model, sites)
     if len({site.position for site in sites}) > 1:
         raise ValueError("sites at different positions: cache one position at a time")
+    _check_prompts(model, pairs)
+    bases = _at_position(pairs.base_tokens, pairs.position, sites[0])
+    sources = _at_position(pairs.source_tokens, pairs.source_position, sites[0])
+    shapes = _by_shape(bases)
+    groups = _groups(model, shapes, sites, batch_size)
+    places = {
+        prompt: (number, row)
+        for number, shape in enumerate(shapes)
+        for row, prompt in enumerate(shape)
+    }
+    known = {
+        prompt: {site: groups[number].activations[site][row] for site in sites}
+        for prompt, (number, row) in places.items()
+    }
+    new = [prompt for prompt in sources if prompt not in known]
+    known |= _activations(model, new, sites, batch_size)
+    of = [{s: torch.stack([known[p][s] for p in side]) for s in sites} for side in (bases, sources)]
+    numbers = torch.tensor([places[prompt] for prompt in bases], device=groups[0].tokens.device)
+    shared = (tuple(groups), *numbers.T)
+    return [CachedPairs(model, pairs, s, of[0][s], of[1][s], *shared) for s in sites]
+
+
+def in_batches(
+    model: TransformerBridge, pairs: Pairs, site: Site, *, memory: float = 1e9
+) -> Iterator[CachedPairs]:
+    """Consecutive parts of the pairs, each cached only when its turn comes.
+
+    Args:
+        memory: Bytes that one part may need beside the model: its keys and values, and twice its
+            logits over the vocabulary. The prompts that are being run need up to about 100 MB more
+            in a model of 135M parameters. A single pair is tried whatever it needs.
+
+    Raises ValueError: `memory` is not positive, or as for `cache_pairs`.
+    """
+    if not isinstance(memory, (int, float)) or not memory > 0:
+        raise ValueError(f"memory must be a positive number of bytes, got {memory!r}")
+    check_sites(model, [site])
+    size = max(1, int(min(memory / bytes_per_pair(model, pairs, site), len(pairs))))
+    for start in range(0, len(pairs), size):
+        yield cache_pairs(model, pairs[start : start + size], site)
+
+
+def bytes_per_pair(model: TransformerBridge, pairs: Pairs, site: Site) -> int:
+    """What a cached pair keeps, plus two rows of logits; the longest prompt counts for all."""
+    cfg = model.cfg
+    heads = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
+    longest = max(map(len, pairs.base_tokens))
+    keys_and_values = 2 * heads * cfg.d_head * longest * (cfg.n_layers - site.layer)
+    return (keys_and_values + 2 * cfg.d_vocab) * model.W_U.element_size()
+
+
+@torch.no_grad()
+def measure_in_batches(
+    model: TransformerBridge, pairs: Pairs, site: Site, patch: Patch, *, memory: float = 1e9
+) -> Effect:
+    """The effect that `cache_pairs(model, pairs, site).measure(patch(...))` finds, in less memory.
+
+    Args:
+        patch: Gives the new activations of a part, for example
+            `lambda cached: patch_subspace(cached.base, cached.source, direction)`.
+
+    Other arguments and errors are those of `in_batches`.
+    """
+    parts = [
+        (part.clean_logit_difference, *part.outcome(patch(part)))
+        for part in in_batches(model, pairs, site, memory=memory)
+    ]
+    return Effect.of(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _check_prompts(model: TransformerBridge, pairs: Pairs) -> None:
@@ -105,79 +157,41 @@ def _tokens(model: TransformerBridge, prompts: Sequence[Prompt]) -> Int[Tensor, 
     return torch.tensor([tokens for tokens, _ in prompts], device=model.cfg.device)
 
 
-def _group_prompts(
-    model: TransformerBridge, prompts: Sequence[Prompt], sites: Sequence[Site], batch_size: int
-) -> tuple[list[Suffix], Index]:
-    """The base prompts, run and ready to be rerun, and where to find each of them."""
-    shapes = _by_shape(prompts)
+def _groups(
+    model: TransformerBridge, shapes: list[list[Prompt]], sites: Sequence[Site], batch_size: int
+) -> list[Suffix]:
+    """The prompts of each shape, run and ready to be rerun."""
 
-    def run(group: list[Prompt], from_start: bool) -> Suffix:
-        tokens, position = _tokens(model, group), group[0][1]
-        return Suffix(model, tokens, position, sites, batch_size=batch_size, from_start=from_start)
+    def run(from_start: bool) -> list[Suffix]:
+        options = {"batch_size": batch_size, "from_start": from_start}
+        return [Suffix(model, _tokens(model, s), s[0][1], sites, **options) for s in shapes]
 
-    groups = [run(group, from_start=False) for group in shapes]
-    from_start = not all(group.is_exact() for group in groups)
-    if from_start:
-        warnings.warn(
-            "this architecture cannot be resumed in mid-prompt: whole prompts are recomputed, "
-            "which is exact but slower",
-            stacklevel=4,
+    groups = run(from_start=False)
+    if all(group.is_exact() for group in groups):
+        return groups
+    warnings.warn(
+        "this architecture cannot be resumed in mid-prompt: whole prompts are recomputed, "
+        "which is exact but slower",
+        stacklevel=4,
+    )
+    groups = run(from_start=True)
+    if not all(group.is_exact() for group in groups):
+        raise ValueError(
+            "writing the activations of these sites back does not reproduce the model: this "
+            "architecture computes them in a way the engine does not know"
         )
-        groups = [run(group, from_start=True) for group in shapes]
-        if not all(group.is_exact() for group in groups):
-            raise ValueError(
-                "writing the activations of these sites back does not reproduce the model: this "
-                "architecture computes them in a way the engine does not know"
-            )
-    index = {
-        prompt: (number, row)
-        for number, group in enumerate(shapes)
-        for row, prompt in enumerate(group)
-    }
-    return groups, index
+    return groups
 
 
-def _source_activations(
-    model: TransformerBridge,
-    sources: Sequence[Prompt],
-    sites: Sequence[Site],
-    groups: Sequence[Suffix],
-    index: Index,
-    batch_size: int,
-) -> dict[Site, Float[Tensor, "pairs d"]]:
-    """Activations of the source prompts; those that are base prompts too have been run already."""
-    known = {
-        prompt: {site: groups[number].activations[site][row] for site in sites}
-        for prompt, (number, row) in index.items()
-    }
-    for group in _by_shape([prompt for prompt in sources if prompt not in known]):
-        for start in range(0, len(group), batch_size):
-            chunk = group[start : start + batch_size]
-            acts = _run_to_sites(model, chunk, sites)
-            known |= {
-                prompt: {site: acts[site][row] for site in sites}
-                for row, prompt in enumerate(chunk)
-            }
-    return {site: torch.stack([known[prompt][site] for prompt in sources]) for site in sites}
-
-
-@torch.no_grad()
-def _run_to_sites(
-    model: TransformerBridge, prompts: Sequence[Prompt], sites: Sequence[Site]
-) -> dict[Site, Float[Tensor, "prompts d"]]:
-    """Activations at the sites, without the tokens after the position or the layers above."""
-    position = prompts[0][1]
-    tokens = _tokens(model, prompts)[:, : position + 1]
-    top = max(site.layer for site in sites) + 1
-    with (
-        recording(model, {site.hook_name for site in sites}) as record,
-        only_columns(model, torch.zeros(1, dtype=torch.long)),
-    ):
-        model(tokens, stop_at_layer=top if top < model.cfg.n_layers else None)
-    return {site: at_site(record[site.hook_name], site, position) for site in sites}
-
-
-def _gather(groups: Sequence[Tensor], group_of: Tensor, row_of: Tensor) -> Tensor:
-    """Rows of several tensors: row `row_of[i]` of tensor `group_of[i]`."""
-    offsets = torch.tensor([0, *map(len, groups)], device=row_of.device).cumsum(0)
-    return torch.cat(list(groups))[offsets[group_of] + row_of]
+def _activations(
+    model: TransformerBridge, prompts: Sequence[Prompt], sites: Sequence[Site], batch_size: int
+) -> dict[Prompt, dict[Site, Float[Tensor, "d"]]]:
+    """At the sites, of prompts that are read but not patched: no later token is run."""
+    found = {}
+    for shape in _by_shape(prompts):
+        position = shape[0][1]
+        tokens = _tokens(model, shape)[:, : position + 1]
+        runs = [run_to(model, chunk, sites) for chunk in tokens.split(batch_size)]
+        acts = {s: torch.cat([at_site(r[s.hook_name], s, position) for r in runs]) for s in sites}
+        found |= {p: {s: acts[s][row] for s in sites} for row, p in enumerate(shape)}
+    return found

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from helpers.models import require
 
+RESAMPLES = 2000  # of the bootstrap
+
 
 class Estimate(NamedTuple):
     """A measured value and the ends of its 95 % interval, in the unit of the value."""
@@ -19,19 +21,15 @@ class Estimate(NamedTuple):
     high: float
 
     def __format__(self, spec: str) -> str:
-        value, low, high = (_without_minus_zero(format(x, spec or ".2f")) for x in self)
-        return f"{value} [{low}, {high}]"
-
-
-def _without_minus_zero(text: str) -> str:
-    return text.removeprefix("-") if set(text) <= set("-0.%") else text
+        texts = (format(x, spec or ".2f") for x in self)  # no minus zero
+        texts = (x.removeprefix("-") if set(x) <= set("-0.%") else x for x in texts)
+        return "{} [{}, {}]".format(*texts)
 
 
 def bootstrap(
     samples: Float[Tensor, "pairs columns"],
     statistic: Callable[[Float[Tensor, "*draws columns"]], Float[Tensor, "*draws"]],
     *,
-    n_resamples: int = 2000,
     seed: int = 0,
 ) -> Estimate:
     """A statistic of column means with its percentile bootstrap interval over the rows.
@@ -39,19 +37,16 @@ def bootstrap(
     Pairs are drawn with replacement, all columns of a pair together; `statistic` maps column means
     to the quantity of interest, so ratios of means are resampled as ratios of means.
 
-    Raises:
-        ValueError: no rows, NaN in the samples, no matrix of numbers, or no resamples.
+    Raises ValueError: no rows, NaN in the samples, or no matrix of numbers.
     """
     if not isinstance(samples, Tensor) or samples.ndim != 2:
         raise ValueError("the samples must be a tensor [pairs columns], a row for every pair")
-    require.whole("n_resamples", n_resamples, least=1)
-    if len(samples) == 0:
-        raise ValueError("nothing to measure: there are no pairs")
+    _require_some(samples)
     if not torch.isfinite(samples).all():
         raise ValueError("the samples hold NaN or infinity")
     samples = samples.detach().double().cpu()
     generator = torch.Generator().manual_seed(seed)
-    draws = torch.randint(len(samples), (n_resamples, len(samples)), generator=generator)
+    draws = torch.randint(len(samples), (RESAMPLES, len(samples)), generator=generator)
     means = torch.stack([samples[draw].mean(0) for draw in draws])
     low, high = statistic(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
     return Estimate(statistic(samples.mean(0)).item(), low.item(), high.item())
@@ -60,8 +55,7 @@ def bootstrap(
 def mean(values: Float[Tensor, "pairs"], *, seed: int = 0) -> Estimate:
     """The mean over pairs with its bootstrap interval, in the unit of `values`.
 
-    Raises:
-        ValueError: no values, NaN, or not one number per pair.
+    Raises ValueError: no values, NaN, or not one number per pair.
     """
     _require_one_per_pair("the values", values)
     return bootstrap(values[:, None], lambda means: means[..., 0], seed=seed)
@@ -77,13 +71,13 @@ def logit_difference(
     The labels are the base prompt's, before and after the patch (section 4.1): a patch that works
     makes this number fall.
 
-    Raises:
-        ValueError: not one answer and one counterfactual per row, or tokens beyond the logits.
+    Raises ValueError: not one answer and one counterfactual per row, or tokens beyond the logits.
     """
-    _require_tokens(logits, answer)
-    _require_tokens(logits, counterfactual)
-    answer, counterfactual = answer.to(logits.device), counterfactual.to(logits.device)
-    return (logits.gather(-1, answer[:, None]) - logits.gather(-1, counterfactual[:, None]))[:, 0]
+    for tokens in (answer, counterfactual):
+        _require_tokens(logits, tokens)
+    both = torch.stack([answer.to(logits.device), counterfactual.to(logits.device)], -1)
+    of_answer, of_counterfactual = logits.gather(-1, both).unbind(-1)
+    return of_answer - of_counterfactual
 
 
 def fractional_logit_difference_decrease(
@@ -94,8 +88,7 @@ def fractional_logit_difference_decrease(
     0: no effect. 1: the margin is gone. Above 1: the answer flips on average. Below 0: the patch
     helped the model. A mean of ratios would explode on pairs whose clean difference is near zero.
 
-    Raises:
-        ValueError: shapes differ, or the model has no clean margin to lose.
+    Raises ValueError: shapes differ, or the model has no clean margin to lose.
     """
     _require_one_per_pair("clean", clean)
     _require_one_per_pair("patched", patched)
@@ -121,8 +114,7 @@ def percent_kept(clean: Tensor, patched: Tensor, part: Tensor) -> Estimate:
 def margin(clean: Float[Tensor, "pairs"]) -> float:
     """The mean clean logit difference in nats, of which effects are shares.
 
-    Raises:
-        ValueError: it is not above zero.
+    Raises ValueError: it is not above zero.
     """
     mean = clean.mean().item()
     if mean <= 0:
@@ -141,8 +133,7 @@ def interchange_accuracy(
     The interval is the exact binomial one (Clopper-Pearson): a bootstrap of 0 hits out of n would
     claim to be certain.
 
-    Raises:
-        ValueError: there are no pairs or not one counterfactual for each, or NaN in the logits.
+    Raises ValueError: there are no pairs or not one counterfactual for each, or NaN in the logits.
     """
     _require_tokens(logits, counterfactual)
     if logits.isnan().any():
@@ -153,16 +144,14 @@ def interchange_accuracy(
 def share(hits: Bool[Tensor, "pairs"]) -> Estimate:
     """Share of true values, with the exact binomial interval.
 
-    Raises:
-        ValueError: there are none, or they are not true or false, one per pair.
+    Raises ValueError: there are none, or they are not true or false, one per pair.
     """
     # Here, since the checks import this module and need no model.
     from transformer_lens.utilities.statistics import success_rate_ci
 
     if not isinstance(hits, Tensor) or hits.dtype != torch.bool or hits.ndim != 1:
         raise ValueError("a share is taken of true and false: pass a tensor [pairs] of bool")
-    if len(hits) == 0:
-        raise ValueError("nothing to measure: there are no pairs")
+    _require_some(hits)
     ci = success_rate_ci(hits.tolist())
     return Estimate(ci.point_estimate, ci.ci_low, ci.ci_high)
 
@@ -171,9 +160,8 @@ def share(hits: Bool[Tensor, "pairs"]) -> Estimate:
 class Effect:
     """What a patch did: the share of the logit difference it removed, and how often it flipped.
 
-    Attributes:
-        logit_difference: Of each pair under the patch, in nats.
-        flipped: Whether the top token of each pair is the counterfactual answer.
+    Of each pair also its logit difference under the patch, in nats, and whether its top token is
+    the counterfactual answer.
     """
 
     fldd: Estimate
@@ -182,12 +170,7 @@ class Effect:
     flipped: Bool[Tensor, "pairs"]
 
     @classmethod
-    def of(
-        cls,
-        clean: Float[Tensor, "pairs"],
-        patched: Float[Tensor, "pairs"],
-        flipped: Bool[Tensor, "pairs"],
-    ) -> "Effect":
+    def of(cls, clean: Tensor, patched: Tensor, flipped: Bool[Tensor, "pairs"]) -> "Effect":
         """The effect from what is known of each pair; `clean` and `patched` in nats."""
         fldd = fractional_logit_difference_decrease(clean, patched)
         return cls(fldd, share(flipped), patched, flipped)
@@ -202,6 +185,11 @@ class Effect:
 def _require_one_per_pair(name: str, values: Tensor) -> None:
     if not isinstance(values, Tensor) or values.ndim != 1:
         raise ValueError(f"{name} must be a tensor [pairs], one number for each pair")
+
+
+def _require_some(values: Tensor) -> None:
+    if len(values) == 0:
+        raise ValueError("nothing to measure: there are no pairs")
 
 
 def _require_tokens(logits: Tensor, tokens: Tensor) -> None:

@@ -1,8 +1,10 @@
 """Where a patch acts: a layer and one of the activations computed there."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+from jaxtyping import Int
+from torch import Tensor
 from transformer_lens import TransformerBridge
 
 from helpers.models import require
@@ -32,14 +34,13 @@ class Site:
         kind: One of `resid_pre`, `resid_mid`, `resid_post` (residual stream before, inside and
             after the block), `attn_out`, `mlp_out` (what the sublayer adds), `mlp_in` (what the MLP
             reads, behind its norm), `mlp_hidden` (input of the down projection, `[d_mlp]`),
-            `head_output` or `head_query` (one head before the
-            output projection, or its query before rotary positions, `[d_head]`).
+            `head_output` or `head_query` (one head before the output projection, or its query
+            before rotary positions, `[d_head]`).
         head: The head, for the last two only.
         position: Overrides the pairs' own position; negative counts from the end of each prompt.
 
-    Raises:
-        ValueError: An unknown kind, a head where none belongs or none where one does, or a layer,
-            head or position that is no whole number.
+    Raises ValueError: an unknown kind, a head where none belongs or none where one does, or a
+    layer, head or position that is no whole number.
     """
 
     layer: int
@@ -66,20 +67,6 @@ class Site:
         """Raise ValueError if the model has no such site."""
         check_sites(model, [self])
 
-    def _check(self, model: TransformerBridge, hooks: Container[str]) -> None:
-        n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
-        if not 0 <= self.layer < n_layers:
-            raise ValueError(f"layer {self.layer} is out of range: the model has {n_layers}")
-        if self.head is not None and not 0 <= self.head < n_heads:
-            raise ValueError(f"head {self.head} is out of range: the model has {n_heads} per layer")
-        needed = [self.hook_name]
-        if self.kind == "resid_mid":  # written by way of the attention output
-            needed.append(f"blocks.{self.layer}.hook_attn_out")
-        if missing := [name for name in needed if name not in hooks]:
-            raise ValueError(
-                f"this architecture has no {self.kind}: TransformerLens offers no hook {missing[0]}"
-            )
-
     def as_dict(self) -> dict:
         """The site as plain values, to be stored and read back with `Site(**values)`."""
         return {key: value for key, value in asdict(self).items() if value is not None}
@@ -91,11 +78,32 @@ class Site:
 
 def check_sites(model: TransformerBridge, sites: Iterable[Site]) -> None:
     """Raise ValueError unless all of these are sites of the model, and not their names."""
-    hooks = model.hook_dict  # made anew at each access
+    hooks, n_layers, n_heads = model.hook_dict, model.cfg.n_layers, model.cfg.n_heads
     for site in sites:
         if not isinstance(site, Site):
             raise ValueError(f"a Site is needed, such as Site(21, 'mlp_hidden'), not {site!r}")
-        site._check(model, hooks)
+        if not 0 <= site.layer < n_layers:
+            raise ValueError(f"layer {site.layer} is out of range: the model has {n_layers}")
+        if site.head is not None and not 0 <= site.head < n_heads:
+            raise ValueError(f"head {site.head} is out of range: the model has {n_heads} per layer")
+        needed = [site.hook_name]
+        if site.kind == "resid_mid":  # written by way of the attention output
+            needed.append(f"blocks.{site.layer}.hook_attn_out")
+        if missing := [name for name in needed if name not in hooks]:
+            raise ValueError(
+                f"this architecture has no {site.kind}: TransformerLens offers no hook {missing[0]}"
+            )
+
+
+def check_vocabulary(model: TransformerBridge, tokens: Int[Tensor, "n"]) -> None:
+    """Raise ValueError if one of the tokens is none of the model's."""
+    require.ids("the tokens", tokens)
+    size = model.cfg.d_vocab
+    if unknown := tokens[(tokens < 0) | (tokens >= size)].tolist():
+        raise ValueError(
+            f"there is no token {unknown[0]} in the vocabulary of {size}: were they made for "
+            "another model?"
+        )
 
 
 def before_mlp(model: TransformerBridge) -> str:

@@ -8,8 +8,8 @@ enters block `l` is stored once, and a patched run is: tokens `t, t+1, ...` thro
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from jaxtyping import Float, Int
@@ -29,9 +29,8 @@ class Suffix:
     """Prompts of one length, ready to be rerun with a new activation at one position.
 
     Args:
-        tokens: The prompts, `[prompts pos]`.
-        position: The position patched in all of them.
-        sites: The sites that will be patched.
+        position: The position patched in all of the prompts.
+        sites: Those that will be patched.
         from_start: Rerun whole prompts through all blocks instead: slower, and right for every
             architecture.
     """
@@ -46,10 +45,10 @@ class Suffix:
         batch_size: int,
         from_start: bool = False,
     ) -> None:
-        self.model, self.tokens, self.position = model, tokens, position
-        self.from_start = from_start
+        self.model, self.tokens, self.from_start = model, tokens, from_start
         self.hook_points = dict(model.hook_dict)  # TransformerLens builds it anew at each access
         self.start = 0 if from_start else position
+        self.index = position - self.start  # of the patched token among those that are rerun
         self.tokens_rerun = tokens.shape[1] - self.start
         self.block_output = _block_output(model)
         self.activations: dict[Site, Tensor] = {}
@@ -64,19 +63,21 @@ class Suffix:
         names |= {entry: f"blocks.{entry}.hook_resid_pre" for entry in entries}
         caches, records = [], []
         for chunk in self.tokens.split(batch_size):
-            cache = _prefill(self.model, chunk[:, : self.start]) if self.start else None
+            cache, (before, rest) = None, chunk.tensor_split([self.start], dim=1)
+            with only_columns(self.model, [0]):
+                if self.start:
+                    cache = self.model(before, return_type="logits_and_cache", use_cache=True)[1]
+                with recording(self.model, set(names.values())) as record:
+                    self.model(rest, past_key_values=_select(cache))
             caches.append(cache)
-            with recording(self.model, set(names.values())) as record:
-                with only_columns(self.model, torch.zeros(1, dtype=torch.long)):
-                    self.model(chunk[:, self.start :], past_key_values=_select(cache))
             records.append(record)
             _forget_below(cache, entries[0])
-        index = self.position - self.start
         for key, name in names.items():
             if isinstance(key, Site):
-                self.activations[key] = torch.cat([at_site(r[name], key, index) for r in records])
+                found = [at_site(record[name], key, self.index) for record in records]
+                self.activations[key] = torch.cat(found)
             else:
-                self.residuals[key] = torch.cat([r[name] for r in records])
+                self.residuals[key] = torch.cat([record[name] for record in records])
         return _concatenate(caches, entries[0])
 
     def rerun(
@@ -91,9 +92,8 @@ class Suffix:
         """Logits at the last token of the prompts `rows` with new activations written at sites.
 
         Each write fills its slice of the rows, so a prompt that is given twice can be patched at
-        two sites by one forward pass. What the hooks named in `record` see, after all that was
-        written, is stored there. With `add` the writes are added to what is there, so that one
-        site still feels another below it.
+        two sites by one forward pass. What the hooks named in `record` then see is stored there.
+        With `add` the writes are added, so that one site still feels another below it.
         """
         entry = min(_entry(self.model, site) for site, *_ in writes)
         hooks = [self._write(*write, rows, entry, add) for write in writes]
@@ -102,11 +102,11 @@ class Suffix:
         with self._hooked(hooks), only_columns(self.model, columns):
             if self.from_start:
                 return self.model(self.tokens[rows])[:, -1]
-            logits = run_from(
-                self.model, self.residuals[entry][rows], entry, block_output=self.block_output,
-                past_key_values=_select(self.prefix, rows, entry), logits_to_keep=1,
-            )  # fmt: skip
-        return logits[:, -1]
+            prefix, residual = _select(self.prefix, rows, entry), self.residuals[entry][rows]
+            with _skip_blocks(self.model, entry, self.block_output):
+                return self.model(
+                    residual, start_at_layer=entry, past_key_values=prefix, logits_to_keep=1
+                )[:, -1]
 
     @contextmanager
     def _hooked(self, hooks: Sequence[Hook]) -> Iterator[None]:
@@ -125,24 +125,22 @@ class Suffix:
     def _write(
         self, site: Site, activation: Tensor, part: slice, rows: Tensor, entry: int, add: bool
     ) -> Hook:
-        """The hook that puts the activation in place of the site's vector in part of the rows.
-
-        With `add` it is added to that vector.
-        """
-        index, name = self.position - self.start, site.hook_name
+        """The hook that puts the activation in place of the site's vector, or adds it to that."""
+        name = site.hook_name
         if site.kind == "resid_mid":
             # TransformerLens reads this point at the norm before the MLP, where writing would
             # change what the MLP reads but not the residual stream that passes it by.
             name = f"blocks.{site.layer}.hook_attn_out"
             if not add:
-                activation = activation - self.residuals[site.layer][rows[part], index]
+                activation = activation - self.residuals[site.layer][rows[part], self.index]
         elif site.layer < entry and not self.from_start:
             name = f"blocks.{site.layer + 1}.hook_resid_pre"
 
         def write(old: Tensor, hook: object) -> Tensor:
             if activation.shape[-1] != old.shape[-1]:
                 raise ValueError(f"{site} has {old.shape[-1]} dimensions, not {len(activation[0])}")
-            new, where = old.clone(), (part, index, *(() if site.head is None else (site.head,)))
+            new, head = old.clone(), () if site.head is None else (site.head,)
+            where = (part, self.index, *head)
             new[where] = old[where] + activation if add else activation
             return new
 
@@ -152,10 +150,9 @@ class Suffix:
         self, name: str, activation: Float[Tensor, "rows ..."], longest: int
     ) -> Float[Tensor, "rows ..."]:
         """A recorded activation at the patched token; patterns padded to `longest` tokens."""
-        index = self.position - self.start
         if not name.endswith(("hook_pattern", "hook_attn_scores")):
-            return activation.select(self.hook_points[name].pos_dim or 1, index)
-        row = activation[..., index, :]
+            return activation.select(self.hook_points[name].pos_dim or 1, self.index)
+        row = activation[..., self.index, :]
         before = self.tokens.shape[1] - row.shape[-1]  # keys that slid out of the window
         return torch.nn.functional.pad(row, (before, longest - before - row.shape[-1]))
 
@@ -169,13 +166,11 @@ class Suffix:
         expected = self.model(self.tokens[:1])[:, -1]
         ordered = sorted(self.activations, key=lambda site: site.layer)
         tried = {ordered[0], ordered[-1], *{site.kind: site for site in ordered}.values()}
-        own = [
-            (site, self.activations[site][:1], slice(row, row + 1))
-            for row, site in enumerate(tried)
-        ]
+        own = {site: self.activations[site][:1] for site in ordered}
+        writes = [(site, own[site], slice(row, row + 1)) for row, site in enumerate(tried)]
         columns, highest = expected[0].topk(5).indices, ordered[-1]
-        found = self.rerun(first.repeat(len(tried)), own)
-        part = self.rerun(first, [(highest, self.activations[highest][:1], ALL)], columns=columns)
+        found = self.rerun(first.repeat(len(tried)), writes)
+        part = self.rerun(first, [(highest, own[highest], ALL)], columns=columns)
         tolerance = 1e-4 * expected.abs().max().clamp(min=1.0)
         return all(
             torch.allclose(x, y.expand_as(x), rtol=0, atol=tolerance)
@@ -187,24 +182,18 @@ def run_from(
     model: TransformerBridge,
     residual: Float[Tensor, "batch pos d_model"],
     layer: int,
-    *,
-    block_output: Callable | None = None,
     **arguments: object,
 ) -> Float[Tensor, "batch pos d_vocab"]:
     """The model's logits, given the residual stream that enters block `layer`.
 
     The bridge's `start_at_layer` by itself runs the blocks below as well; here they are skipped.
+    Further arguments go to the model: `logits_to_keep=1` gives those of the last token only.
 
-    Args:
-        block_output: What a skipped block returns; found out by running one, if not given.
-        arguments: For the model: `logits_to_keep=1` gives those of the last token only.
-
-    Raises:
-        ValueError: No such layer.
+    Raises ValueError: no such layer.
     """
     if not 0 <= layer < model.cfg.n_layers:
         raise ValueError(f"layer {layer} is out of range: the model has {model.cfg.n_layers}")
-    with _skip_blocks(model, layer, block_output or _block_output(model)):
+    with _skip_blocks(model, layer, _block_output(model)):
         return model(residual, start_at_layer=layer, **arguments)
 
 
@@ -214,6 +203,17 @@ def at_site(
     """The site's vector at one position of a hooked activation."""
     vector = activation[:, index]
     return vector if site.head is None else vector[:, site.head]
+
+
+@torch.no_grad()
+def run_to(
+    model: TransformerBridge, tokens: Int[Tensor, "prompts pos"], sites: Sequence[Site]
+) -> dict[str, Float[Tensor, "prompts pos ..."]]:
+    """What the hooks of the sites see, by their names; layers above all of them are not run."""
+    top = max(site.layer for site in sites) + 1
+    with recording(model, {site.hook_name for site in sites}) as record, only_columns(model, [0]):
+        model(tokens, stop_at_layer=top if top < model.cfg.n_layers else None)
+    return record
 
 
 @contextmanager
@@ -236,38 +236,37 @@ def _reads(record: dict[str, Tensor]) -> list[Hook]:
     return [(name, keep(name)) for name in record]
 
 
-@contextmanager
 def only_columns(
-    model: TransformerBridge, columns: Int[Tensor, "columns"] | None
-) -> Iterator[None]:
+    model: TransformerBridge, columns: Int[Tensor, "columns"] | list[int] | None
+) -> AbstractContextManager:
     """Inside, the model computes the logits of the tokens `columns` only (None: of all).
 
     Whatever the model does to its logits afterwards (a soft cap, a scale) is elementwise and stays
-    in force. Set on the instance and removed again, so the bridge never sees a changed module.
+    in force.
     """
     if columns is None:
-        yield
-        return
+        return nullcontext()
     unembed = model.unembed
     weight, bias = unembed.W_U[:, columns], unembed.b_U[columns]
-    unembed.__dict__["forward"] = lambda hidden, **_: unembed.hook_in(hidden) @ weight + bias
-    try:
-        yield
-    finally:
-        del unembed.__dict__["forward"]
+    return _computing([unembed], lambda hidden, **_: unembed.hook_in(hidden) @ weight + bias)
+
+
+def _skip_blocks(model: TransformerBridge, below: int, output: Callable) -> AbstractContextManager:
+    """Inside, the blocks under `below` return their input: `start_at_layer` discards it anyway."""
+    return _computing(model.blocks[:below], output)
 
 
 @contextmanager
-def _skip_blocks(model: TransformerBridge, below: int, output: Callable) -> Iterator[None]:
-    """Inside, the blocks under `below` return their input: `start_at_layer` discards it anyway."""
-    skipped = list(model.blocks[:below])
-    for block in skipped:
-        block.__dict__["forward"] = output
+def _computing(modules: Iterable[torch.nn.Module], forward: Callable) -> Iterator[None]:
+    """Inside, these modules do this: set on instances, so the bridge sees no changed module."""
+    modules = list(modules)
+    for module in modules:
+        module.__dict__["forward"] = forward
     try:
         yield
     finally:
-        for block in skipped:
-            del block.__dict__["forward"]
+        for module in modules:
+            del module.__dict__["forward"]
 
 
 def _block_output(model: TransformerBridge) -> Callable:
@@ -288,12 +287,6 @@ def _entry(model: TransformerBridge, site: Site) -> int:
     """The first block that has to be rerun: what leaves block `l` is what enters `l + 1`."""
     is_input_of_next = site.kind == "resid_post" and site.layer + 1 < model.cfg.n_layers
     return site.layer + 1 if is_input_of_next else site.layer
-
-
-def _prefill(model: TransformerBridge, tokens: Int[Tensor, "prompts pos"]) -> Cache:
-    """The model's key/value cache after reading the tokens."""
-    with only_columns(model, torch.zeros(1, dtype=torch.long)):
-        return model(tokens, return_type="logits_and_cache", use_cache=True)[1]
 
 
 def _forget_below(cache: Cache | None, entry: int) -> None:
@@ -323,12 +316,12 @@ def _select(
         return None
     fresh = copy.copy(cache)
     fresh.layers = [copy.copy(layer) for layer in cache.layers]
-    for index, layer in enumerate(fresh.layers if rows is not None else ()):
-        if not layer.is_initialized:
-            continue
-        if index < entry:
-            layer.keys = layer.keys[:1].expand(len(rows), -1, -1, -1)
-            layer.values = layer.values[:1].expand(len(rows), -1, -1, -1)
-        else:
-            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+    if rows is None:
+        return fresh
+    for index, layer in enumerate(fresh.layers):
+        if layer.is_initialized:  # below `entry` one prompt is left, which stands for all
+            layer.keys, layer.values = (
+                x[:1].expand(len(rows), -1, -1, -1) if index < entry else x[rows]
+                for x in (layer.keys, layer.values)
+            )
     return fresh

@@ -48,9 +48,8 @@ def make_pairs(
         Pairs whose table has the columns base, source, template, value (of the base), word and
         other (of the source).
 
-    Raises:
-        ValueError: An unknown feature or split, more pairs than there are, or too few words that
-            are single tokens for this model.
+    Raises ValueError: an unknown feature or split, more pairs than there are, or too few words that
+    are single tokens for this model.
     """
     task = _task(feature)
     if split not in ("train", "test"):

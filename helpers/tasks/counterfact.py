@@ -29,9 +29,8 @@ def load_counterfact(path: str | os.PathLike | None = None) -> pd.DataFrame:
         The columns of a table of facts (the relation is a Wikidata property such as P103), and
         counterfactual (the false answer), paraphrases and neighbourhood (lists of prompts).
 
-    Raises:
-        ConnectionError: It cannot be downloaded; the message says what to do.
-        ValueError: The file is not CounterFact.
+    Raises ConnectionError: it cannot be downloaded; the message says what to do. ValueError: the
+    file is not CounterFact.
     """
     kept = Path(path).expanduser() if path is not None else cache_folder() / "counterfact.json"
     if path is not None or kept.is_file():

@@ -41,8 +41,7 @@ def relations() -> list[str]:
 def prompts(relation: str) -> list[str]:
     """The templates of a relation: the one the default model completes best, then paraphrases.
 
-    Raises:
-        ValueError: There is no such relation.
+    Raises ValueError: there is no such relation.
     """
     if relation not in _prompts():
         raise ValueError(f"no relation {relation!r}: choose from {relations()}")
@@ -55,8 +54,7 @@ def load_facts(relations: str | Sequence[str] | None = None) -> pd.DataFrame:
     Returns:
         The columns relation, subject, answer and template.
 
-    Raises:
-        ValueError: There is no such relation.
+    Raises ValueError: there is no such relation.
     """
     names = [relations] if isinstance(relations, str) else relations
     templates = {name: prompts(name)[0] for name in (_prompts() if names is None else names)}
@@ -87,8 +85,7 @@ def known_facts(
         subject only if it is the only one), answer_token (the answer's first) and probability
         (that the model gives it).
 
-    Raises:
-        ValueError: `facts` is no table of facts, or the batch size is not positive.
+    Raises ValueError: `facts` is no table of facts, or the batch size is not positive.
     """
     require.whole("batch_size", batch_size, least=1)
     facts = load_facts() if facts is None else facts
@@ -136,8 +133,7 @@ def with_third_answers(known: pd.DataFrame) -> pd.DataFrame:
 def split_subjects(facts: pd.DataFrame, *, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Training and test facts, half each (of each answer too, if possible), of other subjects.
 
-    Raises:
-        ValueError: There are fewer than two subjects, or `facts` is no table of facts.
+    Raises ValueError: there are fewer than two subjects, or `facts` is no table of facts.
     """
     _check_table(facts)
     rng = np.random.default_rng(require.whole("seed", seed, least=0))
@@ -188,9 +184,8 @@ def make_pairs(model: Tokenizes, facts: pd.DataFrame, n: int, *, seed: int = 0) 
         Pairs whose table has the columns base, source, relation, subject, source_subject, answer,
         counterfactual and template.
 
-    Raises:
-        ValueError: There are fewer pairs, the tokenizer cannot tell where a subject ends or does
-            not know an answer, or `facts` is no table of facts.
+    Raises ValueError: there are fewer pairs, the tokenizer cannot tell where a subject ends or does
+    not know an answer, or `facts` is no table of facts.
     """
     _check_table(facts)
     rng = np.random.default_rng(require.whole("seed", seed, least=0))
@@ -220,8 +215,7 @@ def make_pairs(model: Tokenizes, facts: pd.DataFrame, n: int, *, seed: int = 0) 
 def answer_token(model: Tokenizes, answer: str) -> int:
     """The first token of an answer in mid-sentence, that is after a space.
 
-    Raises:
-        ValueError: The tokenizer does not know it.
+    Raises ValueError: the tokenizer does not know it.
     """
     token = _first_token(model, answer)
     if token is None:

@@ -63,9 +63,8 @@ def make_pairs(
         (empty if the template has none), pattern (of the base) and the positions of the names in
         the base: io_position, subject_position, subject2_position (the repetition).
 
-    Raises:
-        ValueError: There are fewer pairs, a template or split is unknown, the prefix hides a name,
-            too few words are single tokens for this model, or `n` or `seed` is no whole number.
+    Raises ValueError: there are fewer pairs, a template or split is unknown, the prefix hides a
+    name, too few words are single tokens for this model, or `n` or `seed` is no whole number.
     """
     require.whole("n", n)
     if not isinstance(prefix, str) or not prefix.endswith(" "):
@@ -97,8 +96,7 @@ def vocabulary(model: Tokenizes, split: Split) -> dict[str, list[str]]:
     may change sides from one model to another. `fresh` has words of its own, for rules that were
     written before anything was measured on them.
 
-    Raises:
-        ValueError: Too few words of a list are single tokens.
+    Raises ValueError: too few words of a list are single tokens.
     """
     taken = {"train": slice(0, None, 2), "test": slice(1, None, 2), "fresh": slice(None)}
     taken, found = taken[_check_split(split)], {}

@@ -39,9 +39,8 @@ def read_pairs(model: Tokenizes, path: str | Path) -> Pairs:
         Pairs whose table has all columns of the file, their names in lower case, and both
         positions as they stand in the file.
 
-    Raises:
-        PairFileError: The file cannot be read, columns are missing, or rows are wrong. The message
-            names the first rows as a spreadsheet numbers them: the column names are row 1.
+    Raises PairFileError: the file cannot be read, columns are missing, or rows are wrong. The
+    message names the first rows as a spreadsheet numbers them: the column names are row 1.
     """
     table = read_table(path)
     rows = table.to_dict("index").items()
@@ -60,8 +59,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         One row per pair, with the row's number in the file as its index. Blank rows are left out;
         positions that the file does not give are "-1".
 
-    Raises:
-        PairFileError: The file cannot be read, columns are missing or there are no rows.
+    Raises PairFileError: the file cannot be read, columns are missing or there are no rows.
     """
     header, *rows = _read_rows(Path(path)) or [[]]
     if not any(map(any, (header, *rows))):

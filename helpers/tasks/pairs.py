@@ -41,10 +41,9 @@ class Pairs:
         source_position: Where the source's activation is read, `[pairs]`.
         table: One row per pair: both prompts as text, and whatever else the task knows.
 
-    Raises:
-        ValueError: There are no pairs or not one entry for each, a position is outside its prompt,
-            an answer is its counterfactual, or tokens or positions are no tensors [n] of whole
-            numbers.
+    Raises ValueError: there are no pairs or not one entry for each, a position is outside its
+    prompt, an answer is its counterfactual, or tokens or positions are no tensors [n] of whole
+    numbers.
     """
 
     base_tokens: Tokens
@@ -105,8 +104,7 @@ class Pairs:
                 and source must be equally long.
             table: More columns, one row per pair.
 
-        Raises:
-            ValueError: As for `Pairs`; or a word is not a single token.
+        Raises ValueError: as for `Pairs`; or a word is not a single token.
         """
         texts = {"base": base, "source": source}
         words = {"answer": answer, "counterfactual": counterfactual}
@@ -136,8 +134,7 @@ class Pairs:
 def encode(model: Tokenizes, prompt: str) -> Int[Tensor, "pos"]:
     """Token ids of a prompt as the model reads it by default: with BOS, if it wants one.
 
-    Raises:
-        ValueError: It is no text.
+    Raises ValueError: it is no text.
     """
     if not isinstance(prompt, str):
         raise ValueError(f"a prompt must be one text, not {prompt!r}")
@@ -150,8 +147,7 @@ def encode(model: Tokenizes, prompt: str) -> Int[Tensor, "pos"]:
 def single_token(model: Tokenizes, word: str) -> int:
     """The token of a word in mid-sentence, that is after a space.
 
-    Raises:
-        ValueError: The word is several tokens, or none that the tokenizer knows, or no text.
+    Raises ValueError: the word is several tokens, or none that the tokenizer knows, or no text.
     """
     if not isinstance(word, str):
         raise ValueError(f"an answer must be a word, not {word!r}")

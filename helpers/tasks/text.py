@@ -28,8 +28,8 @@ def passages(
         length: Tokens of each.
         seed: Which passages, and their order.
 
-    Raises:
-        ValueError: `length` is too short for one token of text, or the texts hold fewer passages.
+    Raises ValueError: `length` is too short for one token of text, or the texts hold fewer
+    passages.
     """
     require.whole("n", n)
     require.whole("length", length)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+NOTHING = "your function returns nothing: end it with `return`"
 
 
 class Draw:
@@ -72,17 +73,20 @@ class Draw:
 def exercise(praise: str, name: str | None = None) -> Callable:
     """A check out of a function that draws one question and knows the likely wrong results.
 
-    `praise` is said of a right answer; messages call it `name`, or else what follows `check_`.
+    It returns the arguments, the right answer (a tensor, or the parts of a direction), the mistakes
+    by message and, if `praise` has gaps, what to put there. Messages call the answer `name`, or
+    else what follows `check_`.
     """
 
-    def decorate(question: Callable[[Draw], tuple[tuple, Tensor, dict[str, Tensor]]]) -> Callable:
+    def decorate(question: Callable[[Draw], tuple]) -> Callable:
         what = name or question.__name__.removeprefix("check_")
 
         @functools.wraps(question, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
         def check(answer: Callable, *, seed: int = 0) -> None:
-            arguments, right, mistakes = question(Draw(seed))
-            name_mistake(call(what, answer, *arguments), right, mistakes, what)
-            passed(f"{what}: {praise}")
+            arguments, right, mistakes, *shown = question(Draw(seed))
+            compare = compare_parts if isinstance(right, tuple) else name_mistake
+            compare(call(what, answer, *arguments), right, mistakes, what)
+            passed(f"{what}: {praise.format(*shown)}")
 
         del check.__wrapped__  # the signature of the check is its own
         return check
@@ -115,7 +119,7 @@ def require(condition: bool, message: str) -> None:
 
 def close(found: object, expected: Tensor, atol: float = 1e-5) -> bool:
     """Equal up to rounding, with anything that is not a tensor of that shape counted as unequal."""
-    require(found is not None, "your function returns nothing: end it with `return`")
+    require(found is not None, NOTHING)
     found = torch.as_tensor(found)
     if found.shape != expected.shape:
         return False
@@ -124,17 +128,17 @@ def close(found: object, expected: Tensor, atol: float = 1e-5) -> bool:
 
 def name_mistake(found: object, expected: Tensor, mistakes: dict[str, Tensor], what: str) -> None:
     """Pass a right answer; otherwise raise the first listed mistake that gives this result."""
-    if close(found, expected):
-        return
-    for message, wrong in mistakes.items():
-        require(not close(found, wrong), f"{what}: {message}")
-    require(False, f"{what}: expected {expected.tolist()}, got {found}")
+    if not close(found, expected):
+        for message, wrong in mistakes.items():
+            require(not close(found, wrong), f"{what}: {message}")
+        raise AssertionError(f"{what}: expected {expected.tolist()}, got {found}")
 
 
-def compare_parts(found: object, row: Tensor, null: Tensor, mistakes: dict[str, Tensor]) -> None:
+def compare_parts(found: object, right: tuple, mistakes: dict[str, Tensor], what: str) -> None:
     """Pass the two parts of a direction, `(row, null)`; `mistakes` are further ones of the row."""
-    require(isinstance(found, tuple) and len(found) == 2, "split returns a pair: (row, null)")
+    require(isinstance(found, tuple) and len(found) == 2, f"{what} returns a pair: (row, null)")
+    row, null = right
     rescaled = "the {} part is rescaled to length 1: leave it as it is"
-    general = {"row and null are swapped": null, rescaled.format("row"): row / row.norm()}
+    general = {"row and null are swapped": null, rescaled.format("row"): unit(row)}
     name_mistake(found[0], row, general | mistakes, "row part")
-    name_mistake(found[1], null, {rescaled.format("null"): null / null.norm()}, "null part")
+    name_mistake(found[1], null, {rescaled.format("null"): unit(null)}, "null part")

@@ -10,7 +10,7 @@ from helpers.lessons.checks.compare import (
     NUMBERS,
     Draw,
     call,
-    compare_parts,
+    exercise,
     name_mistake,
     passed,
     require,
@@ -42,9 +42,9 @@ def check_patch_direction(patch_direction: Callable, *, seed: int = 0) -> None:
     passed(f"patch_direction: right for directions of length 1 and {longer:.3g}, inputs untouched")
 
 
-def check_predicted_output(predicted_output: Callable, *, seed: int = 0) -> None:
+@exercise("right at {} angles")
+def check_predicted_output(draw: Draw) -> tuple:
     """Exercise 2 of lesson 01: angle in radians `[n]` -> output of the patched network `[n]`."""
-    draw = Draw(seed)
     a = torch.linspace(0, draw.number(math.pi / 2, 1.8, 3.0), draw.size(7))
     sine, cosine = torch.sin(2 * a), torch.cos(2 * a)
     mistakes = {
@@ -54,22 +54,19 @@ def check_predicted_output(predicted_output: Callable, *, seed: int = 0) -> None
         "the angle is in radians already": 1 + 4 * torch.sin(2 * a.deg2rad()),
         "you have the cosine where the sine belongs: at 45° the effect is largest": 1 + 4 * cosine,
     }
-    found = call("predicted_output", predicted_output, a)
-    name_mistake(found, 1 + 4 * sine, mistakes, "predicted_output")
-    passed(f"predicted_output: right at {NUMBERS[len(a)]} angles")
+    return (a,), 1 + 4 * sine, mistakes, NUMBERS[len(a)]
 
 
-def check_split(split: Callable, *, seed: int = 0) -> None:
+@exercise("the parts add up, one parallel to w_out and one invisible to it")
+def check_split(draw: Draw) -> tuple:
     """Exercise 3 of lesson 01: `(direction [d], w_out [d]) -> (row [d], null [d])`."""
-    draw = Draw(seed)
     direction, w = draw.normal(2, draw.size(5))
     row = (direction @ w) * w / (w @ w)
     mistakes = {
         "w_out may have any length: divide by |w_out|²": (direction @ w) * w,
         "divide by |w_out|², not by |w_out|": (direction @ w) * w / w.norm(),
     }
-    compare_parts(call("split", split, direction, w), row, direction - row, mistakes)
-    passed("split: the parts add up, one parallel to w_out and one invisible to it")
+    return (direction, w), (row, direction - row), mistakes
 
 
 def check_my_illusion(direction: Tensor, *, seed: int = 0) -> None:

@@ -1,0 +1,266 @@
+"""Checks of lessons 02 to 04: IOI, the illusion and the faithful subspace."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from helpers.lessons.checks.compare import Draw, exercise, passed, require, unit
+
+VISIBLE_NAMES = ("Anna", "Paul", "Tom", "Kate")
+HIDDEN_NAMES = ("Laura", "Mark", "Peter", "Lucy", "Emma", "Jack", "Alice", "Dan")
+
+
+def check_make_pair(
+    make_pair: Callable[[str, str], tuple[str, str, str, str]], *, seed: int = 0
+) -> None:
+    """Exercise 1 of lesson 02: `(io, subject) -> (base, source, answer, counterfactual)`."""
+    draw = Draw(seed)
+    template = "Then, {} and {} went home. {} thanked"
+    names = VISIBLE_NAMES if draw.visible else [HIDDEN_NAMES[n] for n in draw.order(8)]
+    for io, subject in zip(names[::2], names[1::2], strict=True):
+        found = make_pair(io, subject)
+        require(isinstance(found, tuple) and len(found) == 4, "return four things, as a tuple")
+        base, source, answer, counterfactual = found
+        right_base = template.format(io, subject, subject)
+        require(base == right_base, f"the ABB base is {right_base!r}, not {base!r}")
+        mistakes = {
+            template.format(io, subject, io): "you changed who comes again, so the answer changes "
+            "with the position: swap the first two names instead",
+            template.format(subject, io, io): "you swapped the roles too: the subject stays the "
+            "name that comes again",
+            right_base: "the source equals the base",
+        }
+        require(source not in mistakes, f"source: {mistakes.get(source)}")
+        right_source = template.format(subject, io, subject)
+        require(source == right_source, f"the source is {right_source!r}, not {source!r}")
+        require(answer == io, f"answer: the model should say {io} on both prompts")
+        require(
+            counterfactual == subject,
+            "counterfactual: the label is the base's: with the source's position the model takes "
+            f"the name at the other place, {subject}",
+        )
+    passed("make_pair: one change, and both answers labelled by the base")
+
+
+@exercise("a ratio of means")
+def check_fldd(draw: Draw) -> tuple:
+    """Exercise 2 of lesson 02: `(clean [pairs], patched [pairs]) -> fraction`."""
+    pairs = draw.size(3)
+    # In these ranges, with one clean value near 0, no two of the results below come close.
+    clean = draw.shuffled(torch.tensor([0.0001]), draw.uniform(3, 4, pairs - 1))
+    patched = draw.uniform(-0.6, -0.2, pairs)
+    ratio = patched.mean() / clean.mean()
+    mistakes = {
+        "a mean of ratios: average over pairs first, divide then": (1 - patched / clean).mean(),
+        "one value per pair: average over pairs first": 1 - patched / clean,
+        "that is the share that is left: subtract it from 1": ratio,
+        "clean and patched are swapped in the ratio": 1 - 1 / ratio,
+        "that is in percent: return a fraction": 100 * (1 - ratio),
+        "the sign is turned round: a decrease is positive": ratio - 1,
+        "that is in nats: divide by the clean mean": clean.mean() - patched.mean(),
+    }
+    return (clean, patched), 1 - ratio, mistakes
+
+
+@exercise("each pair read at its own positions")
+def check_name_preference(draw: Draw) -> tuple:
+    """Exercise 3 of lesson 02: `(pattern [pairs heads keys], io, subject [pairs]) -> [heads]`."""
+    pairs, heads = draw.size(4), draw.size(3)
+    pattern = draw.normal(pairs, heads, pairs + 3).softmax(-1)
+    io, subject = draw.two_places(pairs, pairs + 3)
+    rows = torch.arange(pairs)
+    to_io, to_subject = pattern[rows, :, io], pattern[rows, :, subject]
+    right = (to_io - to_subject).mean(0)
+    of_first = pattern[:, :, io[0]] - pattern[:, :, subject[0]]
+    of_all = (pattern[:, :, io] - pattern[:, :, subject]).mean((0, 2))
+    mistakes = {
+        "IO and subject are swapped": -right,
+        "average over pairs: the result has one number per head": to_io - to_subject,
+        "you averaged over heads: keep them, average over pairs": (to_io - to_subject).mean(1),
+        "you read every pair at the positions of the first one": of_first.mean(0),
+        "that is only the attention to the IO: subtract that to the subject": to_io.mean(0),
+        "you used every pair's positions for every pair: select one row per pair": of_all,
+    }
+    return (pattern, io, subject), right, mistakes
+
+
+@exercise("the parts add up, and W_out does not see the null part", "split")
+def check_row_null(draw: Draw) -> tuple:
+    """Exercise 1 of lesson 03: `(direction [d_mlp], W_out [d_mlp d_model]) -> (row, null)`."""
+    d_model = draw.size(3)
+    d_mlp = 2 * d_model + 1
+    direction, W_out = draw.normal(d_mlp), draw.normal(d_mlp, d_model)
+    q, _ = torch.linalg.qr(W_out)
+    row = direction @ q @ q.T
+    mistakes = {
+        "W_out is not orthonormal: take a basis of its columns first": direction @ W_out @ W_out.T,
+        "that is what the MLP writes, [d_model]: go back to the hidden space": direction @ W_out,
+        "those are coordinates in the basis: multiply by q.T to get a vector": direction @ q,
+        "`full_matrices=True` (or `mode='complete'`) adds the null space to the basis: with it "
+        "nothing is invisible": direction,
+    }
+    return (direction, W_out), (row, direction - row), mistakes
+
+
+@exercise("senses along one vector, acts along the other, inputs untouched")
+def check_read_write(draw: Draw) -> tuple:
+    """Exercise 2 of lesson 03: `(base, source [pairs d], read, write [d]) -> [pairs d]`."""
+    pairs, d = draw.size(5), draw.size(4)
+    base, source = draw.normal(2, pairs, d)
+    read, write = draw.normal(2, d)
+    change = torch.outer((source - base) @ read, write)
+    swapped = torch.outer((source - base) @ write, read)
+    alone = torch.outer(source @ read, write)
+    along_read = torch.outer((source - base) @ read, read)
+    mistakes = {
+        "read and write are swapped": base + swapped,
+        "you normalised `read`: here the lengths matter": base + change / read.norm(),
+        "you normalised `write`: here the lengths matter": base + change / write.norm(),
+        "you normalised both: here the lengths matter": base + change / read.norm() / write.norm(),
+        "base and source are swapped in the difference": base - change,
+        "you sense the source alone: take the base's part away": base + alone,
+        "you return only the change: add it to the base": change,
+        "you wrote along `read`: write along `write`": base + along_read,
+    }
+    return (base, source, read, write), base + change, mistakes
+
+
+@exercise("a ratio of effects, and of means")
+def check_share_lost(draw: Draw) -> tuple:
+    """Exercise 3 of lesson 03: `(clean, patched, clamped) [pairs]`, in nats -> fraction."""
+    pairs = draw.size(3)
+    # One small effect, which the clamp more than undoes: it would rule a mean of ratios. In these
+    # ranges no two of the results below come close.
+    effect = torch.cat([torch.tensor([0.02]), draw.uniform(2, 3, pairs - 1)])
+    undone = torch.cat([torch.tensor([4.0 * pairs]), draw.uniform(0.8, 0.9, pairs - 1)])
+    clean = draw.uniform(3.5, 4.5, pairs)
+    patched = clean - effect
+    clamped = patched + undone * effect
+    back = clamped.mean() - patched.mean()
+    lost = back / (clean.mean() - patched.mean())
+    ratios = (clamped - patched) / (clean - patched)
+    of_values, of_clean = 1 - patched.mean() / clamped.mean(), back / clean.mean()
+    mistakes = {
+        "a mean of ratios: average over pairs first, divide then": ratios.mean(),
+        "one value per pair: average over pairs first": ratios,
+        "that is the share that is left: subtract it from 1": 1 - lost,
+        "compare effects, not logit differences: take the clean value away first": of_values,
+        "divide by the effect of the patch (clean minus patched), not by the clean value": of_clean,
+        "that is in percent: return a fraction": 100 * lost,
+        "the sign is turned round": -lost,
+        "that is in nats: divide by the effect of the patch": back,
+    }
+    return (clean, patched, clamped), lost, mistakes
+
+
+@exercise("half a sensor nobody sees, half an actuator nobody moves")
+def check_build_illusion(draw: Draw) -> tuple:
+    """Exercise 4 of lesson 03: `(difference [d_mlp], W_out, reader [d_model]) -> unit [d_mlp]`."""
+    d_model = draw.size(3)
+    d_mlp = 2 * d_model + 1
+    difference, W_out = 3 * draw.normal(d_mlp), draw.normal(d_mlp, d_model)
+    reader = draw.normal(d_model)
+    q, _ = torch.linalg.qr(W_out)
+    visible = difference @ q @ q.T
+    sensor, actuator = unit(difference - visible), reader @ torch.linalg.pinv(W_out)
+    mixed, actuator = unit(difference - visible + actuator), unit(actuator)
+    right, reversed_ = unit(sensor + actuator), unit(sensor - actuator)
+    whole, read = unit(unit(difference) + actuator), unit(unit(visible) + actuator)
+    impure = unit(sensor + unit(W_out @ reader))
+    mistakes = {
+        "the parts are mixed in their own units: scale each to length 1 first": mixed,
+        "the sum is not a unit vector: scale it to length 1 (or divide by √2)": right * 2**0.5,
+        "the sensor is the whole difference: keep only its null part": whole,
+        "you kept the part of the difference that W_out *does* read": read,
+        "that actuator writes a lot along the reader, but not only: use the pseudo-inverse": impure,
+        "the sign of the actuator is turned round: this patch would help the model": reversed_,
+        "that is the sensor alone: nothing downstream sees it": sensor,
+        "that is the actuator alone: it senses nothing": actuator,
+    }
+    return (difference, W_out, reader), right, mistakes
+
+
+@exercise("a unit vector from BAB to ABB")
+def check_mean_difference(draw: Draw) -> tuple:
+    """Exercise 1 of lesson 04: `(activation [pairs d], is_abb [pairs]) -> unit [d]`."""
+    n_abb = draw.size(4)
+    n_bab = n_abb - 2  # unequal, so that sums are not means
+    activation = 10 * draw.normal(n_abb + n_bab, draw.size(4))  # no difference of length 1
+    is_abb = draw.order(n_abb + n_bab) < n_abb
+    difference = activation[is_abb].mean(0) - activation[~is_abb].mean(0)
+    right = unit(difference)
+    sums = activation[is_abb].sum(0) - activation[~is_abb].sum(0)
+    centred = activation[is_abb].mean(0) - activation.mean(0)
+    mistakes = {
+        "that points from ABB to BAB: turn the sign round": -right,
+        "scale the difference to length 1": difference,
+        "sums instead of means: the larger class would win": unit(sums),
+        "sums instead of means, and not of length 1": sums,
+        "subtract the mean of BAB, not the mean of all": centred,
+    }
+    return (activation, is_abb), right, mistakes
+
+
+@exercise("by place, so that both orders agree")
+def check_first_minus_second(draw: Draw) -> tuple:
+    """Exercise 2 of lesson 04: `(scores [pairs keys], io, subject [pairs]) -> [pairs]`."""
+    pairs = draw.size(4)
+    scores = draw.normal(pairs, pairs + 3)
+    io, subject = draw.two_places(pairs, pairs + 3)
+    rows = torch.arange(pairs)
+    first, second = torch.minimum(io, subject), torch.maximum(io, subject)
+    right = scores[rows, first] - scores[rows, second]
+    by_role = scores[rows, io] - scores[rows, subject]
+    of_first_pair = scores[:, first[0]] - scores[:, second[0]]
+    mistakes = {
+        "by role (IO minus S): the gradients of ABB and BAB would cancel. Use the place": by_role,
+        "by role (S minus IO): the gradients of ABB and BAB would cancel. Use the place": -by_role,
+        "the sign is turned round: first minus second": -right,
+        "keep one value per pair": right.mean(),
+        "that is the first name alone: subtract the second": scores[rows, first],
+        "every pair has its own positions; you used those of the first pair for all": of_first_pair,
+    }
+    return (scores, io, subject), right, mistakes
+
+
+@exercise("the part of the direction that can change these heads' queries")
+def check_seen_by(draw: Draw) -> tuple:
+    """Exercise 3 of lesson 04: `(direction [d_model], W_Q [heads d_model d_head], gain) -> [d]`."""
+    heads, d_head = draw.size(2), draw.size(2)
+    d_model = heads * d_head + 5  # the heads see a part of the stream only
+    direction, W_Q = draw.normal(d_model), draw.normal(heads, d_model, d_head)
+    gain = draw.uniform(0.5, 1.5, d_model)[:, None]
+
+    def project(columns: Tensor) -> Tensor:
+        q, _ = torch.linalg.qr(columns)
+        return direction @ q @ q.T
+
+    stacked = torch.cat(list(W_Q), dim=1)
+    read = gain * stacked
+    right, divided = project(read), project(stacked / gain)
+    mistakes = {
+        "the gain of the norm is missing: multiply the rows of W_Q by it": project(stacked),
+        "divide by the gain? The head reads x * gain, so its rows are multiplied": divided,
+        "that is what the heads do NOT see": direction - right,
+        "only the first head: stack the columns of all": project(gain * W_Q[0]),
+        "the columns are not orthonormal: take a basis of them first": direction @ read @ read.T,
+        "those are queries, not a part of the direction: project back": direction @ read,
+    }
+    return (direction, W_Q, gain[:, 0]), right, mistakes
+
+
+@exercise("one term of the sum exchanged, the rest as it was")
+def check_through_one_head(draw: Draw) -> tuple:
+    """Exercise 4 of lesson 04: `(stream [pairs d], z_base, z_source, W_O) -> [pairs d]`."""
+    pairs, d_model, d_head = draw.size(3), draw.size(5), draw.size(2)
+    stream, W_O = draw.normal(pairs, d_model), draw.normal(d_head, d_model)
+    z_base, z_source = draw.normal(2, pairs, d_head)
+    change = (z_source - z_base) @ W_O
+    mistakes = {
+        "the head's base output is still in the stream: take it away": stream + z_source @ W_O,
+        "base and source are swapped": stream - change,
+        "that is the change only: add it to the stream": change,
+        "that is the head's output, without the rest of the stream": z_source @ W_O,
+    }
+    return (stream, z_base, z_source, W_O), stream + change, mistakes

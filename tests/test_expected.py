@@ -208,7 +208,7 @@ def test_update_writes_what_was_recorded_in_the_order_of_the_claims(refer):
     assert content["C10"]["detail"] == detail | {"full_residual": 97.7302}
     assert content["C21"] == {
         "verdict": report.UNTESTABLE,
-        "lesson": "05",
+        "lesson": "06",
         "note": "knows only 3 facts",
     }
     assert drifts() == []

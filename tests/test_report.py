@@ -160,9 +160,9 @@ def test_record_says_whose_number_it_compares_with(capsys):
 
 
 def test_detail_may_hold_arrays(results):
-    record("C3", 1.0, detail={"by_layer": np.arange(3)}, lesson="07")
+    record("C3", 1.0, detail={"by_layer": np.arange(3)}, lesson="08")
     assert stored(results, "C3")["detail"] == {"by_layer": [0, 1, 2]}
-    assert stored(results, "C3")["lesson"] == "07"
+    assert stored(results, "C3")["lesson"] == "08"
 
 
 def test_recording_again_replaces_and_keeps_the_others(results):
@@ -179,7 +179,7 @@ def test_untestable(results, capsys):
     assert "knows only 3 facts" in capsys.readouterr().out
     assert stored(results, "C21") == {
         "verdict": report.UNTESTABLE,
-        "lesson": "05",
+        "lesson": "06",
         "note": "knows only 3 facts",
     }
 

@@ -1,7 +1,7 @@
 """What the tests of a direction say: thresholds, findings, and the verdict they lead to.
 
 `helpers.audit.diagnostics` measures; this module judges. All thresholds stand in `TESTS`. They were
-set by hand on planted models (lesson 08); a test without one is reported and not judged.
+set by hand on planted models (lesson 09); a test without one is reported and not judged.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Tests of a direction: numbers that may tell a natural pathway from one that a patch opens.
 
 Every test is scored so that a larger number is more suspicious. What a test is worth is another
-question: lesson 08 scores them all on models where the truth is known, and `helpers.audit` judges
+question: lesson 09 scores them all on models where the truth is known, and `helpers.audit` judges
 by those that earned it.
 
 `cached` is a `CachedPairs`, or `PlantedPairs`. `W` is the matrix that takes the site's activation

@@ -24,7 +24,7 @@ from helpers.claims.report import (
     update_json,
 )
 from helpers.claims.sizes import sizes_name
-from helpers.models.load import PACKAGED, model_name
+from helpers.models.load import PACKAGED, model_name, model_slug
 from helpers.output import files
 from helpers.output.files import ROOT
 
@@ -36,11 +36,12 @@ RELATIVE, FLOOR = 0.05, {"%": 2.0, "": 0.03, "nats": 0.05}  # 5 % of the value, 
 def expected_path(model: str | None = None, sizes: str | None = None) -> Path:
     """Where the reference values of a model are, or would be, for these or the chosen sizes.
 
-    The sizes of the paper have none, and are compared with the usual ones.
+    The sizes of the paper have none, and are compared with the usual ones; other models than the
+    packaged one have only these.
     """
-    folder = ROOT / "data" / "expected"
-    folder = folder / "small" if sizes_name(sizes) == "small" else folder
-    return folder / f"{results_folder(model).name}.json"
+    folder, name = ROOT / "data" / "expected", results_folder(model).name
+    small = sizes_name(sizes) == "small" and name == model_slug(PACKAGED)
+    return (folder / "small" if small else folder) / f"{name}.json"
 
 
 def expected(model: str | None = None, sizes: str | None = None) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from helpers.directions.closed_form import (
     best_directions,
     best_directions_at,
     linear_effect,
+    spectrum_ends,
 )
 from helpers.directions.geometry import (
     chance_norms,

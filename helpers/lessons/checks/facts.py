@@ -1,4 +1,4 @@
-"""Checks of lessons 05 and 06: facts and edits."""
+"""Checks of lessons 06 and 07: facts and edits."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from helpers.lessons.checks.compare import NUMBERS, Draw, exercise, passed, requ
 def check_last_subject_token(
     last_subject_token: Callable[[list[tuple[int, int]], int, int], int], *, seed: int = 0
 ) -> None:
-    """Exercise 1 of lesson 05: `(offsets, subject_stop, n_before) -> position`."""
+    """Exercise 1 of lesson 06: `(offsets, subject_stop, n_before) -> position`."""
     draw = Draw(seed)
     # Seed 0: "Mount", " Fu", "ji", "san", " is", " high". Two tokens follow the subject.
     widths = torch.tensor([5, 3, 2, 3, 3, 5]) if draw.visible else draw.integers(1, 7, draw.size(6))
@@ -40,7 +40,7 @@ def check_last_subject_token(
 
 @exercise("half sensor, half actuator, for every pair")
 def check_start(draw: Draw) -> tuple:
-    """Exercise 2 of lesson 05: `(base, source, gradient [pairs d]) -> unit vectors [pairs d]`."""
+    """Exercise 2 of lesson 06: `(base, source, gradient [pairs d]) -> unit vectors [pairs d]`."""
     base, source, gradient = draw.normal(3, draw.size(4), draw.size(5))
     change = 2 * (source - base)
     right = unit(unit(change) - unit(gradient))
@@ -58,7 +58,7 @@ def check_start(draw: Draw) -> tuple:
 
 @exercise("every pair along its own direction")
 def check_patch_each(draw: Draw) -> tuple:
-    """Exercise 3 of lesson 05: `(base, source, directions [pairs d]) -> [pairs d]`."""
+    """Exercise 3 of lesson 06: `(base, source, directions [pairs d]) -> [pairs d]`."""
     n = draw.size(4)
     base, source, directions = draw.normal(3, n, n)  # square on purpose
     length = directions.norm(dim=-1, keepdim=True)
@@ -83,7 +83,7 @@ def check_patch_each(draw: Draw) -> tuple:
 
 @exercise("reads one vector, writes another, and leaves the matrix as it was")
 def check_rank_one(draw: Draw) -> tuple:
-    """Exercise 1 of lesson 06: `(W_out [d_mlp d_model], read, write) -> [d_mlp d_model]`."""
+    """Exercise 1 of lesson 07: `(W_out [d_mlp d_model], read, write) -> [d_mlp d_model]`."""
     n = draw.size(4)
     W_out = draw.normal(n, n)  # square on purpose
     read, write = draw.normal(2, n)
@@ -100,7 +100,7 @@ def check_rank_one(draw: Draw) -> tuple:
 
 @exercise("reads 1 at the key, and as little as possible elsewhere")
 def check_minimal_reader(draw: Draw) -> tuple:
-    """Exercise 2 of lesson 06: `(key [d], second_moment [d d]) -> [d]`."""
+    """Exercise 2 of lesson 07: `(key [d], second_moment [d d]) -> [d]`."""
     d = draw.size(4)
     key, samples = draw.normal(d), draw.normal(4 * d, d)
     moment = samples.T @ samples / len(samples)
@@ -119,7 +119,7 @@ def check_minimal_reader(draw: Draw) -> tuple:
 
 @exercise("the share of the missing probability that the edit supplied", "score")
 def check_rewrite_score(draw: Draw) -> tuple:
-    """Exercise 3 of lesson 06: `(original, edited [facts]) -> [facts]`."""
+    """Exercise 3 of lesson 07: `(original, edited [facts]) -> [facts]`."""
     facts = draw.size(3)
     original = draw.uniform(0.05, 0.5, facts)
     # One edit does harm: its answer had more than that before.

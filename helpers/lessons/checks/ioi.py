@@ -1,4 +1,4 @@
-"""Checks of lessons 02 to 04: IOI, the illusion and the faithful subspace."""
+"""Checks of lessons 02 to 05: IOI, the illusion, the faithful subspace and the trial."""
 
 from collections.abc import Callable
 
@@ -154,33 +154,6 @@ def check_share_lost(draw: Draw) -> tuple:
     return (clean, patched, clamped), lost, mistakes
 
 
-@exercise("half a sensor nobody sees, half an actuator nobody moves")
-def check_build_illusion(draw: Draw) -> tuple:
-    """Exercise 4 of lesson 03: `(difference [d_mlp], W_out, reader [d_model]) -> unit [d_mlp]`."""
-    d_model = draw.size(3)
-    d_mlp = 2 * d_model + 1
-    difference, W_out = 3 * draw.normal(d_mlp), draw.normal(d_mlp, d_model)
-    reader = draw.normal(d_model)
-    q, _ = torch.linalg.qr(W_out)
-    visible = difference @ q @ q.T
-    sensor, actuator = unit(difference - visible), reader @ torch.linalg.pinv(W_out)
-    mixed, actuator = unit(difference - visible + actuator), unit(actuator)
-    right, reversed_ = unit(sensor + actuator), unit(sensor - actuator)
-    whole, read = unit(unit(difference) + actuator), unit(unit(visible) + actuator)
-    impure = unit(sensor + unit(W_out @ reader))
-    mistakes = {
-        "the parts are mixed in their own units: scale each to length 1 first": mixed,
-        "the sum is not a unit vector: scale it to length 1 (or divide by √2)": right * 2**0.5,
-        "the sensor is the whole difference: keep only its null part": whole,
-        "you kept the part of the difference that W_out *does* read": read,
-        "that actuator writes a lot along the reader, but not only: use the pseudo-inverse": impure,
-        "the sign of the actuator is turned round: this patch would help the model": reversed_,
-        "that is the sensor alone: nothing downstream sees it": sensor,
-        "that is the actuator alone: it senses nothing": actuator,
-    }
-    return (difference, W_out, reader), right, mistakes
-
-
 @exercise("a unit vector from BAB to ABB")
 def check_mean_difference(draw: Draw) -> tuple:
     """Exercise 1 of lesson 04: `(activation [pairs d], is_abb [pairs]) -> unit [d]`."""
@@ -264,3 +237,73 @@ def check_through_one_head(draw: Draw) -> tuple:
         "that is the head's output, without the rest of the stream": z_source @ W_O,
     }
     return (stream, z_base, z_source, W_O), stream + change, mistakes
+
+
+@exercise("a ratio of mean movements")
+def check_share_moved(draw: Draw) -> tuple:
+    """Exercise 1 of lesson 05: `(moved, base, source [pairs d], direction, toward) -> fraction`."""
+    pairs, d = draw.size(6), draw.size(4)
+    direction, toward = unit(draw.normal(d)), torch.where(torch.arange(pairs) % 3 == 0, -1.0, 1.0)
+    base, noise = draw.normal(2, pairs, d)
+    # How far each pair moves in full, and by the run: a mean of ratios is another number.
+    full, part = draw.uniform(1, 9, pairs), draw.uniform(0.5, 2.5, pairs)
+    across = noise - (noise @ direction)[:, None] * direction
+    source = base + across + (toward * full)[:, None] * direction
+    moved = base + across / 2 + (toward * part)[:, None] * direction
+    by_run, in_full = ((x - base) @ direction for x in (moved, source))
+    right = (by_run * toward).mean() / (in_full * toward).mean()
+    mistakes = {
+        "multiply by `toward` first: movements of the two orders cancel": by_run.mean()
+        / in_full.mean(),
+        "a mean of ratios: average over pairs first, divide then": (by_run / in_full).mean(),
+        "one value per pair: average over pairs first": by_run / in_full,
+        "project on the direction: you compared whole distances": (moved - base).norm(dim=-1).mean()
+        / (source - base).norm(dim=-1).mean(),
+        "take the base away: you compared positions, not movements": (
+            moved @ direction * toward
+        ).mean()
+        / (source @ direction * toward).mean(),
+        "that is in percent: return a fraction": 100 * right,
+        "the ratio is upside down": 1 / right,
+    }
+    return (moved, base, source, direction, toward), right, mistakes
+
+
+@exercise("orthogonal to the direction, in the plane of its parts")
+def check_partner(draw: Draw) -> tuple:
+    """Exercise 2 of lesson 05: `(row, null [d])`, parts of a unit vector, `-> unit vector [d]`."""
+    d = draw.size(5)
+    q = torch.linalg.qr(draw.normal(d, 2)).Q
+    angle = torch.tensor(draw.number(0.5, 0.3, 0.7))
+    row, null = angle.cos() * q[:, 0], angle.sin() * q[:, 1]
+    right = angle.sin() * q[:, 0] - angle.cos() * q[:, 1]
+    mistakes = {
+        "that points against r: its row part should point along r": -right,
+        "r - n is orthogonal to v only if both are equally long": row - null,
+        "r - n is orthogonal to v only if both are equally long, and it needs length 1 "
+        "as well": unit(row - null),
+        "you kept the lengths: exchange them, |n| goes with r and |r| with n": unit(row)
+        * row.norm()
+        - unit(null) * null.norm(),
+        "scale the parts to length 1 first: |n| r - |r| n is shorter": null.norm() * row
+        - row.norm() * null,
+        "that is the direction itself": row + null,
+    }
+    return (row, null), right, mistakes
+
+
+@exercise("a sum over dimensions, a mean over pairs")
+def check_whole_effect(draw: Draw) -> tuple:
+    """Exercise 3 of lesson 05: `(gradient, difference [pairs d]) -> nats`."""
+    gradient, difference = draw.normal(2, draw.size(5), draw.size(4))
+    products = (gradient * difference).sum(-1)
+    mistakes = {
+        "the sign is turned round: a fall is positive": products.mean(),
+        "one value per pair: average over pairs": -products,
+        "you averaged over dimensions: sum over them": -(gradient * difference).mean(),
+        "you summed over pairs: average over them": -products.sum(),
+        "you averaged gradient and difference first: multiply within each pair": -(
+            gradient.mean(0) @ difference.mean(0)
+        ),
+    }
+    return (gradient, difference), -products.mean(), mistakes

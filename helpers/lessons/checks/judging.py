@@ -1,4 +1,4 @@
-"""Checks of lessons 07 to 09: how common the illusion is, what shows it, the report."""
+"""Checks of lessons 08 to 10: how common the illusion is, what shows it, the report."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ from helpers.patching import Estimate
 
 @exercise("of differences, one number per foursome")
 def check_inner_products(draw: Draw) -> tuple:
-    """Exercise 1 of lesson 07: `(x [tokens d], four [n 4]) -> [n]`."""
+    """Exercise 1 of lesson 08: `(x [tokens d], four [n 4]) -> [n]`."""
     tokens, n = draw.size(9), draw.size(2)
     x = draw.normal(tokens, draw.size(5))
     four = torch.stack([draw.order(tokens)[:4] for _ in range(n)])
@@ -39,7 +39,7 @@ def check_inner_products(draw: Draw) -> tuple:
 
 
 def check_smallest_hidden(smallest_hidden: Callable, *, seed: int = 0) -> None:
-    """Exercise 2 of lesson 07: `(d [d_model], W_out [d_mlp d_model]) -> [d_mlp]`."""
+    """Exercise 2 of lesson 08: `(d [d_model], W_out [d_mlp d_model]) -> [d_mlp]`."""
     draw = Draw(seed)
     d_model = draw.size(3)
     d, W_out = draw.normal(d_model), draw.normal(2 * d_model + 1, d_model)
@@ -59,7 +59,7 @@ def check_smallest_hidden(smallest_hidden: Callable, *, seed: int = 0) -> None:
 
 
 def check_is_illusion(is_illusion: Callable[..., bool], *, seed: int = 0) -> None:
-    """Exercise 3 of lesson 07: `(one, whole, random, row, null_share) -> bool`."""
+    """Exercise 3 of lesson 08: `(one, whole, random, row, null_share) -> bool`."""
     draw = Draw(seed)
     good = _an_illusion(draw)
     like = "MLP 21 of lesson 03" if draw.visible else "an MLP like MLP 21 of lesson 03"
@@ -129,7 +129,7 @@ def _breaches(draw: Draw, good: dict[str, Estimate]) -> dict[str, dict[str, Esti
 
 @exercise("the share of the effect that is gone, a ratio of means")
 def check_opened(draw: Draw) -> tuple:
-    """Exercise 1 of lesson 08: `(fall [pairs], fall_shut [pairs]) -> []`."""
+    """Exercise 1 of lesson 09: `(fall [pairs], fall_shut [pairs]) -> []`."""
     pairs = draw.size(4)
     # One small fall, which grows when the pathway is shut: it would rule a mean of ratios. In these
     # ranges no two of the results below come close.
@@ -150,7 +150,7 @@ def check_opened(draw: Draw) -> tuple:
 
 @exercise("zero inside, in widths of the range outside")
 def check_beyond(draw: Draw) -> tuple:
-    """Exercise 2 of lesson 08: `(value [pairs], natural [n]) -> [pairs]`."""
+    """Exercise 2 of lesson 09: `(value [pairs], natural [n]) -> [pairs]`."""
     natural = draw.uniform(-3, 5, draw.size(4))
     low, high = natural.min(), natural.max()
     width = high - low
@@ -173,7 +173,7 @@ def check_beyond(draw: Draw) -> tuple:
 
 @exercise("how often an opened pathway scores higher")
 def check_auroc(draw: Draw) -> tuple:
-    """Exercise 3 of lesson 08: `(opened [k], natural [m]) -> []`."""
+    """Exercise 3 of lesson 09: `(opened [k], natural [m]) -> []`."""
     n_opened, n_natural = draw.size(4), draw.size(3)
     low = draw.uniform(0.0, 0.4, n_natural - 1)
     # One natural score beats all others, and one opened score ties with a low natural one.
@@ -193,7 +193,7 @@ def check_auroc(draw: Draw) -> tuple:
 
 
 def check_verdict(verdict: Callable[[float, float, float, float], str], *, seed: int = 0) -> None:
-    """Exercise 1 of lesson 09: `(value, low, whole_high, random_high)`, percent -> verdict."""
+    """Exercise 1 of lesson 10: `(value, low, whole_high, random_high)`, percent -> verdict."""
     draw = Draw(seed)
     strong, near = draw.number(36.0, 25, 60), draw.number(1.0, 0.1, 2)
     low, whole, random = strong - 2, draw.number(-2.0, -9, -1), draw.number(0.5, 0.1, 3)
@@ -216,7 +216,7 @@ def check_verdict(verdict: Callable[[float, float, float, float], str], *, seed:
 
 
 def check_largest_share(largest_share: Callable[[int], float], *, seed: int = 0) -> None:
-    """Exercise 2 of lesson 09: `n` facts of which none flips -> the largest believable share."""
+    """Exercise 2 of lesson 10: `n` facts of which none flips -> the largest believable share."""
     draw = Draw(seed)
     for n in (round(draw.number(40, 50, 90)), round(draw.number(12, 5, 30))):
         right, found = 1 - 0.025 ** (1 / n), largest_share(n)
@@ -237,7 +237,7 @@ def check_largest_share(largest_share: Callable[[int], float], *, seed: int = 0)
 
 
 def check_is_fragile(is_fragile: Callable[..., bool], *, seed: int = 0) -> None:
-    """Exercise 3 of lesson 09: `(value, low, high, threshold)`; rule: value >= threshold."""
+    """Exercise 3 of lesson 10: `(value, low, high, threshold)`; rule: value >= threshold."""
     draw = Draw(seed)
     cases = [
         ((50, 40, 60, 20), False, "both ends pass, as the value does"),

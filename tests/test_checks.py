@@ -97,22 +97,6 @@ def unit(x):
     return x / x.norm()
 
 
-def lstsq_illusion(d, W, r):
-    visible = W @ torch.linalg.lstsq(W, d[:, None]).solution[:, 0]
-    actuator = torch.linalg.lstsq(W.T, r[:, None]).solution[:, 0]
-    return unit(unit(d - visible) + unit(actuator))
-
-
-def normal_illusion(d, W, r):
-    gram = torch.linalg.inv(W.T @ W)
-    sensor, actuator = d - W @ gram @ W.T @ d, W @ gram @ r
-    return (unit(sensor) + unit(actuator)) / math.sqrt(2)
-
-
-def illusion(d, W, r):
-    return unit(unit(row_null(d, W)[1]) + unit(r @ torch.linalg.pinv(W)))
-
-
 def subject_token(offsets, stop, before):
     return next(t for t, (a, b) in enumerate(offsets) if a < stop <= b) + before
 
@@ -264,10 +248,20 @@ RIGHT = {
         lambda c, p, k: 1 - (c - k).sum() / (c - p).sum(),
         lambda c, p, k: float(1 - (c - k).mean() / (c - p).mean()),
     ],
-    checks.check_build_illusion: [
-        illusion,
-        lstsq_illusion,
-        normal_illusion,
+    checks.check_share_moved: [
+        lambda m, b, s, u, t: ((m - b) @ u * t).mean() / ((s - b) @ u * t).mean(),
+        lambda m, b, s, u, t: float(t @ ((m - b) @ u) / (t @ ((s - b) @ u))),
+        lambda m, b, s, u, t: ((m - b).T @ t @ u).sum() / ((s - b).T @ t @ u).sum(),
+    ],
+    checks.check_partner: [
+        lambda r, n: n.norm() * unit(r) - r.norm() * unit(n),
+        lambda r, n: unit(r / (r @ r) - n / (n @ n)),
+        lambda r, n: unit(r - (r @ (r + n)) * (r + n)),
+    ],
+    checks.check_whole_effect: [
+        lambda g, d: -(g * d).sum(-1).mean(),
+        lambda g, d: -torch.trace(g.T @ d) / len(g),
+        lambda g, d: float(-torch.einsum("nd,nd->n", g, d).mean()),
     ],
     checks.check_mean_difference: [
         lambda x, a: unit(x[a].mean(0) - x[~a].mean(0)),
@@ -526,37 +520,49 @@ WRONG = [
     (checks.check_share_lost, lambda c, p, k: (p - k).mean() / (c - p).mean(), "sign"),
     (checks.check_share_lost, lambda c, p, k: (k - p).mean(), "nats"),
     (
-        checks.check_build_illusion,
-        lambda d, W, r: unit(row_null(d, W)[1] + r @ torch.linalg.pinv(W)),
-        "their own units",
-    ),
-    (checks.check_build_illusion, lambda d, W, r: 2**0.5 * illusion(d, W, r), "not a unit vector"),
-    (
-        checks.check_build_illusion,
-        lambda d, W, r: unit(unit(d) + unit(r @ torch.linalg.pinv(W))),
-        "the whole difference",
+        checks.check_share_moved,
+        lambda m, b, s, u, t: ((m - b) @ u).mean() / ((s - b) @ u).mean(),
+        "cancel",
     ),
     (
-        checks.check_build_illusion,
-        lambda d, W, r: unit(unit(row_null(d, W)[0]) + unit(r @ torch.linalg.pinv(W))),
-        "does",
+        checks.check_share_moved,
+        lambda m, b, s, u, t: (((m - b) @ u) / ((s - b) @ u)).mean(),
+        "mean of ratios",
     ),
     (
-        checks.check_build_illusion,
-        lambda d, W, r: unit(unit(row_null(d, W)[1]) + unit(W @ r)),
-        "pseudo-inverse",
+        checks.check_share_moved,
+        lambda m, b, s, u, t: (m - b).norm(dim=-1).mean() / (s - b).norm(dim=-1).mean(),
+        "whole distances",
     ),
     (
-        checks.check_build_illusion,
-        lambda d, W, r: unit(unit(row_null(d, W)[1]) - unit(r @ torch.linalg.pinv(W))),
-        "turned round",
+        checks.check_share_moved,
+        lambda m, b, s, u, t: (m @ u * t).mean() / (s @ u * t).mean(),
+        "positions, not movements",
     ),
-    (checks.check_build_illusion, lambda d, W, r: unit(row_null(d, W)[1]), "sensor alone"),
     (
-        checks.check_build_illusion,
-        lambda d, W, r: unit(r @ torch.linalg.pinv(W)),
-        "actuator alone",
+        checks.check_share_moved,
+        lambda m, b, s, u, t: ((s - b) @ u * t).mean() / ((m - b) @ u * t).mean(),
+        "upside down",
     ),
+    (
+        checks.check_share_moved,
+        lambda m, b, s, u, t: ((m - b) @ u) / ((s - b) @ u),
+        "one value per pair",
+    ),
+    (
+        checks.check_share_moved,
+        lambda m, b, s, u, t: 100 * ((m - b) @ u * t).mean() / ((s - b) @ u * t).mean(),
+        "percent",
+    ),
+    (checks.check_partner, lambda r, n: r.norm() * unit(n) - n.norm() * unit(r), "against r"),
+    (checks.check_partner, lambda r, n: r - n, "equally long"),
+    (checks.check_partner, lambda r, n: n.norm() * r - r.norm() * n, "scale the parts"),
+    (checks.check_partner, lambda r, n: r + n, "the direction itself"),
+    (checks.check_whole_effect, lambda g, d: (g * d).sum(-1).mean(), "turned round"),
+    (checks.check_whole_effect, lambda g, d: -(g * d).sum(-1), "one value per pair"),
+    (checks.check_whole_effect, lambda g, d: -(g * d).mean(), "averaged over dimensions"),
+    (checks.check_whole_effect, lambda g, d: -(g * d).sum(), "summed over pairs"),
+    (checks.check_whole_effect, lambda g, d: -(g.mean(0) @ d.mean(0)), "within each pair"),
     (
         checks.check_mean_difference,
         lambda x, a: unit(x[~a].mean(0) - x[a].mean(0)),

@@ -265,6 +265,6 @@ def test_the_report_is_written_in_three_forms(results, capsys):
 def test_an_empty_report_is_written(results):
     paths = replication.write_report(OTHER)
     (table,) = markdown_tables(paths[0].read_text())
-    assert [row[4] for row in table].count(UNMEASURED) == 38
-    assert [row[4] for row in Page(paths[1].read_text()).tables[0]].count(UNMEASURED) == 38
-    assert len(json.loads(paths[2].read_text())["claims"]) == 38
+    assert [row[4] for row in table].count(UNMEASURED) == 44
+    assert [row[4] for row in Page(paths[1].read_text()).tables[0]].count(UNMEASURED) == 44
+    assert len(json.loads(paths[2].read_text())["claims"]) == 44

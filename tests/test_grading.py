@@ -312,7 +312,7 @@ def test_the_feedback_needs_no_network_and_names_no_machine(batch):
     for path in (out / "feedback").iterdir():
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=\"(https?:)?//", text)
-        assert str(exercises.NOTEBOOKS.parent) not in text and "site-packages" not in text
+        assert str(exercises.ROOT) not in text and "site-packages" not in text
 
 
 def test_the_feedback_names_its_language_and_its_headings_are_in_order(batch):

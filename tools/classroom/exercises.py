@@ -2,77 +2,45 @@
 
 import ast
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 
-NOTEBOOKS = Path(__file__).resolve().parent.parent.parent / "notebooks"
+from helpers.output.files import ROOT
 
 
 class ClassroomError(Exception):
     """Something that a teacher can mend; the message says how."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Exercise:
-    """One exercise of a lesson.
+    """One exercise of a lesson, and the marks of the two cells that it has in an assignment.
 
-    Attributes:
-        lesson: The lesson's number, such as "03".
-        name: What the cell ids call it: "split" for `exercise-split`.
-        title: Its heading, without the number.
-        points: Its difficulty, 1 to 5.
-        call: How its check is called: "checks.check_row_null(split)".
-        answer: The name that the check judges: "split".
+    A mark is a cell's id, nbgrader's name of it, or its first line, a comment: this survives when
+    ids and metadata are lost.
     """
 
-    lesson: str
-    name: str
-    title: str
-    points: int
-    call: str
-    answer: str
+    lesson: str  # its number, such as "03"
+    name: str  # "split" for the cells `exercise-split-...`
+    title: str  # its heading, without the number
+    points: int  # its difficulty, 1 to 5
+    call: str  # how its check is called: "checks.check_row_null(split)"
+    answer: str  # the name that the check judges: "split"
 
-    @property
-    def hidden_call(self) -> str:
-        """Its check on other data, chosen by a variable `seed`."""
-        return f"{self.call[:-1]}, seed=seed)"
-
-    @property
-    def solution_cell(self) -> str:
-        """The id of the cell with the answer."""
-        return f"exercise-{self.name}-solution"
-
-    @property
-    def check_cell(self) -> str:
-        """The id of the cell with the check."""
-        return f"exercise-{self.name}-check"
-
-    @property
-    def grade_id(self) -> str:
-        """nbgrader's name of the cell with the answer."""
-        return f"lesson-{self.lesson}-{self.name}"
-
-    @property
-    def test_id(self) -> str:
-        """nbgrader's name of the cell with the check."""
-        return f"{self.grade_id}-test"
-
-    @property
-    def comment(self) -> str:
-        """First line of the cell with the answer: it survives when ids and metadata are lost."""
-        return f"# exercise: lesson {self.lesson}, {self.name}"
-
-    @property
-    def check_comment(self) -> str:
-        """First line of the cell with the check."""
-        return f"# check: lesson {self.lesson}, {self.name}"
+    def __post_init__(self) -> None:
+        self.hidden_call = f"{self.call[:-1]}, seed=seed)"  # on other data
+        self.solution_cell = f"exercise-{self.name}-solution"
+        self.check_cell = f"exercise-{self.name}-check"
+        self.grade_id = f"lesson-{self.lesson}-{self.name}"
+        self.test_id = f"{self.grade_id}-test"
+        self.comment = f"# exercise: lesson {self.lesson}, {self.name}"
+        self.check_comment = f"# check: lesson {self.lesson}, {self.name}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Lesson:
     """A lesson with its exercises, in order."""
 
@@ -81,20 +49,14 @@ class Lesson:
     notebook: NotebookNode = field(repr=False)
     exercises: tuple[Exercise, ...]
 
-    @property
-    def assignment(self) -> str:
-        """nbgrader's name of the assignment."""
-        return f"lesson_{self.number}"
-
-    @property
-    def points(self) -> int:
-        """What all exercises are worth together."""
-        return sum(exercise.points for exercise in self.exercises)
+    def __post_init__(self) -> None:
+        self.assignment = f"lesson_{self.number}"  # nbgrader's name for it
+        self.points = sum(exercise.points for exercise in self.exercises)
 
 
 def find_lessons() -> dict[str, Path]:
     """The lessons by their number, in order."""
-    return {path.name[:2]: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
+    return {path.name[:2]: path for path in sorted(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))}
 
 
 def _check_call(source: str) -> tuple[str, str]:
@@ -106,24 +68,18 @@ def _check_call(source: str) -> tuple[str, str]:
     raise ClassroomError(f"This check cell calls no check with the name of an answer:\n{source}")
 
 
-def _exercises(number: str, notebook: NotebookNode) -> Iterator[Exercise]:
-    cells = {cell.id: cell for cell in notebook.cells}
-    for name, cell in cells.items():
-        heading = re.match(r"### Exercise \d+ · (.+)", cell.source)
-        if not heading:
-            continue
-        difficulty = re.search(r"^\*Difficulty (\d)/5", cell.source, flags=re.M)
-        if f"{name}-check" not in cells or not difficulty:
-            raise ClassroomError(f"{name} of lesson {number} has no check or no difficulty.")
-        call, answer = _check_call(cells[f"{name}-check"].source)
-        points = int(difficulty[1])
-        short = name.removeprefix("exercise-")
-        yield Exercise(number, short, heading[1].strip(), points, call, answer)
-
-
 def _read(number: str, path: Path) -> Lesson:
-    notebook = nbformat.read(path, as_version=4)
-    return Lesson(number, path, notebook, tuple(_exercises(number, notebook)))
+    """A lesson with those exercises that its headings begin."""
+    notebook, exercises = nbformat.read(path, as_version=4), []
+    cells = {cell.id: cell.source for cell in notebook.cells}
+    for name, source in cells.items():
+        if heading := re.match(r"### Exercise \d+ · (.+)", source):
+            difficulty = re.search(r"^\*Difficulty (\d)/5", source, flags=re.M)
+            if f"{name}-check" not in cells or not difficulty:
+                raise ClassroomError(f"{name} of lesson {number} has no check or no difficulty.")
+            own = (number, name.removeprefix("exercise-"), heading[1].strip(), int(difficulty[1]))
+            exercises.append(Exercise(*own, *_check_call(cells[f"{name}-check"])))
+    return Lesson(number, path, notebook, tuple(exercises))
 
 
 def read_lesson(number: str) -> Lesson:
@@ -134,9 +90,8 @@ def read_lesson(number: str) -> Lesson:
     """
     lessons, number = find_lessons(), number and number.zfill(2)
     if number not in lessons:
-        raise ClassroomError(
-            f"There is no lesson {number or repr(number)}; there are: {', '.join(lessons)}."
-        )
+        among = ", ".join(lessons)
+        raise ClassroomError(f"There is no lesson {number or repr(number)}; there are: {among}.")
     lesson = _read(number, lessons[number])
     if not lesson.exercises:
         raise ClassroomError(f"Lesson {number} has no exercises: choose one of the others.")

@@ -2,12 +2,10 @@
 
     python -m tools.classroom.assignment --lesson 03 [--out FOLDER] [--seed N]
 
-Writes `student/`, `instructor/` and, if nbgrader is installed, `autograder/` (a course for it) to
-`classroom/lesson_03/` or to the folder given. Everything comes from the lesson itself.
+Writes `student/`, `instructor/` and, if nbgrader is installed, `autograder/`, a course for it.
 
-Hidden tests are the visible checks on other data, with the seeds `1000 * N + 1`, `+ 2` and `+ 3`.
-The lessons and their solutions are public: hidden tests only stop answers that fit the visible
-data and nothing else.
+Hidden tests are the visible checks on other data. The lessons and their solutions are public:
+hidden tests only stop answers that fit the visible data and nothing else.
 """
 
 import argparse
@@ -28,7 +26,6 @@ from nbformat import NotebookNode
 from helpers.output.files import ROOT
 from tools.classroom.exercises import ClassroomError, Lesson, read_lesson
 
-HIDDEN_TESTS = 3  # per exercise
 SKIPPED = "raises-exception"  # the tag that lets "run all" go on after an error
 IMPORT = "from helpers.lessons import checks"
 STUB = "# Your code here.\nraise NotImplementedError()"
@@ -47,23 +44,21 @@ c.CourseDirectory.course_id = "subspace_illusion"
 c.ClearSolutions.code_stub = {{"python": {STUB!r}}}
 c.Execute.timeout = 900  # seconds for one cell: lessons run a model
 '''
-NO_NBGRADER = (
-    "autograder/ was left out, since nbgrader is not installed (it needs Python 3.11 or newer): "
-    'run `pip install -e ".[classroom]"` in the repository if you want it.'
-)
+NO_NBGRADER = """\
+autograder/ was left out, since nbgrader is not installed (it needs Python 3.11 or newer): run
+`pip install -e ".[classroom]"` in the repository if you want it."""
 
 
 def hidden_seeds(seed: int) -> tuple[int, ...]:
     """The seeds of the hidden tests; 0 would be the visible check."""
-    return tuple(1000 * seed + number for number in range(1, HIDDEN_TESTS + 1))
+    return tuple(1000 * seed + number for number in (1, 2, 3))
 
 
 def _marked(grade_id: str, tags: Sequence[str], points: int = 0) -> NotebookNode:
     """A cell's metadata with nbgrader's: with points it is a test, else an answer."""
     test = points > 0
-    marks = {"schema_version": 3, "grade_id": grade_id, "task": False}
-    marks |= {"grade": test, "solution": not test, "locked": test}
-    marks |= {"points": points} if test else {}
+    marks = {"schema_version": 3, "grade_id": grade_id, "task": False, "grade": test}
+    marks |= {"solution": not test, "locked": test} | ({"points": points} if test else {})
     return nbformat.from_dict({"nbgrader": marks} | ({"tags": tags} if tags else {}))
 
 
@@ -77,9 +72,9 @@ def source_notebook(lesson: Lesson, seed: int = 0) -> NotebookNode:
         answer.metadata = _marked(exercise.grade_id, [SKIPPED] if raises else [])
         answer.source = f"{exercise.comment}\n{answer.source}"
         visible = test.source.replace(IMPORT, "").strip()
-        hidden = [f"for seed in {hidden_seeds(seed)}:", f"    {exercise.hidden_call}"]
-        lines = ["### BEGIN HIDDEN TESTS", *hidden, "### END HIDDEN TESTS"]
-        test.source = "\n".join([exercise.check_comment, IMPORT, "", visible, *lines])
+        hidden = f"for seed in {hidden_seeds(seed)}:\n    {exercise.hidden_call}"
+        hidden = f"### BEGIN HIDDEN TESTS\n{hidden}\n### END HIDDEN TESTS"
+        test.source = f"{exercise.check_comment}\n{IMPORT}\n\n{visible}\n{hidden}"
         test.metadata = _marked(exercise.test_id, [*test.metadata.tags, SKIPPED], exercise.points)
     return notebook
 
@@ -133,29 +128,23 @@ def make_assignment(lesson: Lesson, folder: Path, seed: int = 0) -> None:
     """
     if folder.exists() or folder.is_symlink():
         raise ClassroomError(f"{folder} is there already: move it away, or choose another --out.")
-    unfinished = folder.with_name(f".{folder.name}.unfinished")  # of a killed run, too
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a killed run
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        _write(lesson, unfinished, seed)
+        versions = {"student": student_notebook(lesson)}
+        versions["instructor"] = instructor_notebook(lesson, seed)
+        if find_spec("nbgrader"):
+            versions[f"autograder/source/{lesson.assignment}"] = source_notebook(lesson, seed)
+        for name, notebook in versions.items():
+            (unfinished / name).mkdir(parents=True)
+            nbformat.write(notebook, unfinished / name / lesson.path.name)
+        if find_spec("nbgrader"):
+            course = unfinished / "autograder"
+            (course / "nbgrader_config.py").write_text(CONFIG, encoding="utf-8")
+            run_nbgrader(course, "generate_assignment", lesson.assignment)
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _write(lesson: Lesson, folder: Path, seed: int) -> None:
-    """Write all versions of an assignment into a new folder."""
-    versions = {
-        "student": student_notebook(lesson),
-        "instructor": instructor_notebook(lesson, seed),
-    }
-    if find_spec("nbgrader"):
-        versions[f"autograder/source/{lesson.assignment}"] = source_notebook(lesson, seed)
-    for name, notebook in versions.items():
-        (folder / name).mkdir(parents=True)
-        nbformat.write(notebook, folder / name / lesson.path.name)
-    if find_spec("nbgrader"):
-        (folder / "autograder" / "nbgrader_config.py").write_text(CONFIG, encoding="utf-8")
-        run_nbgrader(folder / "autograder", "generate_assignment", lesson.assignment)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,6 +1,5 @@
 """The exercises of a lesson: what each is worth, where its cells are, and what its check calls."""
 
-import ast
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,10 @@ import nbformat
 from nbformat import NotebookNode
 
 from helpers.output.files import ROOT
+from tools.schedule import find_lessons
+
+# How a cell calls its check, and the name that the check judges.
+CHECK = re.compile(r"^checks\.check_\w+\((\w+)[^()\n]*\)", re.M)
 
 
 class ClassroomError(Exception):
@@ -54,20 +57,6 @@ class Lesson:
         self.points = sum(exercise.points for exercise in self.exercises)
 
 
-def find_lessons() -> dict[str, Path]:
-    """The lessons by their number, in order."""
-    return {path.name[:2]: path for path in sorted(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))}
-
-
-def _check_call(source: str) -> tuple[str, str]:
-    """How a cell calls its check, and the name that the check judges."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("checks.check_"):
-            if node.args and isinstance(node.args[0], ast.Name):
-                return ast.unparse(node), node.args[0].id
-    raise ClassroomError(f"This check cell calls no check with the name of an answer:\n{source}")
-
-
 def _read(number: str, path: Path) -> Lesson:
     """A lesson with those exercises that its headings begin."""
     notebook, exercises = nbformat.read(path, as_version=4), []
@@ -75,10 +64,12 @@ def _read(number: str, path: Path) -> Lesson:
     for name, source in cells.items():
         if heading := re.match(r"### Exercise \d+ · (.+)", source):
             difficulty = re.search(r"^\*Difficulty (\d)/5", source, flags=re.M)
-            if f"{name}-check" not in cells or not difficulty:
+            check = CHECK.search(cells.get(f"{name}-check", ""))
+            if not check or not difficulty:
                 raise ClassroomError(f"{name} of lesson {number} has no check or no difficulty.")
-            own = (number, name.removeprefix("exercise-"), heading[1].strip(), int(difficulty[1]))
-            exercises.append(Exercise(*own, *_check_call(cells[f"{name}-check"])))
+            title, points = heading[1].strip(), int(difficulty[1])
+            own = (number, name.removeprefix("exercise-"), title, points)
+            exercises.append(Exercise(*own, call=check[0], answer=check[1]))
     return Lesson(number, path, notebook, tuple(exercises))
 
 
@@ -88,7 +79,7 @@ def read_lesson(number: str) -> Lesson:
     Raises:
         ClassroomError: There is no such lesson, or it has no exercises.
     """
-    lessons, number = find_lessons(), number and number.zfill(2)
+    lessons, number = find_lessons(ROOT / "notebooks"), number and number.zfill(2)
     if number not in lessons:
         among = ", ".join(lessons)
         raise ClassroomError(f"There is no lesson {number or repr(number)}; there are: {among}.")
@@ -100,5 +91,5 @@ def read_lesson(number: str) -> Lesson:
 
 def lessons_with_exercises() -> list[Lesson]:
     """Every lesson that can be an assignment, in order; the first only opens the series."""
-    lessons = [_read(number, path) for number, path in find_lessons().items()]
+    lessons = [_read(number, path) for number, path in find_lessons(ROOT / "notebooks").items()]
     return [lesson for lesson in lessons if lesson.exercises]

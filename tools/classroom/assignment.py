@@ -33,17 +33,14 @@ INDENTED_STUB = r"\1" + STUB.replace("\n", "\n\\1")  # as far as the solution is
 BADGE = re.compile(r"\s*\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\)")  # opens the lesson, solutions and all
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION$", re.M | re.S)
 HIDDEN = re.compile(r"\n### BEGIN HIDDEN TESTS\n.*?^### END HIDDEN TESTS$", re.M | re.S)
-CONFIG = f'''\
-"""nbgrader's settings of this course: run nbgrader in this folder.
-
-The checks come from `helpers`, so grade with the Python that this repository is installed in.
-"""
-
+CONFIG = f"""\
+# nbgrader's settings of this course: run nbgrader in this folder.
+# The checks come from `helpers`, so grade with the Python that this repository is installed in.
 c = get_config()  # noqa: F821
 c.CourseDirectory.course_id = "subspace_illusion"
 c.ClearSolutions.code_stub = {{"python": {STUB!r}}}
 c.Execute.timeout = 900  # seconds for one cell: lessons run a model
-'''
+"""
 NO_NBGRADER = """\
 autograder/ was left out, since nbgrader is not installed (it needs Python 3.11 or newer): run
 `pip install -e ".[classroom]"` in the repository if you want it."""

@@ -59,16 +59,12 @@ def checks(exercise: Exercise, seed: int) -> list[str]:
 
 def jobs(result: Result, seed: int) -> list[dict]:
     """What `run_answers` shall run: every exercise that was answered."""
+    answers, before = result.restored.answers, result.restored.before
     return [
-        {
-            "exercise": exercise.name,
-            "name": exercise.answer,
-            "answer": plain(result.restored.answers[exercise.name]),
-            "before": result.restored.before[exercise.name],
-            "checks": checks(exercise, seed),
-        }
-        for exercise in result.lesson.exercises
-        if exercise.name in result.restored.answers
+        {"exercise": e.name, "name": e.answer, "answer": plain(answers[e.name])}
+        | {"before": before[e.name], "checks": checks(e, seed)}
+        for e in result.lesson.exercises
+        if e.name in answers
     ]
 
 
@@ -86,15 +82,13 @@ def complete(result: Result, records: Mapping[str, Record], box: str, seed: int)
 
 def only_latest(found: Sequence[Result]) -> Iterator[Result]:
     """Without those of which the same student has handed in a later one for the same lesson."""
-    latest = {}
-    for result in sorted(found, key=lambda result: result.whose.age):
-        if result.graded:
-            latest[result.whose.student, result.whose.id, result.lesson.number] = result
+    graded = sorted((r for r in found if r.graded), key=lambda r: r.whose.age)
+    latest = {(r.whose.student, r.whose.id, r.lesson.number): r for r in graded}.values()
     for result in found:
-        if not result.graded or any(result is last for last in latest.values()):
-            yield result
-        else:
+        if result.graded and result not in latest:
             print(f"{result.whose.file}: a later one of this student was graded instead.")
+        else:
+            yield result
 
 
 def grade_all(

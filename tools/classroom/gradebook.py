@@ -38,7 +38,7 @@ class Row(NamedTuple):
     answer: str = ""
 
 
-@dataclass
+@dataclass(eq=False)
 class Result:
     """What came of one submission, or is to come of it."""
 

@@ -16,13 +16,15 @@ import torch
 from nbclient import NotebookClient
 
 from tools.classroom import assignment, exercises, grade, replay
+from tools.classroom.gradebook import Result
 from tools.classroom.record import record
 from tools.classroom.restore import restore
 from tools.classroom.submission import read_cells
+from tools.schedule import find_lessons
 
 needs_nbgrader = pytest.mark.skipif(not find_spec("nbgrader"), reason="needs nbgrader")
 
-NUMBERS = [number for number in exercises.find_lessons() if number != "00"]
+NUMBERS = [number for number in find_lessons(exercises.ROOT / "notebooks") if number != "00"]
 SEEDS = (1, 2, 3)  # of hidden tests, by default
 
 
@@ -158,7 +160,7 @@ def test_the_lessons_solutions_pass_their_hidden_tests(made):
     """Handed in as they are published, they are found, run and judged as everybody's."""
     lesson, folder, _, _ = made
     cells = read_cells(folder / "instructor" / lesson.path.name)
-    given = grade.Given(None, "", lesson, restore(cells, lesson))
+    given = Result(None, lesson, restore(cells, lesson))
     main = sys.modules["__main__"]
     for job in grade.jobs(given, seed=0):
         content = io.BytesIO()

@@ -26,6 +26,7 @@ from helpers.output import files
 from helpers.tasks import counterfact
 from tools import compare, run
 from tools.classroom import assignment, box, grade, gradebook
+from tools.classroom.exercises import Lesson
 from tools.classroom.submission import Submission
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
@@ -248,7 +249,7 @@ def test_grades_that_cannot_be_kept_say_what_to_do_before_the_work(
 
 def test_a_full_disk_leaves_the_earlier_grades(tmp_path, monkeypatch, capsys, fill_disk):
     whose = Submission("anna", tmp_path / "anna.ipynb")
-    result = gradebook.Result(whose, "01", "anna.ipynb", page="feedback")
+    result = gradebook.Result(whose, Lesson("01", tmp_path, None, ()), page="feedback")
     out = tmp_path / "out"
     gradebook.write_results([result], out)
     if os.name == "posix":

@@ -18,18 +18,18 @@ from tools.classroom import (
     assignment,
     box,
     exercises,
-    feedback,
     grade,
     gradebook,
     restore,
     submission,
 )
-from tools.classroom.prelude import names, needed, pieces, plain
+from tools.classroom.restore import Restored, names, needed, pieces, plain
 from tools.classroom.submission import Cell, Submission
 
 WORKS = not box._fails([*box._bubblewrap(box.Limits()), "-c", ""])
 boxed = pytest.mark.skipif(not WORKS, reason="bubblewrap is not installed, or may not work here")
 
+NUMBERS = [lesson.number for lesson in exercises.lessons_with_exercises()]
 SECONDS = 10  # for each answer
 POINTS = {"patch": 1, "angle": 2, "split": 2, "build": 3}  # of lesson 01
 FILE = "01_build_the_illusion_by_hand.ipynb"
@@ -302,8 +302,10 @@ def test_the_feedback_shows_points_messages_and_the_students_own_lines(batch):
 
 def test_a_page_has_at_most_60_kilobytes():
     long = "é<&'" * 50_000
-    rows = [gradebook.Row("x", 0, 1, long, f"Exercise {n}", long) for n in range(6)]
-    text = feedback.page(long, "01", rows, ["a note"] * 8)
+    lesson = lesson_01(*(exercise("x", f"Exercise {n}") for n in range(6)))
+    rows = [gradebook.Row(e, 0, long, long) for e in lesson.exercises]
+    restored = Restored(notes=["a note"] * 8)
+    text = gradebook.feedback(gradebook.Result(whose(long), lesson, restored, rows))
     assert 20_000 < len(text.encode()) < 60_000 and "device-width" in text
 
 
@@ -312,7 +314,7 @@ def test_the_feedback_needs_no_network_and_names_no_machine(batch):
     for path in (out / "feedback").iterdir():
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=\"(https?:)?//", text)
-        assert str(exercises.NOTEBOOKS.parent) not in text and "site-packages" not in text
+        assert str(exercises.ROOT) not in text and "site-packages" not in text
 
 
 def test_the_feedback_names_its_language_and_its_headings_are_in_order(batch):
@@ -405,7 +407,7 @@ def test_comments_and_spaces_do_not_hide_a_copy(master):
     assert not any("split" in f for f in restored(master, answered(master, split=other)).flags)
 
 
-@pytest.mark.parametrize("number", [n for n in exercises.find_lessons() if n != "00"])
+@pytest.mark.parametrize("number", NUMBERS)
 def test_the_lesson_is_found_from_what_is_in_the_notebook(number):
     lessons = exercises.lessons_with_exercises()
     lesson = exercises.read_lesson(number)
@@ -490,19 +492,27 @@ def test_one_failure_of_ours_does_not_stop_the_others(master, tmp_path, monkeypa
 
 
 def whose(name):
-    return Submission(name, Path("a.ipynb"))
+    return Submission(name, Path("a.ipynb"), "a.ipynb")
+
+
+def exercise(name, title=""):
+    return exercises.Exercise("01", name, title, 1, f"checks.check({name})", name)
+
+
+def lesson_01(*its_exercises):
+    return exercises.Lesson("01", Path(), None, its_exercises)
 
 
 def test_no_table_holds_a_formula():
-    results = [gradebook.Result(whose("=1+1"), "01", "a.ipynb", (), ("-2",))]
+    results = [gradebook.Result(whose("=1+1"), lesson_01(), Restored(notes=["-2"]))]
     assert gradebook.grades_table(results).splitlines()[1] == "'=1+1,,01,0,0,,'-2,,a.ipynb,"
-    hidden = gradebook.Result(whose("x\r=1+1"), "01", "a.ipynb")
+    hidden = gradebook.Result(whose("x\r=1+1"), lesson_01())
     assert gradebook.grades_table([hidden]).splitlines()[1].startswith("x =1+1,")
 
 
 def test_students_whose_names_look_alike_get_different_pages(tmp_path):
     names = ("a b", "a_b", "A_B", "../up")
-    results = [gradebook.Result(whose(name), "01", "", page=name) for name in names]
+    results = [gradebook.Result(whose(name), lesson_01(), page=name) for name in names]
     gradebook.write_results(results, tmp_path / "out")
     pages = {path.name: path.read_text() for path in (tmp_path / "out" / "feedback").iterdir()}
     assert pages == {
@@ -558,8 +568,9 @@ def test_names_and_texts_that_cannot_be_written(tmp_path, master):
 
 def test_what_was_graded_is_kept_when_something_breaks(master, tmp_path, monkeypatch):
     def breaks_later(*_):
-        rows = (gradebook.Row("patch", 1, 1, "fine"),)
-        yield gradebook.Result(whose("anna"), "01", "", rows, page="fine")
+        lesson = lesson_01(exercise("patch"))
+        rows = [gradebook.Row(lesson.exercises[0], 1, "fine")]
+        yield gradebook.Result(whose("anna"), lesson, rows=rows, page="fine")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(grade, "grade_all", breaks_later)

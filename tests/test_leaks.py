@@ -11,7 +11,7 @@ import textwrap
 import pytest
 
 from tools.classroom import exercises
-from tools.classroom.prelude import plain
+from tools.classroom.restore import plain
 
 SMALLEST = 3  # operations in an expression, so that it is no everyday one
 TRANSPARENT = {"mean", "detach", "float", "item"}  # methods that change no formula

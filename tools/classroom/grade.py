@@ -4,11 +4,9 @@
 
 Takes every notebook below the folder: `anna.ipynb` and `anna/anything.ipynb` are Anna's, and names
 that Canvas and Moodle give are understood. Of two of one student for one lesson the later counts.
-Writes `grades.csv`, `grades_by_exercise.csv`, for Canvas `canvas.csv`, and one page of feedback per
-notebook, at the end, also if it comes early. Give the `--seed` of the assignment.
+Writes tables and one page of feedback per notebook, at the end, also if it comes early.
 
-Answers run in a box (see `box`); what they gave back is judged here. Without a box nothing runs,
-unless you trust everybody who handed in.
+Answers run in a box (see `box`), what they gave back is judged here.
 
 Exit status: 0 if every notebook was graded, 1 if some could not be, 2 for wrong use.
 """
@@ -19,56 +17,38 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.output.files import check_writable, without_places
-from tools.classroom import feedback, replay
+from tools.classroom import exercises, gradebook, replay
 from tools.classroom.assignment import hidden_seeds
 from tools.classroom.box import Limits, Record, find_box, run_answers
-from tools.classroom.exercises import (
-    ClassroomError,
-    Exercise,
-    Lesson,
-    lessons_with_exercises,
-    read_lesson,
-)
-from tools.classroom.gradebook import Result, Row, write_results
-from tools.classroom.prelude import plain
-from tools.classroom.restore import Restored, restore, which_lesson
-from tools.classroom.submission import Submission, Unreadable, find_submissions, read_cells, shown
+from tools.classroom.exercises import ClassroomError, Exercise, Lesson
+from tools.classroom.gradebook import Result, Row
+from tools.classroom.restore import plain, restore, which_lesson
+from tools.classroom.submission import Submission, Unreadable, find_submissions, read_cells
 
 AT_ONCE = 2
+NO_LESSON = Lesson("", Path(), None, ())
 UNANSWERED = "This exercise has not been answered."
-WHERE_TO_WRITE = (
-    "Choose a folder for the results with --out, and one for temporary files with the environment "
-    "variable TMPDIR, where there is room and you can write."
-)
+UNWRITTEN = """\
+Nothing could be written: {}. Choose a folder for the results with --out, and one for temporary
+files with the environment variable TMPDIR, where there is room and you can write."""
 
 
-@dataclass(frozen=True)
-class Given:
-    """A submission that could be read: its file, its lesson, and its answers in order."""
-
-    submission: Submission
-    file: str
-    lesson: Lesson
-    restored: Restored
-
-
-def read(submission: Submission, folder: Path, lessons: Sequence[Lesson]) -> Given | Result:
-    """A submission below a folder, or its result if nothing in it can be graded."""
-    file = shown(submission.path, folder)
-    lesson = lessons[0] if len(lessons) == 1 else None
+def read(submission: Submission, lessons: Sequence[Lesson]) -> Result:
+    """What a submission holds; the whole result, with no points, if it cannot be graded."""
+    result = Result(submission, lessons[0] if len(lessons) == 1 else NO_LESSON)
     try:
         cells = read_cells(submission.path)
-        lesson = lesson or which_lesson(cells, lessons)
-        return Given(submission, file, lesson, restore(cells, lesson))
-    except Unreadable as problem:
-        return _nothing(submission, file, lesson, str(problem))
+        result.lesson = which_lesson(cells, lessons) if len(lessons) > 1 else lessons[0]
+        result.restored = restore(cells, result.lesson)
     except Exception as error:  # one submission must never stop the others
         reason = f"It could not be graded: {type(error).__name__}: {error}"
-        return _nothing(submission, file, lesson, reason)
+        reason = without_places(str(error) if isinstance(error, Unreadable) else reason)
+        result.graded, result.restored.notes = False, [reason]
+        result.rows = [Row(exercise, 0, reason) for exercise in result.lesson.exercises]
+    return result
 
 
 def checks(exercise: Exercise, seed: int) -> list[str]:
@@ -77,103 +57,101 @@ def checks(exercise: Exercise, seed: int) -> list[str]:
     return [call.replace("seed=seed", f"seed={number}") for number in (0, *hidden_seeds(seed))]
 
 
-def jobs(given: Given, seed: int) -> list[dict]:
+def jobs(result: Result, seed: int) -> list[dict]:
     """What `run_answers` shall run: every exercise that was answered."""
+    answers, before = result.restored.answers, result.restored.before
     return [
-        {
-            "exercise": exercise.name,
-            "name": exercise.answer,
-            "answer": plain(given.restored.answers[exercise.name]),
-            "before": given.restored.before[exercise.name],
-            "checks": checks(exercise, seed),
-        }
-        for exercise in given.lesson.exercises
-        if exercise.name in given.restored.answers
+        {"exercise": e.name, "name": e.answer, "answer": plain(answers[e.name])}
+        | {"before": before[e.name], "checks": checks(e, seed)}
+        for e in result.lesson.exercises
+        if e.name in answers
     ]
 
 
-def judged(given: Given, records: Mapping[str, Record], box: str, seed: int) -> Result:
-    """The result of a submission, from what its answers gave back."""
-    rows, restored, whose = [], given.restored, given.submission
-    for exercise in given.lesson.exercises:
+def complete(result: Result, records: Mapping[str, Record], box: str, seed: int) -> None:
+    """Complete the result of a submission, from what its answers gave back."""
+    for exercise in result.lesson.exercises:
         record = records.get(exercise.name, Record(problem=UNANSWERED))
         passed, message = False, replay.readable(record.problem)
         if not message:
             passed, message = replay.judge(record.blob, exercise.answer, checks(exercise, seed))
-        points, answer = exercise.points * passed, restored.answers.get(exercise.name, "")
-        row = (exercise.name, points, exercise.points, message, exercise.title, answer)
-        rows.append(Row(*row))
-    page = feedback.page(whose.student, given.lesson.number, rows, restored.notes)
-    more = {"flags": tuple(restored.flags), "isolation": box, "page": page}
-    notes, number = tuple(restored.notes), given.lesson.number
-    return Result(whose, number, given.file, tuple(rows), notes, **more)
+        answer = result.restored.answers.get(exercise.name, "")
+        result.rows.append(Row(exercise, exercise.points * passed, message, answer))
+    result.isolation, result.page = box, gradebook.feedback(result)
 
 
-def _nothing(whose: Submission, file: str, lesson: Lesson | None, reason: str) -> Result:
-    """Zero points in every exercise, and why."""
-    exercises, reason = lesson.exercises if lesson else (), without_places(reason)
-    rows = tuple(Row(e.name, 0, e.points, reason) for e in exercises)
-    number = lesson.number if lesson else ""
-    return Result(whose, number, file, rows, (reason,), graded=False)
-
-
-def only_latest(found: Sequence[Given | Result]) -> Iterator[Given | Result]:
+def only_latest(found: Sequence[Result]) -> Iterator[Result]:
     """Without those of which the same student has handed in a later one for the same lesson."""
-    latest = {}
-    for given in sorted((g for g in found if isinstance(g, Given)), key=lambda g: g.submission.age):
-        latest[given.submission.student, given.submission.id, given.lesson.number] = given
-    for given in found:
-        if isinstance(given, Result) or any(given is last for last in latest.values()):
-            yield given
+    graded = sorted((r for r in found if r.graded), key=lambda r: r.whose.age)
+    latest = {(r.whose.student, r.whose.id, r.lesson.number): r for r in graded}.values()
+    for result in found:
+        if result.graded and result not in latest:
+            print(f"{result.whose.file}: a later one of this student was graded instead.")
         else:
-            print(f"{given.file}: a later one of this student was graded instead.")
+            yield result
 
 
 def grade_all(
-    submissions: Sequence[Submission],
-    folder: Path,
-    lessons: Sequence[Lesson],
-    box: str,
-    seed: int = 0,
-    limits: Limits = Limits(),  # noqa: B008  it cannot be changed
+    found: Sequence[Submission], lessons: Sequence[Lesson], box: str, seed: int, limits: Limits
 ) -> Iterator[Result]:
-    """Grade every submission below a folder, two at a time, saying how it goes.
+    """Grade every submission, two at a time, saying how it goes.
 
-    Args:
-        submissions: What was found in the folder.
-        folder: The folder.
-        lessons: The lessons to choose from; with one, every submission is taken for it.
-        box: What answers run in (see `box.find_box`).
-        seed: Chooses the hidden tests, as for the assignment.
-        limits: What each answer may take.
+    With one lesson, every submission is taken for it. The `box` is one that `find_box` found, the
+    `seed` that of the assignment; `limits` are what each answer may take.
     """
     start, stop = time.monotonic(), threading.Event()
-    found = list(only_latest([read(submission, folder, lessons) for submission in submissions]))
-    yield from (result for result in found if isinstance(result, Result))
+    results = list(only_latest([read(submission, lessons) for submission in found]))
+    yield from (result for result in results if not result.graded)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         running = {
-            pool.submit(run_answers, box, jobs(given, seed), limits, stop): given
-            for given in found
-            if isinstance(given, Given)
+            pool.submit(run_answers, box, jobs(result, seed), limits, stop): result
+            for result in results
+            if result.graded
         }
         try:
             for done in as_completed(running):
-                result = judged(running[done], done.result(), box, seed)
-                print(f"{time.monotonic() - start:6.0f} s  {_line(result)}", flush=True)
+                complete(result := running[done], done.result(), box, seed)
+                said = f"{result.whose.student:24} lesson {result.lesson.number}  "
+                said += f"{result.points:g} of {result.lesson.points} points"
+                print(f"{time.monotonic() - start:6.0f} s  {said}", flush=True)
                 yield result
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
 
 
-def _line(result: Result) -> str:
-    """One submission on the terminal."""
-    counted = f"{result.points:g} of {result.max_points} points"
-    return f"{result.student:24} lesson {result.lesson}  {counted}"
+def run(options: argparse.Namespace) -> int:
+    """Grade as the command line says; returns the exit status.
+
+    Raises:
+        ClassroomError: There is nothing to grade, or nothing to grade in.
+        OSError: The results cannot be written, or there is no room for temporary files.
+    """
+    if options.lesson:
+        lessons = [exercises.read_lesson(options.lesson)]
+    else:
+        lessons = exercises.lessons_with_exercises()
+    submissions = find_submissions(options.submissions)
+    if not submissions:
+        raise ClassroomError(f"There are no notebooks (*.ipynb) in {options.submissions}.")
+    options.out.mkdir(parents=True, exist_ok=True)  # now, not after an hour of grading
+    check_writable(options.out)
+    box = find_box(options.trust)
+    print(f"Answers run in a box: {box}." if box != "none" else "Answers run without any box.")
+    limits, results = Limits(seconds=options.seconds), []
+    try:
+        for result in grade_all(submissions, lessons, box, options.seed, limits):
+            results.append(result)
+    finally:  # whatever happens to one, the others keep what they have got
+        results.sort(key=lambda result: (result.whose.student, result.whose.file))
+        gradebook.write_results(results, options.out)
+    print(f"{len(results)} notebooks: see {options.out / 'grades.csv'}")
+    return 0 if all(result.graded for result in results) else 1
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `python -m tools.classroom.grade`; returns its exit status."""
+    sys.stdout.reconfigure(errors="replace")  # names of students may not fit the terminal
     parser = argparse.ArgumentParser(
         "python -m tools.classroom.grade", description="Grade a folder of submitted notebooks."
     )
@@ -191,45 +169,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--seed must be 0 or more.")
     if not options.submissions.is_dir():
         parser.error(f"there is no folder {options.submissions}.")
-    return options
-
-
-def run(options: argparse.Namespace) -> int:
-    """Grade as the command line says; returns the exit status.
-
-    Raises:
-        ClassroomError: There is nothing to grade, or nothing to grade in.
-        OSError: The results cannot be written, or there is no room for temporary files.
-    """
-    lessons = [read_lesson(options.lesson)] if options.lesson else lessons_with_exercises()
-    submissions = find_submissions(options.submissions)
-    if not submissions:
-        raise ClassroomError(f"There are no notebooks (*.ipynb) in {options.submissions}.")
-    options.out.mkdir(parents=True, exist_ok=True)  # now, not after an hour of grading
-    check_writable(options.out)
-    box = find_box(options.trust)
-    print(f"Answers run in a box: {box}." if box != "none" else "Answers run without any box.")
-    settings, results = (lessons, box, options.seed, Limits(seconds=options.seconds)), []
     try:
-        for result in grade_all(submissions, options.submissions, *settings):
-            results.append(result)
-    finally:  # whatever happens to one, the others keep what they have got
-        results.sort(key=lambda result: (result.student, result.file))
-        write_results(results, options.out)
-    print(f"{len(results)} notebooks: see {options.out / 'grades.csv'}")
-    return 0 if all(result.graded for result in results) else 1
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command `python -m tools.classroom.grade`; returns its exit status."""
-    sys.stdout.reconfigure(errors="replace")  # names of students may not fit the terminal
-    try:
-        return run(parse(arguments))
-    except ClassroomError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"Nothing could be written: {error}. {WHERE_TO_WRITE}", file=sys.stderr)
+        return run(options)
+    except (ClassroomError, OSError) as error:
+        said = UNWRITTEN.format(error) if isinstance(error, OSError) else error
+        print(said, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nInterrupted: the results hold those graded so far.")

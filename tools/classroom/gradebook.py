@@ -3,71 +3,57 @@
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from helpers.output import files
+from helpers.output.pages import html_page, html_table
+from tools.classroom.exercises import Exercise, Lesson
+from tools.classroom.restore import Restored
 from tools.classroom.submission import Submission
 
 GRADES = "student id lesson points max_points same_as_published notes isolation file page".split()
 BY_EXERCISE = "student id lesson exercise points max_points message file".split()
 CANVAS = ("Student", "ID", "SIS User ID", "SIS Login ID", "Section")
 MESSAGE = 500  # characters of a message in the table; the page has all of it
+MAX_PAGE = 60_000  # bytes
+FRAME = 15_000  # of them: the table, the headings, the notes
+ON_TOP = 120  # characters of a message in the table of a page
+COMPLETION = (
+    "Checks show completion: they compare what your code gives back, for the data of the lesson "
+    "and for other data. They do not show that you can explain it."
+)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One exercise of one submission; its title and the answer are for the page."""
+class Row(NamedTuple):
+    """What came of one exercise of a submission."""
 
-    exercise: str
+    exercise: Exercise
     points: float
-    max_points: int
     message: str
-    title: str = ""
     answer: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Result:
-    """What came of one submission.
-
-    Attributes:
-        whose: The submission.
-        lesson: The lesson's number, or "" if it could not be told.
-        file: Where it lay, from the folder of submissions on.
-        rows: Its exercises.
-        notes: What was mended, or why there are no points.
-        flags: What is the same as in the published lesson.
-        isolation: The box that its answers ran in.
-        page: The feedback as HTML, if there is any.
-        graded: Whether it could be read and graded at all.
-    """
+    """What came of one submission, or is to come of it."""
 
     whose: Submission
-    lesson: str
-    file: str
-    rows: tuple[Row, ...] = ()
-    notes: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()
-    isolation: str = ""
-    page: str | None = None
-    graded: bool = True
-
-    @property
-    def student(self) -> str:
-        """Whose it is."""
-        return self.whose.student
+    lesson: Lesson  # one without number and exercises if it could not be told
+    restored: Restored = field(default_factory=Restored)  # with its answers
+    rows: list[Row] = field(default_factory=list)
+    isolation: str = ""  # the box that its answers ran in
+    page: str | None = None  # the feedback as HTML
+    graded: bool = True  # whether it could be read and graded at all
 
     @property
     def points(self) -> float:
         """The sum over its exercises."""
         return sum(row.points for row in self.rows)
-
-    @property
-    def max_points(self) -> int:
-        """What it could have got."""
-        return sum(row.max_points for row in self.rows)
 
 
 def _safe(value: object) -> str:
@@ -76,33 +62,32 @@ def _safe(value: object) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t") else text
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def _table(*rows: Sequence[object]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([_safe(value) for value in row] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows([*map(_safe, row)] for row in rows)
     return text.getvalue()
 
 
 def grades_table(results: Sequence[Result]) -> str:
     """One line per submission, as CSV, with the name of its page."""
     rows = []
-    for result, page in zip(results, _page_names(results), strict=True):
-        scored = (result.student, result.whose.id, result.lesson, result.points, result.max_points)
-        said = (" ".join(result.flags), " ".join(result.notes), result.isolation)
-        rows.append((*scored, *said, result.file, page))
-    return _table(GRADES, rows)
+    for found, page in zip(results, page_names(results), strict=True):
+        whose, lesson, said = found.whose, found.lesson, found.restored
+        scored = (whose.student, whose.id, lesson.number, found.points, lesson.points)
+        notes = (" ".join(said.flags), " ".join(said.notes), found.isolation)
+        rows.append((*scored, *notes, whose.file, page))
+    return _table(GRADES, *rows)
 
 
 def exercises_table(results: Iterable[Result]) -> str:
     """One line per exercise of every submission, as CSV."""
     rows = []
-    for result in results:
-        for row in result.rows:
-            whose = (result.student, result.whose.id, result.lesson, row.exercise)
-            message = " ".join(row.message.split())[:MESSAGE]
-            rows.append((*whose, row.points, row.max_points, message, result.file))
-    return _table(BY_EXERCISE, rows)
+    for found in results:
+        for exercise, points, message, _ in found.rows:
+            whose = (found.whose.student, found.whose.id, found.lesson.number, exercise.name)
+            message = " ".join(message.split())[:MESSAGE]
+            rows.append((*whose, points, exercise.points, message, found.whose.file))
+    return _table(BY_EXERCISE, *rows)
 
 
 def canvas_table(results: Iterable[Result]) -> str:
@@ -110,32 +95,59 @@ def canvas_table(results: Iterable[Result]) -> str:
 
     Canvas knows students by their ID, and asks which of its assignments a new column is.
     """
-    points, most = {}, {}
-    for result in results:
-        if result.whose.canvas and result.lesson:
-            whose = (result.student, result.whose.id)
-            points.setdefault(whose, {})[result.lesson] = result.points
-            most[result.lesson] = result.max_points
-    lessons = sorted(most)
-    rows = [("Points Possible", "", "", "", "", *(most[lesson] for lesson in lessons))]
-    for whose, got in sorted(points.items()):
-        rows.append((*whose, "", "", "", *(got.get(lesson, "") for lesson in lessons)))
-    return _table([*CANVAS, *(f"Lesson {lesson}" for lesson in lessons)], rows)
+    told = [result for result in results if result.whose.canvas and result.lesson.number]
+    most = dict(sorted((result.lesson.number, result.lesson.points) for result in told))
+    points = {(r.whose.student, r.whose.id, r.lesson.number): r.points for r in told}
+    rows = [[*CANVAS, *(f"Lesson {lesson}" for lesson in most)]]
+    rows += [["Points Possible", "", "", "", "", *most.values()]]
+    for student, number in sorted({(student, number) for student, number, _ in points}):
+        got = [points.get((student, number, lesson), "") for lesson in most]
+        rows += [[student, number, "", "", "", *got]]
+    return _table(*rows)
 
 
-def _page_names(results: Iterable[Result]) -> Iterator[str]:
+def page_names(results: Iterable[Result]) -> Iterator[str]:
     """A file name for every page, "" without one; names that look alike become different ones."""
-    taken = set()
+    taken = Counter()
     for result in results:
-        plain = re.sub(r"[^\w.-]+", "_", result.student).encode()[:80].decode("utf-8", "ignore")
-        stem = name = f"{plain}_lesson_{result.lesson}"
-        number = 1
-        while name.lower() in taken:  # some file systems do not tell cases apart
-            number += 1
-            name = f"{stem}_{number}"
-        if result.page is not None:
-            taken.add(name.lower())
-        yield f"{name}.html" if result.page is not None else ""
+        student = re.sub(r"[^\w.-]+", "_", result.whose.student).encode()[:80]
+        name = f"{student.decode('utf-8', 'ignore')}_lesson_{result.lesson.number}"
+        taken[name.lower()] += result.page is not None  # some file systems do not tell cases apart
+        number = taken[name.lower()]
+        name += f"_{number}.html" if number > 1 else ".html"
+        yield "" if result.page is None else name
+
+
+def _html(text: str, room: int) -> str:
+    """A text as HTML of at most so many bytes."""
+    html, cut = escape(text), len(text)
+    while len(html.encode("utf-8", "replace")) > room:
+        cut = cut * 9 // 10
+        html = f"{escape(text[:cut])} ..."
+    return html
+
+
+def feedback(result: Result) -> str:
+    """What a student gets back: one HTML page of at most 60 KB that needs no other file.
+
+    First points and messages, then the student's own lines.
+    """
+    rows, lesson, table, answers = result.rows, result.lesson, [], []
+    room = (MAX_PAGE - FRAME) // (2 * len(rows))  # of one answer, and of its message
+    for exercise, points, message, answer in rows:
+        short = " ".join(message.split())
+        short = short if len(short) <= ON_TOP else f"{short[:ON_TOP]} ..."
+        table.append([exercise.title, f"{points:g} of {exercise.points}", short])
+        lines = enumerate(answer.rstrip().split("\n"), start=1)
+        source = "\n".join(f"{number:3}  {line}" for number, line in lines)
+        answers += [f"<h2>{escape(exercise.title)}</h2>", f"<p>{_html(message, room)}</p>"]
+        answers += [f'<pre class="scroll" tabindex="0">{_html(source, room)}</pre>']
+    got = f"<strong>{result.points:g} of {lesson.points} points</strong>"
+    body, notes = [f"<p>{_html(result.whose.student, 500)}: {got}</p>"], result.restored.notes
+    body += ["<ul>", *(f"<li>{_html(note, 500)}</li>" for note in notes), "</ul>"] if notes else []
+    body += [html_table("Exercises", ["exercise", "points", "message"], table)]
+    body += [f"<p>{COMPLETION}</p>", *answers]
+    return html_page(f"Lesson {lesson.number}", "\n".join(body))
 
 
 def write_results(results: Sequence[Result], folder: Path) -> None:
@@ -146,7 +158,7 @@ def write_results(results: Sequence[Result], folder: Path) -> None:
     Raises:
         OSError: They cannot be written.
     """
-    pages = zip(results, _page_names(results), strict=True)
+    pages = zip(results, page_names(results), strict=True)
     contents = {f"feedback/{name}": result.page for result, name in pages if name}
     if any(result.whose.canvas for result in results):
         contents["canvas.csv"] = canvas_table(results)

@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -30,22 +30,13 @@ MAX_BYTES = 16 * 2**20  # of one record
 SENT = 42  # exit status of a process that has sent its record
 
 
-class Nowhere(io.TextIOBase):
-    """Where answers print to: gigabytes take no time."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Every tensor in nested lists, tuples and dicts, in an order that never changes."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
+    elif isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
             yield from tensors_in(item)
-    elif isinstance(value, dict):
-        yield from tensors_in(list(value.values()))
 
 
 def plain(value: Any) -> Any:
@@ -57,8 +48,7 @@ def plain(value: Any) -> Any:
             raise ValueError(f"a tensor of shape {tuple(value.shape)} is too large to be checked")
         return value.detach().as_subclass(Tensor).clone(memory_format=torch.contiguous_format)
     if isinstance(value, list | tuple):
-        items = [plain(item) for item in value]
-        return tuple(items) if isinstance(value, tuple) else items
+        return (tuple if isinstance(value, tuple) else list)(map(plain, value))
     if isinstance(value, dict):
         return {plain(key): plain(item) for key, item in value.items()}
     return value.item() if isinstance(value, np.generic) else value
@@ -72,10 +62,8 @@ def describe(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename == CELL:
         line, message = error.lineno, error.msg
     text = f"{kind}: {message}" if message else kind
-    if isinstance(error, NotImplementedError):
-        text = f"not answered yet: {text}"
-    if isinstance(error, SystemExit):
-        text += ": your code ends the program"
+    text = f"not answered yet: {text}" if isinstance(error, NotImplementedError) else text
+    text += ": your code ends the program" if isinstance(error, SystemExit) else ""
     return f"{text} (line {line} of your cell)" if line else text
 
 
@@ -118,29 +106,19 @@ def run_checks(calls: Sequence[str], name: str, answer: Any) -> None:
         eval(call, {"checks": all_checks(), name: answer})
 
 
-class Late(BaseException):
-    """The cells before an answer have had their time; no package takes this for an error."""
-
-
-def _run_before(sources: Sequence[str], variables: dict[str, Any], seconds: float) -> None:
-    """Run the cells before an answer; what fails, or comes too late, does not matter."""
-
-    def stop(*_: object) -> None:
-        raise Late
-
-    signal.signal(signal.SIGALRM, stop)
-    with contextlib.suppress(Late):
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        for source in sources:
-            with contextlib.suppress(Exception, SystemExit):
-                exec(compile(source, LESSON, "exec"), variables)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
 def record(exercise: dict[str, Any], seconds: float = 20) -> dict[str, Any]:
-    """Run the cells before (for half of the time), the answer, and its checks; note what it did."""
+    """Run the cells before an answer, the answer, and its checks; note what it did.
+
+    The cells before have half of the time. What fails there, or comes too late, does not matter.
+    """
     module = sys.modules["__main__"] = ModuleType("__main__")  # as in a notebook
-    _run_before(exercise["before"], module.__dict__, seconds / 2)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):  # no package takes this for an error
+        signal.setitimer(signal.ITIMER_REAL, seconds / 2)
+        for source in exercise["before"]:
+            with contextlib.suppress(Exception, SystemExit):
+                exec(compile(source, LESSON, "exec"), module.__dict__)
+        signal.setitimer(signal.ITIMER_REAL, 0)
     name, calls = exercise["name"], []
     try:
         exec(compile(exercise["answer"], CELL, "exec"), module.__dict__)
@@ -156,23 +134,18 @@ def record(exercise: dict[str, Any], seconds: float = 20) -> dict[str, Any]:
     return {"calls": calls}
 
 
-def _send(line: int, exercise: dict[str, Any], content: dict[str, str]) -> None:
-    with open(os.dup(line), "w") as file:
-        file.write(json.dumps({"exercise": exercise["exercise"]} | content) + "\n")
-
-
-def _answer(exercise: dict[str, Any], line: int, seconds: float) -> None:
+def _answer(exercise: dict[str, Any], line: TextIO, seconds: float) -> None:
     """What the answer's process does: it has no input, and no output but its record."""
     os.setsid()
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file too large is an error, not the end
-    nowhere = os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stderr = open(os.devnull, "r+", errors="replace")
     for standard in range(3):
-        os.dup2(nowhere, standard)
-    sys.stdout = sys.stderr = Nowhere()
+        os.dup2(sys.stdout.fileno(), standard)
     torch.manual_seed(0)
     content = io.BytesIO()
     torch.save(record(exercise, seconds), content)
-    _send(line, exercise, {"record": base64.b64encode(content.getvalue()).decode()})
+    blob = base64.b64encode(content.getvalue()).decode()
+    print(json.dumps({"exercise": exercise["exercise"], "record": blob}), file=line, flush=True)
     os._exit(SENT)
 
 
@@ -194,8 +167,8 @@ def main() -> None:
     job = json.load(sys.stdin)
     torch.set_num_threads(1)
     all_checks()  # imported once for all answers, and before there is a clock
-    line = os.dup(1)
-    os.write(line, b"ready\n")
+    line = os.fdopen(os.dup(1), "w")
+    print("ready", file=line, flush=True)
     for exercise in job["exercises"]:
         child = os.fork()
         if not child:
@@ -208,7 +181,8 @@ def main() -> None:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
         if problem:
-            _send(line, exercise, {"problem": problem})
+            said = {"exercise": exercise["exercise"], "problem": problem}
+            print(json.dumps(said), file=line, flush=True)
 
 
 if __name__ == "__main__":

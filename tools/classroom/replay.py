@@ -17,8 +17,6 @@ from helpers.output.files import without_places
 from tools.classroom.record import MAX_BYTES, MESSAGE_CHARS, run_checks, tensors_in
 
 PASSED = "Passed, also on other data."
-OTHER_DATA = "On other data: "
-TYPE_AND_SHAPE = "does your answer have the right type and shape?"
 UNREADABLE = (
     "your answer cannot be checked: give a tensor, a number, a text, or a list, tuple or dict "
     "of them, and not more than a few megabytes"
@@ -49,40 +47,21 @@ def load(blob: bytes) -> dict[str, Any]:
             packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist())
         if packed or len(blob) > MAX_BYTES:
             raise ValueError("it would grow")
-        found = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
-        _require_plain(found)
-        return dict(found)
+        values, size = [torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)], 0
+        for value in values:  # which grows
+            if type(value) is Tensor and value.layout == torch.strided and not value.is_quantized:
+                size += value.numel() * value.element_size()  # it may be expanded
+            elif type(value) is dict:
+                values += [*value.keys(), *value.values()]
+            elif type(value) in (list, tuple):
+                values += value
+            elif type(value) not in PLAIN:
+                raise TypeError(f"a {type(value).__name__}")
+            if len(values) > MAX_VALUES or size > MAX_BYTES:
+                raise ValueError("too much")
+        return dict(values[0])
     except Exception as error:
         raise StudentError(UNREADABLE) from error
-
-
-def _require_plain(value: Any) -> None:
-    """Raise a TypeError unless a value is plain data that takes no more room than it seems to."""
-    left, count, size = [value], 0, 0
-    while left:
-        item = left.pop()
-        count += 1
-        if type(item) is Tensor and item.layout == torch.strided and not item.is_quantized:
-            size += item.numel() * item.element_size()  # it may be expanded
-        elif type(item) is dict:
-            left += [*item.keys(), *item.values()]
-        elif type(item) in (list, tuple):
-            left += item
-        elif type(item) not in PLAIN:
-            raise TypeError(f"a {type(item).__name__}")
-        if count > MAX_VALUES or size > MAX_BYTES:
-            raise TypeError("too much")
-
-
-def _answer(record: dict[str, Any]) -> Any:
-    """What stands for the student's answer in a check: a value, or a function that replays calls.
-
-    Raises:
-        StudentError: There is none.
-    """
-    if "error" in record:
-        raise StudentError(str(record["error"]))
-    return _replayed(record["calls"]) if "calls" in record else record["value"]
 
 
 def _replayed(calls: Sequence[dict]) -> Callable:
@@ -103,14 +82,14 @@ def _replayed(calls: Sequence[dict]) -> Callable:
 def judge(blob: bytes, name: str, checks: Sequence[str]) -> tuple[bool, str]:
     """Whether an answer passes all its checks, and what to tell the student.
 
-    Args:
-        blob: Its record.
-        name: What the checks call it.
-        checks: The calls of its checks; the first one is the visible check.
+    `blob` is its record, `name` what the calls of the `checks` name it; the visible one is first.
     """
     passed = 0
     try:
-        answer = _answer(load(blob))
+        record = load(blob)
+        if "error" in record:
+            raise StudentError(str(record["error"]))
+        answer = _replayed(record["calls"]) if "calls" in record else record["value"]
         with contextlib.redirect_stdout(io.StringIO()):
             for check in checks:
                 run_checks([check], name, answer)
@@ -118,7 +97,8 @@ def judge(blob: bytes, name: str, checks: Sequence[str]) -> tuple[bool, str]:
     except (AssertionError, StudentError) as error:
         message = str(error) or "the check found a mistake"
     except (Exception, SystemExit) as error:
-        message = f"{type(error).__name__}: {error} (in the check: {TYPE_AND_SHAPE})"
+        message = f"{type(error).__name__}: {error} (in the check: does your answer "
+        message += "have the right type and shape?)"
     else:
         return True, PASSED
-    return False, readable(OTHER_DATA * (passed > 0) + message)
+    return False, readable("On other data: " * (passed > 0) + message)

@@ -4,13 +4,12 @@ A notebook file is untrusted: only the text of its cells, their ids and nbgrader
 from it, with limits. Outputs are never looked at.
 """
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nbformat
 
@@ -28,27 +27,18 @@ CANVAS = re.compile(r"([^_]+)(?:_LATE)?_(\d+)_(\d+)_.*?(?:-(\d+))?\.ipynb")
 MOODLE = re.compile(r"(.+)_(\d+)_assignsubmission_file_?")  # a folder for every student
 
 
-@dataclass(frozen=True)
-class Submission:
-    """A notebook that was handed in.
-
-    Attributes:
-        student: Whose it is.
-        path: Where it lies.
-        id: The student's number in Canvas or Moodle, if the name tells.
-        age: Grows with the time when it was handed in; for notebooks of one student.
-        canvas: Whether its name is one that Canvas gives.
-    """
+class Submission(NamedTuple):
+    """A notebook that was handed in."""
 
     student: str
     path: Path
-    id: str = ""
-    age: tuple[int, ...] = ()
-    canvas: bool = False
+    file: str = ""  # its path from the folder of submissions on, as text that can be written
+    id: str = ""  # the student's number in Canvas or Moodle, if the name tells
+    age: tuple[int, ...] = ()  # grows with the time when it was handed in, for one student
+    canvas: bool = False  # whether its name is one that Canvas gives
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """What is taken from a cell: all of it text, and none of it trusted."""
 
     kind: str  # "code" or "markdown"
@@ -62,33 +52,25 @@ def find_submissions(folder: Path) -> list[Submission]:
 
     Links are listed, not followed; hidden files and folders are left out.
     """
-    return sorted(_submissions(folder), key=lambda found: (found.student, found.path))
-
-
-def _submissions(folder: Path) -> Iterator[Submission]:
+    found = []
     for place, folders, files in os.walk(folder):
         notebooks = [name for name in (*files, *folders) if name.endswith(".ipynb")]
         folders[:] = [n for n in folders if not n.startswith(".") and n not in notebooks]
-        for name in notebooks:
-            if not name.startswith("."):
-                path = Path(place) / name
-                yield _submission(path, shown(path, folder).split("/")[0])
+        shown = [name for name in notebooks if not name.startswith(".")]
+        found += [_submission(Path(place) / name, folder) for name in shown]
+    return sorted(found, key=lambda found: (found.student, found.path))
 
 
-def _submission(path: Path, first: str) -> Submission:
-    """A notebook below the folder or file of this name; Canvas and Moodle put more into it."""
+def _submission(path: Path, folder: Path) -> Submission:
+    """A notebook below a folder; Canvas and Moodle put more into the first part of its path."""
+    file = os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "replace")
+    first, age = file.split("/")[0], (path.lstat().st_mtime_ns,)
     if named := CANVAS.fullmatch(first):
         student, number, sent, again = named.groups()
-        return Submission(student, path, number, (int(sent), int(again or 0)), canvas=True)
-    age = (path.lstat().st_mtime_ns,)
+        return Submission(student, path, file, number, (int(sent), int(again or 0)), canvas=True)
     if named := MOODLE.fullmatch(first):
-        return Submission(named[1], path, named[2], age)
-    return Submission(first.removesuffix(".ipynb"), path, age=age)
-
-
-def shown(path: Path, folder: Path) -> str:
-    """A path below a folder as text that can be written, whatever its bytes are."""
-    return os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "replace")
+        return Submission(named[1], path, file, named[2], age)
+    return Submission(first.removesuffix(".ipynb"), path, file, age=age)
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -107,22 +89,6 @@ def _read_bytes(path: Path) -> bytes:
     return content
 
 
-def _parse(content: bytes) -> dict[str, Any]:
-    """The notebook as nbformat 4."""
-    try:
-        notebook = json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise Unreadable("It is not a notebook: its content is not JSON.") from error
-    if not isinstance(notebook, dict) or "nbformat" not in notebook:
-        raise Unreadable("It is not a notebook: it has no nbformat.")
-    if notebook["nbformat"] == 4:
-        return notebook
-    try:
-        return nbformat.convert(nbformat.from_dict(notebook), 4)
-    except Exception as error:  # whatever an old or broken format makes nbformat stumble over
-        raise Unreadable(f"Notebook format {notebook['nbformat']!r:.20} cannot be read.") from error
-
-
 def _text(value: Any) -> str:
     """A text as notebooks store it: a string, or the list of its lines."""
     if isinstance(value, list):
@@ -134,9 +100,9 @@ def _text(value: Any) -> str:
 def _cell(raw: Any) -> Cell:
     if not isinstance(raw, dict):
         raise Unreadable("It is not a notebook: one of its cells is damaged.")
-    metadata = raw.get("metadata")
-    graded = metadata.get("nbgrader") if isinstance(metadata, dict) else None
-    grade_id = graded.get("grade_id") if isinstance(graded, dict) else None
+    grade_id = None
+    with contextlib.suppress(KeyError, TypeError):
+        grade_id = raw["metadata"]["nbgrader"]["grade_id"]
     kind = "code" if raw.get("cell_type") == "code" else "markdown"
     source = _text(raw.get("source")).replace("\r\n", "\n").replace("\0", "")
     return Cell(kind, source, _text(raw.get("id")), _text(grade_id))
@@ -148,8 +114,18 @@ def read_cells(path: Path) -> list[Cell]:
     Raises:
         Unreadable: It is no notebook, too large, or a link.
     """
-    raw = _parse(_read_bytes(path)).get("cells")
-    if not isinstance(raw, list):
+    try:
+        notebook = json.loads(_read_bytes(path).decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise Unreadable("It is not a notebook: its content is not JSON.") from error
+    if not isinstance(notebook, dict) or "nbformat" not in notebook:
+        raise Unreadable("It is not a notebook: it has no nbformat.")
+    try:
+        if (version := notebook["nbformat"]) != 4:
+            notebook = nbformat.convert(nbformat.from_dict(notebook), 4)
+    except Exception as error:  # whatever an old or broken format makes nbformat stumble over
+        raise Unreadable(f"Notebook format {version!r:.20} cannot be read.") from error
+    if not isinstance(raw := notebook.get("cells"), list):
         raise Unreadable("It is not a notebook: it has no cells.")
     if len(raw) > MAX_CELLS:
         raise Unreadable(f"It has more than {MAX_CELLS} cells.")

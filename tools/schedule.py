@@ -19,7 +19,10 @@ FIRST = ("00", "01", "02")  # what a reader begins with, and what others wait fo
 SECONDS = {"03": 150, "04": 150, "05": 200, "06": 150, "07": 150, "08": 300, "09": 250, "10": 5}
 UNKNOWN = 200
 # What a lesson calls to read another's results, and what that other one calls to write them.
-WRITTEN_BY = {r"\bload_site\(": r"\bsave_site\("}
+WRITTEN_BY = {
+    r"\bload_site\(": r"\bsave_site\(",
+    r"\breport\.recorded\(": r"\breport\.record\(",
+}
 # What only a lesson calls that reads all results (`summary_table` serves each for its own claims).
 READS_ALL = re.compile(r"\breference\.check\(|\bpage\.\w+\(")
 

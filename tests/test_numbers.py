@@ -1,0 +1,80 @@
+"""Numbers of lessons, sections and exercises lead where they say."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from helpers.claims import report
+from helpers.lessons import checks
+
+ROOT = Path(__file__).resolve().parent.parent
+LESSONS = {path.name[:2]: path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))}
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "data").glob("*.md")]
+TO_LESSON = re.compile(r"\[(?:[Ll]esson )?(\d\d)[^\]]*\]\([^)]*?(\d\d)_\w+\.ipynb\)")
+# "lesson 03 (section 5)", "lesson 03, section 5", "section 5 of lesson 03"
+SECTIONS = (
+    re.compile(r"[Ll]esson (?P<lesson>\d\d)\]?(?:\([^)]*\))?,? \(?sections? (?P<section>\d)"),
+    re.compile(r"[Ss]ection (?P<section>\d) of \[?lesson (?P<lesson>\d\d)"),
+)
+
+
+def cells(number: str, kind: str) -> list[str]:
+    found = nbformat.read(LESSONS[number], as_version=4).cells
+    return [cell.source for cell in found if cell.cell_type == kind]
+
+
+def prose() -> dict[str, str]:
+    """All text that refers to lessons, by file."""
+    found = {path.name: path.read_text(encoding="utf-8") for path in PAGES}
+    return found | {path.name: "\n".join(cells(n, "markdown")) for n, path in LESSONS.items()}
+
+
+def test_links_to_lessons_carry_their_number():
+    wrong = [
+        f"{page}: {link[0]}"
+        for page, text in prose().items()
+        for link in TO_LESSON.finditer(text)
+        if link[1] != link[2]
+    ]
+    assert not wrong
+
+
+def test_every_link_text_that_names_a_lesson_names_its_title():
+    titles = {n: cells(n, "markdown")[1].split("\n")[0].removeprefix("# ") for n in LESSONS}
+    for page, text in prose().items():
+        for number, title in re.findall(r"\[(?:← )?(\d\d) ([^\]→]+?)(?: →)?\]\([^)]*ipynb\)", text):
+            assert title == titles[number], f"{page}: {number} {title}"
+
+
+def test_sections_that_are_named_exist():
+    headings = {
+        number: set(re.findall(r"^## (\d)\. ", "\n".join(cells(number, "markdown")), flags=re.M))
+        for number in LESSONS
+    }
+    wrong = [
+        f"{page}: {found[0]}"
+        for page, text in prose().items()
+        for pattern in SECTIONS
+        for found in pattern.finditer(text)
+        if found["section"] not in headings.get(found["lesson"], ())
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("claim", report.claims())
+def test_a_claim_is_recorded_in_its_lesson(claim):
+    """Or at least named there: some record several claims in a loop."""
+    code = "\n".join(cells(report.claims()[claim]["lesson"], "code"))
+    assert re.search(rf"[\"']{claim}[\"']", code)
+
+
+@pytest.mark.parametrize("name", checks.__all__)
+def test_a_check_names_the_exercise_that_calls_it(name):
+    named = re.match(r"Exercise (\d) of lesson (\d\d)", getattr(checks, name).__doc__)
+    exercise, lesson = named.groups()
+    calls = [source for source in cells(lesson, "code") if f"checks.{name}(" in source]
+    assert calls, f"lesson {lesson} does not call {name}"
+    order = [source for source in cells(lesson, "code") if "checks.check_" in source]
+    assert order.index(calls[0]) == int(exercise) - 1

@@ -16,7 +16,6 @@ from helpers.directions.closed_form import (
     best_directions,
     best_directions_at,
     best_pair_directions,
-    linear_effect,
     spectrum_ends,
 )
 from helpers.directions.geometry import (
@@ -31,11 +30,18 @@ from helpers.directions.geometry import (
 from helpers.directions.search import find_direction, find_pair_directions
 from helpers.patching.cached import base_gradients, gradients
 from helpers.patching.caching import cache_pairs, cache_sites
-from helpers.patching.metrics import logit_difference
+from helpers.patching.metrics import logit_difference, margin
 from helpers.patching.sites import Site
 
 EXACT = {"rtol": 0, "atol": 1e-10}
 seeds = st.integers(0, 2**31)
+
+
+def linear_effect(cached, basis):
+    """What the patch in a subspace does to first order: `s(u)` of a direction, linear FLDD."""
+    change = patch_subspace(cached.base, cached.source, basis) - cached.base
+    nats = (cached.base_gradient.double() * change.double()).sum(-1).mean().item()
+    return -nats / margin(cached.clean_logit_difference)
 
 
 class Toy:

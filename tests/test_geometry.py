@@ -151,7 +151,7 @@ BASE, SOURCE = torch.zeros(2, 4), torch.ones(2, 4)
         (lambda: patch_subspace(BASE, SOURCE, torch.zeros(4)), "zero vector"),
         (lambda: patch_subspace(BASE, SOURCE, torch.full((4,), torch.nan)), "NaN"),
         (lambda: patch_subspace(BASE, SOURCE, torch.ones(5)), "5 dimensions"),
-        (lambda: patch_subspace(BASE, SOURCE[:1], torch.ones(4)), "must be alike"),
+        (lambda: patch_subspace(BASE, SOURCE[:1], torch.ones(4)), "one shape"),
         (lambda: patch_subspace(BASE, SOURCE, torch.ones(4, 5)), "does not fit"),
         (lambda: patch_subspace(BASE, SOURCE, torch.ones(4, 2)), "dependent"),
         (lambda: patch_subspace(BASE, SOURCE, torch.full((4, 2), torch.inf)), "NaN or infinity"),

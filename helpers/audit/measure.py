@@ -1,4 +1,4 @@
-"""What an audit measures: effects of the direction and its controls, and what each test finds."""
+"""What an audit measures: `audit(model, Site(21, "mlp_hidden"), direction, pairs).summary`."""
 
 import importlib.metadata
 import platform

@@ -1,4 +1,4 @@
-"""Models side by side, by what was recorded on them or the reference values of the project."""
+"""Models side by side, `python -m tools.compare MODEL ...`, as recorded or by reference values."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The replication report: every claim with the published number, ours, and where it comes from."""
+"""The replication report, `python -m tools.report`: every claim, the published number and ours."""
 
 import functools
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""Our own reference values: what the claims came to when we ran the lessons.
+"""Our own reference values, `python -m tools.reference`: what the claims came to in our run.
 
 `data/expected/<model>.json` holds each claim's value with a tolerance that a run on another CPU
 should stay within. A run that leaves it has drifted: a package, the data or the code has changed

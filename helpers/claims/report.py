@@ -1,4 +1,4 @@
-"""Claims, measurements and verdicts: what the paper says, what we found, and whether they agree.
+"""Claims and verdicts: `record("C9", 95.1, (93.8, 96.3))` judges a measurement and stores it.
 
 The verdict follows from the claim's rule, which `data/claims.json` fixed before anything was
 measured; nobody types a verdict.

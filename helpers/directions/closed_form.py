@@ -116,7 +116,8 @@ def spectrum_ends(gradient: Acts, difference: Acts, rank: int = 1) -> Ends:
     require.floats("the gradient", gradient, ndim=2)
     require.floats("the difference", difference, ndim=2)
     if gradient.shape != difference.shape or not len(gradient):
-        raise ValueError("a gradient and a difference of one shape are needed for every pair")
+        shapes = f"{tuple(gradient.shape)} and {tuple(difference.shape)}"
+        raise ValueError(f"a gradient and a difference for every pair are needed, not {shapes}")
     require.finite("a gradient or a difference", gradient, difference)
     g, D = (x.detach().cpu().double() for x in (gradient, difference))  # not every device has it
     span = torch.linalg.qr(torch.cat([g, D]).T).Q

@@ -177,9 +177,12 @@ def chance_norms(W_out: Writer) -> tuple[float, float]:
 def _require_alike(base: Tensor, source: Tensor) -> None:
     require.floats("base", base)
     require.floats("source", source)
-    if (base.dtype, base.shape) != (source.dtype, source.shape):
-        kinds = [f"{x.dtype} of shape {tuple(x.shape)}" for x in (base, source)]
-        raise ValueError("base and source must be alike, not {} and {}".format(*kinds))
+    if base.dtype != source.dtype:
+        kinds = f"{base.dtype} and source {source.dtype}"
+        raise ValueError(f"base is {kinds}: convert one, source.to(base)")
+    if base.shape != source.shape:
+        shapes = f"{tuple(base.shape)} and {tuple(source.shape)}"
+        raise ValueError(f"base and source must have one shape, got {shapes}")
 
 
 def _require_matrix(name: str, matrix: Tensor) -> None:

@@ -147,7 +147,8 @@ def progress_bar(n: int, name: str, progress: bool) -> Iterable[int]:
 
 
 def _check_arguments(base: Acts, rank: int, init: Tensor | None, **least_one: int | None) -> None:
-    if not 1 <= require.whole("rank", rank) <= (d := base.shape[1]):
+    d = base.shape[1]
+    if not 1 <= require.whole("rank", rank) <= d:
         raise ValueError(f"rank must lie between 1 and {d}, got {rank}")
     for name, number in least_one.items():
         if number is not None:

@@ -1,4 +1,4 @@
-"""Rank-1 edits of a down projection, their link to patches, and ROME."""
+"""Rank-1 edits of a down projection, `with rank_one_edit(model, edit): ...`, patches and ROME."""
 
 from helpers.editing.conversion import (
     DirectionIntervention,

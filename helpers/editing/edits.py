@@ -31,9 +31,11 @@ class RankOneEdit:
     write: Float[Tensor, "*edits d_model"]
 
     def __post_init__(self) -> None:
-        require.finite("the edit", self.read, self.write)
+        require.finite("read", self.read)
+        require.finite("write", self.write)
         if self.read.shape[:-1] != self.write.shape[:-1]:
-            raise ValueError("one write per read is needed: their shapes do not fit together")
+            shapes = f"{tuple(self.read.shape)} and {tuple(self.write.shape)}"
+            raise ValueError(f"one write per read is needed, got shapes {shapes}")
 
     def __len__(self) -> int:
         if self.read.ndim == 1:

@@ -89,7 +89,8 @@ def rome_pairs(
         targets: The token it should be continued with.
         prefix_length: Tokens of the shortest prefix.
 
-    Raises ValueError: not one entry for each fact, or one that is not as described.
+    Raises ValueError: not one entry for each fact, a template without one place for the subject, a
+    target that is no token, or what follows the subject changes its last token.
     """
     if not len(templates) == len(subjects) == len(targets) > 0:
         raise ValueError("one template, one subject and one target is needed for each fact")

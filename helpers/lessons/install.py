@@ -49,11 +49,14 @@ def install_missing() -> None:
     """
     wanted = requirements()
     found = installed(wanted)
-    missing = {name: text for name, text in wanted.items() if name not in found}
     # Any other package that is too old is left to `notebook.start`, which says so.
-    needed = Requirement(wanted[REPLACEABLE])
-    if not needed.specifier.contains(found.get(REPLACEABLE, "0"), prereleases=True):
-        missing[REPLACEABLE] = wanted[REPLACEABLE]
+    missing = {
+        name: text
+        for name, text in wanted.items()
+        if name not in found
+        or name == REPLACEABLE
+        and not Requirement(text).specifier.contains(found[name], prereleases=True)
+    }
     if not missing:
         return
     print(f"Installing {', '.join(missing)} (once, a minute or two) ...", flush=True)

@@ -1,4 +1,4 @@
-"""A model ready for patching: the one place that knows names, weights, devices and processing."""
+"""A model ready for patching, `load_model()`: what knows names, weights, devices, processing."""
 
 from helpers.models.load import (
     PACKAGED,

@@ -1,4 +1,4 @@
-"""Loading a model: the one place that knows names, devices and how weights are processed.
+"""Loading a model, `load_model("gpt2", device="cpu")`: names, devices, how weights are processed.
 
 SUBSPACE_ILLUSION_MODEL and SUBSPACE_ILLUSION_DEVICE are environment variables with the model and
 the device to use when none is named; `helpers.models.smollm` knows two more, about its files.
@@ -15,6 +15,7 @@ import re
 import textwrap
 import warnings
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import torch
 import tqdm.auto
@@ -27,6 +28,7 @@ from transformer_lens.tools.analysis import random_init_bridge
 
 from helpers.models.smollm import ModelError, packaged_folder
 
+Device: TypeAlias = str | torch.device | None
 MODEL_VARIABLE = "SUBSPACE_ILLUSION_MODEL"
 DEVICE_VARIABLE = "SUBSPACE_ILLUSION_DEVICE"
 
@@ -39,9 +41,7 @@ HUB_IDS = {
 SHORT_NAMES = (PACKAGED, *HUB_IDS)
 
 
-def load_model(
-    name: str | None = None, device: str | torch.device | None = None
-) -> TransformerBridge:
+def load_model(name: str | None = None, device: Device = None) -> TransformerBridge:
     """A model ready for patching: float32, eval mode, weights processed and frozen.
 
     Args:
@@ -66,7 +66,7 @@ def load_model(
 
 
 def load_untrained(
-    name: str | None = None, device: str | torch.device | None = None, *, seed: int = 0
+    name: str | None = None, device: Device = None, *, seed: int = 0
 ) -> TransformerBridge:
     """The same architecture and tokenizer with random weights; the rest is as for `load_model`."""
     name, device = model_name(name), _pick_device(device)
@@ -150,7 +150,7 @@ def contiguous(activation: Tensor, hook: object) -> Tensor:
     return activation.contiguous()
 
 
-def _pick_device(device: str | torch.device | None = None) -> torch.device:
+def _pick_device(device: Device = None) -> torch.device:
     """The device: `device`, else SUBSPACE_ILLUSION_DEVICE, else CUDA or the CPU."""
     default = "cuda" if torch.cuda.is_available() else "cpu"
     wanted = device or os.environ.get(DEVICE_VARIABLE) or default

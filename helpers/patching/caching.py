@@ -1,4 +1,4 @@
-"""Run the prompts of pairs once, and get ready to patch them: the entrance to the engine."""
+"""Run the prompts of pairs once: `cached = cache_pairs(model, pairs, Site(21, "mlp_hidden"))`."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -109,10 +109,10 @@ def _at_position(tokens: Tokens, positions: Int[Tensor, "pairs"], site: Site) ->
     prompts = []
     for row, position in zip(tokens, positions.tolist(), strict=True):
         position = position if site.position is None else site.position
-        resolved = position + len(row) if position < 0 else position
-        if not 0 <= resolved < len(row):
-            raise ValueError(f"position {position} is out of range in {len(row)} tokens")
-        prompts.append((tuple(row.tolist()), resolved))
+        n = len(row)
+        if not -n <= position < n:
+            raise ValueError(f"position {position} is out of range in a prompt of {n} tokens")
+        prompts.append((tuple(row.tolist()), position % n))
     return prompts
 
 

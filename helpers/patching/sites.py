@@ -94,9 +94,8 @@ def check_vocabulary(model: TransformerBridge, tokens: Int[Tensor, "n"]) -> None
     require.ids("the tokens", tokens)
     size = model.cfg.d_vocab
     if unknown := tokens[(tokens < 0) | (tokens >= size)].tolist():
-        raise ValueError(
-            f"there is no token {unknown[0]} in the vocabulary of {size} of this model"
-        )
+        there = f"there is no token {unknown[0]} in the vocabulary of {size}"
+        raise ValueError(f"{there}: were they made for another model?")
 
 
 def before_mlp(model: TransformerBridge) -> str:

@@ -1,4 +1,4 @@
-"""CounterFact (Meng et al. 2022), a large set of facts and false answers, from its authors."""
+"""CounterFact (Meng et al. 2022), a large set of facts: `load_counterfact("counterfact.json")`."""
 
 import http.client
 import json

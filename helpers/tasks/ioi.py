@@ -113,7 +113,8 @@ def _choose_templates(split: Split, names: str | Sequence[str] | None) -> dict[s
     known = templates(split)
     names = [names] if isinstance(names, str) else known if names is None else names
     if not names or (unknown := [name for name in names if name not in known]):
-        raise ValueError(f"{unknown if names else 'no'} templates: those here are {list(known)}")
+        there = f"those of the {split} split are {list(known)}"
+        raise ValueError(f"{unknown if names else 'no'} templates: {there}")
     return {name: known[name] for name in names}
 
 

@@ -3,6 +3,9 @@
 One row per pair, below a row of column names: base, source, answer, counterfactual (or
 "counterfactual answer"). The optional columns position and source_position say which token to patch
 and which to read, counted from 0 (with BOS, if the model wants one) or, if negative, from the end.
+
+    base,source,answer,counterfactual
+    "Then, Mary and John left. John thanked","Then, John and Mary left. John thanked",Mary,John
 """
 
 import csv

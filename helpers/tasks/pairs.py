@@ -1,4 +1,7 @@
-"""Pairs of prompts for an interchange: the base is patched, the source gives the activation."""
+"""Pairs of prompts for an interchange: the base is patched, the source gives the activation.
+
+Pairs.from_prompts(model, ["Mary and John ..."], ["John and Mary ..."], ["Mary"], ["John"])
+"""
 
 import contextlib
 from collections.abc import Sequence
@@ -29,7 +32,8 @@ class Pairs:
 
     `pairs[rows]` gives `Pairs` again; rows are a number, a slice, a list of numbers or a mask.
 
-    Raises ValueError: no pairs or not one entry for each, or what no pair can be made of.
+    Raises ValueError: no pairs or not one entry for each, a position outside its prompt, or an
+    answer that is its counterfactual.
     """
 
     base_tokens: Tokens
@@ -179,7 +183,8 @@ def _from_start(position: int | Sequence[int], prompts: Tokens) -> Int[Tensor, "
     """Positions counted from 0; those before the start stay negative."""
     given = np.asarray(position)
     if given.dtype.kind not in "iu" or given.shape not in ((), (len(prompts),)):
-        raise ValueError(f"positions are whole numbers, one or {len(prompts)}, not {position!r}")
+        wanted = f"a position must be a whole number, or one for each of {len(prompts)} pairs"
+        raise ValueError(f"{wanted}, not {position!r}")
     positions = torch.as_tensor(given).expand(len(prompts))
     lengths = torch.tensor([len(tokens) for tokens in prompts], dtype=torch.long)
     return torch.where((positions < 0) & (positions >= -lengths), positions + lengths, positions)

@@ -1,4 +1,4 @@
-"""Ordinary text, to see what activations are like when nobody is running an experiment."""
+"""Ordinary text, when nobody runs an experiment: `tokens = passages(model, 60, length=64)`."""
 
 import torch
 from jaxtyping import Int

@@ -186,8 +186,8 @@ def _check_request(
     check_sites(model, sites)
     shape = tuple(getattr(tokens, "shape", ()))
     if not layers or len(shape) != 2 or tokens[:, skip:].numel() == 0:
-        found = f"layers {list(layers)} and tokens of shape {shape}"
-        raise ValueError(f"second moments need a layer and more than {skip} tokens, not {found}")
+        found = f"not layers {list(layers)} and tokens of shape {shape}"
+        raise ValueError(f"second moments need a layer and passages longer than {skip}: {found}")
     check_vocabulary(model, tokens.flatten())
     return sites
 

@@ -363,7 +363,7 @@ def test_verdicts_follow_from_the_thresholds(test, value):
     ],
 )
 def test_verdicts_by_hand(thresholds, value, verdict):
-    assert judge(criteria.Criterion("", "", *thresholds, ""), Estimate(*value)) == verdict
+    assert judge(criteria.Criterion("", "", "", *thresholds), Estimate(*value)) == verdict
 
 
 def test_the_tests_are_those_of_the_engine(model, pairs):

@@ -105,7 +105,7 @@ def test_training_stops_when_nothing_improves():
             "loss became nan",
         ),
         (lambda: find_direction(toy(), 2, loss=squared_error, epochs=1).direction, "rank 2"),
-        (lambda: find_direction(toy(), patience=0), "patience must be at least 1"),
+        (lambda: find_direction(toy(), patience=0), "patience must be a whole number from 1 on"),
         (lambda: find_direction(toy(), 2, init=torch.ones(2, 3)), r"shape \(3, 2\), got \(2, 3\)"),
     ],
 )
@@ -245,7 +245,7 @@ def test_steps_only_help(cached):
 
 
 def test_bad_requests_for_pair_directions():
-    with pytest.raises(ValueError, match="must not be negative"):
+    with pytest.raises(ValueError, match="steps must be a whole number from 0 on"):
         find_pair_directions(linear_pairs(), steps=-1)
     same = linear_pairs()
     same.source = same.base.clone()

@@ -520,7 +520,7 @@ def test_passages_from_wikitext(tiny_model, monkeypatch, bos):
     assert len(orders) > 1
     with pytest.raises(ValueError, match="only 3 paragraphs"):
         moments.passages_from_wikitext(model, 4, length=6)
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="n must be a whole number from 1 on"):
         moments.passages_from_wikitext(model, 0)
 
 
@@ -708,7 +708,7 @@ WEIGHT = normal(6, 3, seed=0).float()
         (lambda m: moments.second_moment(m, [3], random_tokens(m, 2, 4)), "layer 3 is out of"),
         (lambda m: moments.second_moment(m, [1], random_tokens(m, 2, 1)), "longer than 1"),
         (lambda m: moments.cached_second_moment(m, [], random_tokens(m, 2, 4)), "need a layer"),
-        (lambda m: moments.regularised(EYE, -1), "negative"),
+        (lambda m: moments.regularised(EYE, -1), "zero or a positive"),
         (lambda m: rome_pairs(m, ["The {}"], ["book", "key"], [3]), "for each fact"),
         (lambda m: rome_pairs(m, ["The book"], ["book"], [3]), "one {}"),
         (lambda m: rome_pairs(m, ["The {}Mary"], ["book"], [3]), "shares a token"),

@@ -1,9 +1,7 @@
 """Judge a direction: does its patch use a natural pathway, or one that the patch opens?
 
-    result = audit(model, Site(21, "mlp_hidden"), direction, pairs)
-    save(result, "audit")
-
-and `python -m helpers.audit --help` does the same from files.
+result = audit(model, Site(21, "mlp_hidden"), direction, pairs)
+save(result, "audit")  # as `python -m helpers.audit` does from files
 """
 
 from helpers.audit.criteria import TESTS, conclude, measured

@@ -23,13 +23,12 @@ from transformer_lens import TransformerBridge
 
 from helpers.audit.measure import audit
 from helpers.audit.report import save
-from helpers.models.load import load_model, model_slug
-from helpers.models.smollm import ModelError
+from helpers.models import ModelError, load_model, model_slug
 from helpers.output.files import check_writable
-from helpers.patching.sites import HOOKS, OF_ONE_HEAD, Site
-from helpers.tasks import agreement, facts, ioi
-from helpers.tasks.pair_files import read_pairs, read_table
-from helpers.tasks.pairs import Pairs
+from helpers.patching import Site
+from helpers.patching.sites import HOOKS, OF_ONE_HEAD
+from helpers.tasks import Pairs, agreement, facts, ioi, read_pairs
+from helpers.tasks.pair_files import read_table
 
 TASKS = ("ioi", "number", "gender", "facts")  # pairs that need no file
 SHOW_SAVING = "save one vector with numpy.save, torch.save or safetensors.torch.save_file"
@@ -40,10 +39,7 @@ class DirectionFileError(ValueError):
 
 
 def parse_site(text: str) -> Site:
-    """The site that `str(site)` writes as `text`, such as `mlp_hidden.21` or `head_output.23.1`.
-
-    Raises ValueError: the text is no such name.
-    """
+    """The site that `str(site)` writes as `text`, such as `mlp_hidden.21` or `head_output.23.1`."""
     kind, *numbers = text.strip().split(".")
     if kind not in HOOKS:
         raise ValueError(f"unknown kind of site {kind!r} in {text!r}: choose one of {list(HOOKS)}")
@@ -59,11 +55,9 @@ def parse_site(text: str) -> Site:
 def read_direction(path: str | Path) -> Float[Tensor, "d"]:
     """The vector in a file, `[d]`, `[d, 1]` or `[1, d]`, as float32.
 
-    Args:
-        path: `.npy`, `.pt` (read without running code that may be in it) or `.safetensors`; where
-            a file holds several tensors, the one called `direction` is meant.
-
-    Raises DirectionFileError: there is no such file, or no such vector in it.
+    The file is `.npy`, `.pt` (read without running code that may be in it) or `.safetensors`; where
+    it holds several tensors, the one called `direction` is meant. A DirectionFileError says why
+    there is no such vector in it.
     """
     path = Path(path)
     if not path.is_file():
@@ -76,29 +70,26 @@ def read_direction(path: str | Path) -> Float[Tensor, "d"]:
     except OSError as error:
         raise DirectionFileError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # damaged files raise whatever their parser stumbles over
-        raise DirectionFileError(
-            f"{path} is damaged, or holds more than numbers: {SHOW_SAVING}"
-        ) from error
+        reason = f"{path} is damaged, or holds more than numbers: {SHOW_SAVING}"
+        raise DirectionFileError(reason) from error
     if isinstance(content, Mapping):
         name = next(iter(content)) if len(content) == 1 else "direction"
         if name not in content:
-            raise DirectionFileError(
-                f"{path} holds {list(content)}: call the tensor that is meant 'direction'"
-            )
+            raise DirectionFileError(f"{path} holds {list(content)}: call the tensor 'direction'")
         content = content[name]
     return _vector(path, content)
 
 
 def load_pairs(model: TransformerBridge, options: argparse.Namespace) -> Pairs:
     """The pairs that the options ask for; a ValueError if they cannot be had for this model."""
-    task, drawn = options.pairs, {"split": options.split, "seed": options.seed}
+    task, n, seed = options.pairs, options.n, options.seed
     if task == "ioi":
-        return ioi.make_pairs(model, options.n, **drawn)
+        return ioi.make_pairs(model, n, split=options.split, seed=seed)
     if task in ("number", "gender"):
-        return agreement.make_pairs(model, task, options.n, **drawn)
+        return agreement.make_pairs(model, task, n, split=options.split, seed=seed)
     if task == "facts":
         known = facts.known_facts(model, batch_size=options.batch_size)
-        return facts.make_pairs(model, known, options.n, seed=options.seed)
+        return facts.make_pairs(model, known, n, seed=seed)
     return read_pairs(model, task)
 
 
@@ -122,11 +113,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Read, load, measure and save; the files are checked before the model is loaded.
-
-    Raises ModelError: the model cannot be loaded. ValueError: an option or a file does not fit.
-    OSError: the results cannot be written.
-    """
+    """Read, load, measure and save; the files are checked before the model is loaded."""
     direction = read_direction(options.direction)
     if options.pairs not in TASKS:
         read_table(options.pairs)
@@ -152,12 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     matplotlib.use("agg")  # the figure goes into a file: no window is needed
     try:
         run(options)
-    except ModelError as error:
+    except (ModelError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, ModelError) else 2
     except OSError as error:
         where = "make room there, or choose another folder with --out"
         print(f"error: {options.out} cannot be written: {error}: {where}", file=sys.stderr)
@@ -212,8 +196,9 @@ def _at_least(least: int) -> Callable[[str], int]:
 
     def read(text: str) -> int:
         if not re.fullmatch("[0-9]{1,9}", text) or int(text) < least:
-            most = 10**9 - 1
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} to {most}")
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is no whole number from {least} to {10**9 - 1}"
+            )
         return int(text)
 
     return read

@@ -1,7 +1,7 @@
 """What the tests of a direction say: thresholds, findings, and the verdict they lead to.
 
-`helpers.audit.diagnostics` measures; this module judges. All thresholds stand in `TESTS`. They were
-set by hand on planted models (lesson 09); a test without one is reported and not judged.
+All thresholds stand in `TESTS`. They were set by hand on planted models (lesson 09); a test without
+one is reported and not judged.
 """
 
 from collections.abc import Sequence
@@ -25,26 +25,20 @@ UNDECIDED = "undecided"
 
 @dataclass(frozen=True)
 class Criterion:
-    """A test of `helpers.audit.diagnostics.scores`, by its name there, and how to read it.
-
-    Attributes:
-        against: Values from here on speak against a natural pathway; None: it is not judged.
-        acquits: Values down to here speak for one; None: no value does.
-        limits: When it is fooled.
-    """
+    """A test of `helpers.audit.diagnostics.scores`, by its name there, and how to read it."""
 
     name: str
     question: str
-    against: float | None
-    acquits: float | None
-    limits: str
+    limits: str  # when it is fooled
+    against: float | None = None  # values from here on speak against a natural pathway, if judged
+    acquits: float | None = None  # values down to here speak for one
 
     @property
     def floor(self) -> float | None:
         """What the interval must lie above if the test is to speak against."""
-        if self.against is None:
-            return None
-        return self.against / 2 if self.acquits is None else self.acquits
+        if self.against is None or self.acquits is not None:
+            return self.acquits
+        return self.against / 2
 
 
 SMALLEST_EFFECT = 0.05  # FLDD below which there is nothing to explain
@@ -53,74 +47,64 @@ TESTS = (
     Criterion(
         WHOLE,
         "How much of the direction's effect does the whole component not have?",
-        0.75,
-        0.5,
         "Fooled by a decoy: a component that carries the feature elsewhere too has a large effect "
         "of its own, which hides that this direction's is not natural.",
+        against=0.75,
+        acquits=0.5,
     ),
     Criterion(
         "lost off natural changes",
         "How much of the effect is lost if the patch moves only as real inputs do?",
-        0.75,
-        0.5,
         "Needs many pairs to see how inputs move; fooled if the part that acts varies naturally, "
         "for reasons that have nothing to do with the feature.",
+        against=0.75,
+        acquits=0.5,
     ),
     Criterion(
         "beyond range",
         "By how many widths does the patch leave the range of what real inputs write?",
-        0.1,
-        None,
         "Silent if the pathway that the patch opens lies within the natural range.",
+        against=0.1,
     ),
     Criterion(
         "lost by the row part",
         "How much of the effect is lost without the part that the output matrix ignores?",
-        0.5,
-        0.25,
-        "Fooled if the matrix reads the disconnected part although nobody uses what it writes, and "
-        "if a natural unit writes in the same direction.",
+        "Fooled if the matrix reads the disconnected part although nobody uses what it writes, "
+        "and if a natural unit writes in the same direction.",
+        against=0.5,
+        acquits=0.25,
     ),
     Criterion(
         "far downstream",
         "How far are the units of the next MLP from real states, in usual distances?",
-        1.1,
-        0.9,
         "Fooled by a decoy; and a strong patch along a natural direction goes far, too.",
+        against=1.1,
+        acquits=0.9,
     ),
     Criterion(
         "far at the site",
         "How far is the patched activation from real ones, in usual distances?",
-        None,
-        None,
         "One unit in a thousand hardly changes a distance.",
     ),
     Criterion(
         "lost in range",
         "How much of the effect is lost if later MLP units stay in their natural range?",
-        0.5,
-        None,
         "Sees only pathways through later MLP units, and only those outside their natural range.",
+        against=0.5,
     ),
     Criterion(
         "null norm",
         "How long is the part of the unit direction that the output matrix ignores?",
-        None,
-        None,
         "A natural direction has such a part too.",
     ),
     Criterion(
         "read by the null part",
         "How much of the effect is triggered by the part that the output matrix ignores?",
-        None,
-        None,
         "A natural direction is triggered by such a part too.",
     ),
     Criterion(
         "not necessary",
         "How much of the direction's effect does the whole component keep without it?",
-        None,
-        None,
         "As long as effects add up, near 0 for every direction, natural or not.",
     ),
 )
@@ -128,13 +112,7 @@ TESTS = (
 
 @dataclass(frozen=True)
 class Finding:
-    """What one test found.
-
-    Attributes:
-        value: With the interval over pairs; None if the test does not apply.
-        verdict: `AGAINST`, `FOR`, `OPEN`, `REPORTED` or `DOES_NOT_APPLY`.
-        reason: Why, with the number.
-    """
+    """What one test found: the value with its interval over pairs, if it applies, and why."""
 
     test: str
     question: str
@@ -178,12 +156,8 @@ def conclude(effect: Estimate, random: Sequence[Estimate], findings: Sequence[Fi
 
     `NO_EFFECT` unless its FLDD is at least `SMALLEST_EFFECT` and the interval lies above that of
     every random direction. `ILLUSION` if the whole component's test speaks against it, or any two
-    do. `CONSISTENT` if that test speaks for it and none against. Else `UNDECIDED`.
-
-    Args:
-        effect, random: FLDD of the direction, and of random ones, at least one.
-
-    Raises ValueError: there is no random direction.
+    do. `CONSISTENT` if that test speaks for it and none against. Else `UNDECIDED`. `effect` and
+    `random` are FLDD of the direction and of random ones: at least one, or it is a ValueError.
     """
     if effect.value < SMALLEST_EFFECT or effect.low <= _chance(random):
         return NO_EFFECT

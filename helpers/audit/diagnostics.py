@@ -1,11 +1,9 @@
 """Tests of a direction: numbers that may tell a natural pathway from one that a patch opens.
 
-Every test is scored so that a larger number is more suspicious. What a test is worth is another
-question: lesson 09 scores them all on models where the truth is known, and `helpers.audit` judges
-by those that earned it.
-
-`cached` is a `CachedPairs`, or `PlantedPairs`. `W` is the matrix that takes the site's activation
-to the residual stream, `[d d_model]`; None where the activation is in the stream as it stands.
+Every test is scored so that a larger number is more suspicious; lesson 09 scores them all on models
+where the truth is known, and `helpers.audit.criteria` judges by those that earned it. `cached` is a
+`CachedPairs`, or `PlantedPairs`. `W` is the matrix that takes the site's activation to the residual
+stream, `[d d_model]`; None where the activation is in the stream as it stands.
 """
 
 from collections.abc import Mapping
@@ -16,17 +14,17 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
-from helpers.directions.geometry import patch_subspace, read_write_patch, row_null_split, unit
+from helpers.directions import patch_subspace, read_write_patch, row_null_split, unit
 from helpers.models import require
-from helpers.patching.cached import CachedPairs
-from helpers.patching.sites import Site, check_sites
+from helpers.patching import Acts, CachedPairs, Estimate, Site, check_sites
+from helpers.patching.metrics import PerPair, bootstrap
 
 if TYPE_CHECKING:
     from helpers.audit.planted import PlantedPairs
 
 Cached: TypeAlias = "CachedPairs | PlantedPairs"
 Writer: TypeAlias = Float[Tensor, "d d_model"] | None
-PerPair: TypeAlias = Float[Tensor, "pairs"]
+Vector: TypeAlias = Float[Tensor, "d"]
 
 ONLY_READ = ("mlp_in", "head_query")
 COINCIDE = 1e-3  # of the largest distance among natural states: closer ones are the same
@@ -43,12 +41,14 @@ class Score(NamedTuple):
     def value(self) -> float:
         return (self.above.mean() / self.below.mean()).item()
 
+    def estimate(self, seed: int = 0) -> Estimate:
+        """The value with its bootstrap interval over pairs."""
+        samples = torch.stack([self.above, self.below], -1)
+        return bootstrap(samples, lambda means: means[..., 0] / means[..., 1], seed=seed)
+
 
 def writing_matrix(model: TransformerBridge, site: Site) -> Writer:
-    """What takes the site's activation to the residual stream; None for what is in it already.
-
-    Raises ValueError: what an MLP or a head only reads, or a site that the model does not have.
-    """
+    """What takes the activation to the residual stream; None for what is in it already."""
     check_sites(model, [site])
     block = model.blocks[site.layer]
     if site.kind == "mlp_hidden":
@@ -65,15 +65,14 @@ def has_kernel(W: Writer) -> bool:
     return W is not None and W.shape[0] > W.shape[1]
 
 
-def scores(cached: Cached, direction: Float[Tensor, "d"], W: Writer) -> dict[str, Score]:
+def scores(cached: Cached, direction: Vector, W: Writer) -> dict[str, Score]:
     """All tests of a direction, by name; larger is more suspicious.
 
     `helpers.audit.criteria.TESTS` says what each asks. Effects are falls of the logit difference;
     shares are of the direction's effect. not necessary: 1 minus the effect that the whole component
     loses without the direction, over the direction's. Those of the row and null part only where `W`
-    has a kernel (section 4.3 of the paper, in both conventions).
-
-    Raises ValueError: the direction is zero, holds NaN or does not fit the site.
+    has a kernel (section 4.3 of the paper, in both conventions). Raises ValueError: the direction
+    is zero, holds NaN or does not fit the site.
     """
     require.floats("the direction", direction, ndim=1)
     patched = patches(cached, direction, W)
@@ -98,9 +97,7 @@ def scores(cached: Cached, direction: Float[Tensor, "d"], W: Writer) -> dict[str
     return found
 
 
-def patches(
-    cached: Cached, direction: Float[Tensor, "d"], W: Writer
-) -> dict[str, Float[Tensor, "pairs d"]]:
+def patches(cached: Cached, direction: Vector, W: Writer) -> dict[str, Acts]:
     """The patched activations that the tests compare, by name.
 
     natural changes: what the direction moves, projected on `natural_changes`. Where `W` has a
@@ -123,7 +120,7 @@ def patches(
 
 
 @torch.no_grad()
-def falls(cached: Cached, patched: Mapping[str, Float[Tensor, "pairs d"]]) -> dict[str, PerPair]:
+def falls(cached: Cached, patched: Mapping[str, Acts]) -> dict[str, PerPair]:
     """How far the logit difference of each pair falls under each patch, in nats."""
     rows = torch.arange(len(cached), device=cached.base.device).repeat(len(patched))
     after = cached.logit_difference(torch.cat(list(patched.values())), rows).chunk(len(patched))
@@ -138,11 +135,11 @@ def natural_changes(cached: Cached) -> Float[Tensor, "d k"]:
     return axes[: int((held < NATURAL_SHARE).sum()) + 1].T
 
 
-def beyond_range(cached: Cached, patched: Float[Tensor, "pairs d"], W: Writer) -> PerPair:
+def beyond_range(cached: Cached, patched: Acts, W: Writer) -> PerPair:
     """How far the patch drives what is written out of its natural range, in widths of that range.
 
-    Along the direction in which the patch changes the residual stream. 0: within what some base or
-    source prompt of these pairs writes there; 1: beyond it by as much as the range is wide.
+    Along the direction in which the patch changes the stream; natural is what prompts of these
+    pairs write there. 0: within the range; 1: beyond it by as much as it is wide.
     """
     write = torch.eye(cached.base.shape[1]).to(cached.base) if W is None else W
     axis = torch.linalg.svd((patched - cached.base) @ write, full_matrices=False)[2][0]
@@ -152,15 +149,13 @@ def beyond_range(cached: Cached, patched: Float[Tensor, "pairs d"], W: Writer) -
     return (excess / (high - low).clamp(min=1e-6)).cpu()
 
 
-def distance_ratio(
-    natural: Float[Tensor, "natural d"], patched: Float[Tensor, "pairs d"]
-) -> PerPair:
+def distance_ratio(natural: Float[Tensor, "natural d"], patched: Acts) -> PerPair:
     """Distance of each patched state to the nearest natural one, over the usual such distance.
 
     `natural` begins with the bases in the order of the pairs. A patched state is not compared with
-    the base it was made from, nor a natural state with itself; nor with another that coincides with
-    it, as those of one prompt do that serves in two pairs. Where all natural states coincide, there
-    is no usual distance: 0 for a state that does not move, and a huge number for one that does.
+    the base it was made from, nor a natural state with itself or one that coincides with it (of a
+    prompt in two pairs). Where all natural states coincide, there is no usual distance: 0 for a
+    state that does not move, and a huge number for one that does.
     """
     exact = "donot_use_mm_for_euclid_dist"  # else states that coincide are up to 0.01 apart
     to_natural = torch.cdist(patched, natural, compute_mode=exact)
@@ -175,7 +170,7 @@ def distance_ratio(
 
 
 @torch.no_grad()
-def downstream(cached: Cached, patched: Float[Tensor, "pairs d"]) -> tuple[PerPair, PerPair]:
+def downstream(cached: Cached, patched: Acts) -> tuple[PerPair, PerPair]:
     """What happens above the site: the fall with later units held in range, and how far they are.
 
     The hidden units of all MLPs above the site are clipped, at the patched token, to what they do
@@ -193,7 +188,7 @@ def downstream(cached: Cached, patched: Float[Tensor, "pairs d"]) -> tuple[PerPa
     return (cached.clean_logit_difference - held).cpu(), far
 
 
-def later_units(cached: Cached, activation: Float[Tensor, "pairs d"]) -> dict[Site, Tensor]:
+def later_units(cached: Cached, activation: Acts) -> dict[Site, Tensor]:
     """Hidden activations of all MLPs above the site, at the patched token, under a patch."""
     if not isinstance(cached, CachedPairs):  # planted pairs may have units there, too
         return cached.later_units(activation)

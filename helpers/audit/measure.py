@@ -1,8 +1,4 @@
-"""What an audit measures: effects of the direction and of its controls, and what each test finds.
-
-result = audit(model, Site(21, "mlp_hidden"), direction, pairs)
-print(result.summary)
-"""
+"""What an audit measures: `audit(model, Site(21, "mlp_hidden"), direction, pairs).summary`."""
 
 import importlib.metadata
 import platform
@@ -17,23 +13,14 @@ from torch import Tensor
 from transformer_lens import TransformerBridge
 
 from helpers import __version__
-from helpers.audit.criteria import (
-    SMALLEST_EFFECT,
-    TESTS,
-    Finding,
-    conclude,
-    inapplicable,
-    measured,
-    summarise,
-)
+from helpers.audit import criteria
+from helpers.audit.criteria import SMALLEST_EFFECT, TESTS, Finding
 from helpers.audit.diagnostics import ONLY_READ, Score, scores, writing_matrix
-from helpers.directions.geometry import patch_subspace, random_direction, unit
-from helpers.directions.search import _bar
-from helpers.patching.cached import CachedPairs
-from helpers.patching.caching import cache_pairs
-from helpers.patching.metrics import Estimate, bootstrap
-from helpers.patching.sites import HOOKS, OF_ONE_HEAD, Site, check_sites
-from helpers.tasks.pairs import Pairs
+from helpers.directions import patch_subspace, random_direction, unit
+from helpers.directions.search import progress_bar
+from helpers.patching import Estimate, Site, cache_pairs, check_sites
+from helpers.patching.sites import HOOKS, OF_ONE_HEAD
+from helpers.tasks import Pairs
 
 FEWEST_PAIRS, N_RANDOM = 8, 3
 PACKAGES = ("torch", "transformer_lens", "transformers")
@@ -48,54 +35,44 @@ class Effects(NamedTuple):
 
 @dataclass(frozen=True)
 class Audit:
-    """What was measured about a direction, and what it says.
-
-    Attributes:
-        seed: Of the random directions and of the findings' intervals.
-        effect, whole: What the patches of the direction and of the whole component do.
-        random: FLDD of random directions.
-        findings: In the order of `helpers.audit.criteria.TESTS`.
-        versions: Of the packages that measured it.
-    """
+    """What was measured about a direction and the whole component, and what it says."""
 
     model: str
     site: Site
     n_pairs: int
-    seed: int
+    seed: int  # of the random directions and of the findings' intervals
     effect: Effects
     whole: Effects
-    random: tuple[Estimate, ...]
-    findings: tuple[Finding, ...]
-    versions: Mapping[str, str]
+    random: tuple[Estimate, ...]  # FLDD of random directions
+    findings: tuple[Finding, ...]  # in the order of `helpers.audit.criteria.TESTS`
+    versions: Mapping[str, str]  # of the packages that measured it
 
     @property
     def verdict(self) -> str:
         """The verdict of `helpers.audit.criteria.conclude`."""
-        return conclude(self.effect.fldd, self.random, self.findings)
+        return criteria.conclude(self.effect.fldd, self.random, self.findings)
 
     @property
     def summary(self) -> str:
         """The verdict with its reasons, by `helpers.audit.criteria.summarise`."""
-        return summarise(self.effect.fldd, self.random, self.findings)
+        return criteria.summarise(self.effect.fldd, self.random, self.findings)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, with the verdict and the summary."""
-        return {
-            "verdict": self.verdict,
-            "summary": self.summary,
-            "model": self.model,
-            "site": self.site.as_dict(),
-            "n_pairs": self.n_pairs,
-            "seed": self.seed,
-            "effect": {name: value._asdict() for name, value in self.effect._asdict().items()},
-            "whole": {name: value._asdict() for name, value in self.whole._asdict().items()},
-            "random": [value._asdict() for value in self.random],
-            "findings": [
-                vars(finding) | {"value": finding.value and finding.value._asdict()}
-                for finding in self.findings
-            ],
-            "versions": dict(self.versions),
-        }
+        return {"verdict": self.verdict, "summary": self.summary, **_plain(vars(self))}
+
+
+def _plain(value: Any) -> Any:
+    """Sites, findings and named tuples as dictionaries, tuples as lists, all the way down."""
+    if isinstance(value, Site):
+        return value.as_dict()
+    if isinstance(value, Finding):
+        value = vars(value)
+    elif hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return list(map(_plain, value)) if isinstance(value, tuple) else value
 
 
 def audit(
@@ -109,10 +86,9 @@ def audit(
     name: str | None = None,
     progress: bool = True,
 ) -> Audit:
-    """Measure what the patch along a direction does, and how.
+    """Measure what the patch along a direction, of any length, does at `site`, and how.
 
     Args:
-        direction: A vector of any length at `site`.
         pairs: At least 8, better 50: ranges and intervals are taken over them.
         seed: Of the random directions (`seed`, `seed + 1`, ...) and of the intervals.
         batch_size: Prompts per forward pass; less needs less memory.
@@ -125,18 +101,16 @@ def audit(
     """
     direction = _checked(model, site, direction)
     if len(pairs) < FEWEST_PAIRS:
-        raise ValueError(
-            f"{len(pairs)} pairs are too few: ranges and intervals over pairs need at least "
-            f"{FEWEST_PAIRS}, better 50"
-        )
+        raise ValueError(f"{len(pairs)} pairs are too few: take at least {FEWEST_PAIRS}, better 50")
     W = writing_matrix(model, site)
     others = [random_direction(len(direction), seed=seed + i) for i in range(N_RANDOM)]
     cached = cache_pairs(model, pairs, site, batch_size=batch_size)
     _check_margin(cached.clean_logit_difference)
     base, source = cached.base, cached.source
     patched = [source, *(patch_subspace(base, source, v) for v in (direction, *others))]
-    steps = _bar(len(patched), "audit", progress)
-    whole, effect, *random = [_effects(cached, patched[step]) for step in steps]
+    steps = progress_bar(len(patched), "audit", progress)
+    found = [cached.measure(patched[step]) for step in steps]
+    whole, effect, *random = [Effects(e.fldd, e.interchange_accuracy) for e in found]
     findings = _findings(model, site, scores(cached, direction, W), seed, effect.fldd)
     return Audit(
         model=re.split(r"[/\\]", (name or model.cfg.model_name).rstrip("/\\"))[-1],
@@ -170,17 +144,13 @@ def _checked(model: TransformerBridge, site: Site, direction: Tensor) -> Float[T
         raise ValueError(f"a direction is one vector of real numbers [d], not {kind}")
     found, needed = len(direction), dimension(model, site)
     if found != needed:
-        fitting = ", ".join(map(str, _sites_with(model, site.layer, found)))
+        kinds = [kind for kind in HOOKS if kind not in ONLY_READ]
+        sites = [Site(site.layer, kind, head=0 if kind in OF_ONE_HEAD else None) for kind in kinds]
+        there = [s for s in sites if s.hook_name in model.hook_dict]
+        fitting = ", ".join(str(s) for s in there if dimension(model, s) == found)
         meant = f"do you mean {fitting}?" if fitting else "was it found in another model?"
         raise ValueError(f"the direction has {found} dimensions, but {site} has {needed}: {meant}")
     return unit(direction.float())
-
-
-def _sites_with(model: TransformerBridge, layer: int, d: int) -> list[Site]:
-    """The sites of a layer that have `d` dimensions; of the heads, the first."""
-    kinds = [kind for kind in HOOKS if kind not in ONLY_READ]
-    sites = [Site(layer, kind, head=0 if kind in OF_ONE_HEAD else None) for kind in kinds]
-    return [s for s in sites if s.hook_name in model.hook_dict and dimension(model, s) == d]
 
 
 def _check_margin(margin: Float[Tensor, "pairs"]) -> None:
@@ -201,11 +171,6 @@ def _nats(values: Float[Tensor, "pairs"]) -> str:
     return f"{values.mean():.2f} nats with a standard error of {error:.2f}"
 
 
-def _effects(cached: CachedPairs, activation: Float[Tensor, "pairs d"]) -> Effects:
-    effect = cached.measure(activation)
-    return Effects(effect.fldd, effect.interchange_accuracy)
-
-
 def _findings(
     model: TransformerBridge, site: Site, found: Mapping[str, Score], seed: int, effect: Estimate
 ) -> tuple[Finding, ...]:
@@ -215,9 +180,10 @@ def _findings(
         reason = _why_not(model, site, test.name, found.get(test.name))
         if not reason and effect.value < SMALLEST_EFFECT:
             reason = f"The patch removes {effect.value:.1%} of the margin: too little to ask how."
-        findings.append(
-            inapplicable(test, reason) if reason else measured(test, _ratio(found[test.name], seed))
-        )
+        if reason:
+            findings.append(criteria.inapplicable(test, reason))
+        else:
+            findings.append(criteria.measured(test, found[test.name].estimate(seed)))
     return tuple(findings)
 
 
@@ -236,9 +202,3 @@ def _why_not(model: TransformerBridge, site: Site, name: str, score: Score | Non
     if _may_be_zero(score.below):
         return f"The effect is {_nats(score.below)}: too little to take a share of."
     return ""
-
-
-def _ratio(score: Score, seed: int) -> Estimate:
-    """A score with its bootstrap interval over pairs."""
-    samples = torch.stack([score.above, score.below], -1)
-    return bootstrap(samples, lambda means: means[..., 0] / means[..., 1], seed=seed)

@@ -2,13 +2,11 @@
 
 Units are added to one MLP of the model: each has an activation on every prompt, which we choose,
 and a row that it writes into the residual stream. Behind that MLP there may be further units, which
-read the stream and stay silent on every prompt. The rest of the model is untouched, and everything
-behind the planted units is computed by the model itself.
+read the stream and stay silent on every prompt. All else is computed by the model itself.
 
 Whether a patch acts through a natural pathway is then a matter of fact: hold the planted units that
 do not carry the feature at what they are without a patch, and see how much of its effect is left.
-
-The design follows the planted pathways of Liu and Chen, moved to an activation with a kernel.
+(After the planted pathways of Liu and Chen, moved to an activation with a kernel.)
 """
 
 from collections.abc import Sequence
@@ -21,24 +19,24 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from helpers.audit.diagnostics import later_units
-from helpers.directions.geometry import random_direction, unit
-from helpers.patching.cached import CachedPairs, Clamp, gradients
-from helpers.patching.sites import Site
+from helpers.directions import random_direction, unit
+from helpers.patching import Acts, CachedPairs, Site
+from helpers.patching.cached import Clamp, gradients
+from helpers.patching.metrics import PerPair
 from helpers.patching.suffix import ALL
 
 Rows: TypeAlias = Int[Tensor, "rows"] | slice
-PerPrompt: TypeAlias = Float[Tensor, "pairs"]
+Stream: TypeAlias = Float[Tensor, "rows d_model"]
 SILENT = Site(0, "mlp_out")  # in `later_units`, stands for the planted units behind the MLP
 
 
 class Unit(NamedTuple):
-    """A planted unit: its activations on the prompts, what it writes, its weight in the direction.
-
-    A unit that is `natural` carries the feature on ordinary prompts.
+    """A planted unit: its activations, what it writes, its weight in the direction, and whether it
+    carries the feature on ordinary prompts.
     """
 
-    base: Float[Tensor, "pairs"]
-    source: Float[Tensor, "pairs"]
+    base: PerPair
+    source: PerPair
     writes: Float[Tensor, "d_model"]
     weight: float
     natural: bool
@@ -51,7 +49,7 @@ class Silent(NamedTuple):
     threshold: float
     writes: Float[Tensor, "k d_model"]
 
-    def fires(self, stream: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows k"]:
+    def fires(self, stream: Stream) -> Float[Tensor, "rows k"]:
         return torch.relu(stream @ self.reads - self.threshold)
 
 
@@ -60,22 +58,15 @@ class PlantedPairs:
     """Pairs at the hidden activation of an MLP with planted units, which follow its own.
 
     What it shares with `CachedPairs` means the same.
-
-    Attributes:
-        hidden, stream: The pairs at `mlp_hidden` and at `resid_post` of the layer.
-        base_units, source_units: Activations of the planted units.
-        writes: What each of them writes into the residual stream.
-        natural: Which of them carry the feature on ordinary prompts.
-        silent: Planted units behind the MLP, if any.
     """
 
-    hidden: CachedPairs
-    stream: CachedPairs
-    base_units: Float[Tensor, "pairs k"]
-    source_units: Float[Tensor, "pairs k"]
-    writes: Float[Tensor, "k d_model"]
-    natural: Sequence[bool]
-    silent: Silent | None = None
+    hidden: CachedPairs  # at `mlp_hidden`
+    stream: CachedPairs  # at `resid_post` of the layer
+    base_units: Acts
+    source_units: Acts
+    writes: Float[Tensor, "k d_model"]  # what each planted unit writes into the residual stream
+    natural: Sequence[bool]  # which of them carry the feature on ordinary prompts
+    silent: Silent | None = None  # planted units behind the MLP
 
     def __len__(self) -> int:
         return len(self.hidden)
@@ -87,33 +78,31 @@ class PlantedPairs:
         return torch.cat([own, self.writes])
 
     @cached_property
-    def base(self) -> Float[Tensor, "pairs d"]:
+    def base(self) -> Acts:
         return torch.cat([self.hidden.base, self.base_units], -1)
 
     @cached_property
-    def source(self) -> Float[Tensor, "pairs d"]:
+    def source(self) -> Acts:
         return torch.cat([self.hidden.source, self.source_units], -1)
 
     @cached_property
     @torch.no_grad()
-    def clean_logit_difference(self) -> Float[Tensor, "pairs"]:
+    def clean_logit_difference(self) -> PerPair:
         return self.logit_difference(self.base)
 
     @cached_property
-    def base_gradient(self) -> Float[Tensor, "pairs d"]:
+    def base_gradient(self) -> Acts:
         return gradients(self, self.base)
 
-    def written(
-        self, activation: Float[Tensor, "rows d"], rows: Rows = ALL
-    ) -> Float[Tensor, "rows d_model"]:
+    def written(self, activation: Acts, rows: Rows = ALL) -> Stream:
         """The residual stream behind the MLP, before any silent unit."""
         own = self.hidden.base.shape[1]
         change = torch.cat([activation[:, :own] - self.hidden.base[rows], activation[:, own:]], -1)
         return self.stream.base[rows] + change @ self.W
 
     def logit_difference(
-        self, activation: Float[Tensor, "rows d"], rows: Rows = ALL, *, clamp: Clamp | None = None
-    ) -> Float[Tensor, "rows"]:
+        self, activation: Acts, rows: Rows = ALL, *, clamp: Clamp | None = None
+    ) -> PerPair:
         """As for `CachedPairs`; `clamp` may hold the silent units, too."""
         clamp, stream = dict(clamp or {}), self.written(activation, rows)
         if self.silent:
@@ -123,7 +112,7 @@ class PlantedPairs:
         numbers = None if isinstance(rows, slice) else rows
         return self.stream.logit_difference(stream, numbers, clamp=clamp)
 
-    def later_units(self, activation: Float[Tensor, "pairs d"]) -> dict[Site, Tensor]:
+    def later_units(self, activation: Acts) -> dict[Site, Tensor]:
         """Hidden activations of all MLPs above, under a patch, and those of the silent units."""
         stream = self.written(activation)
         if not self.silent:
@@ -131,16 +120,15 @@ class PlantedPairs:
         fires = self.silent.fires(stream)
         return later_units(self.stream, stream + fires @ self.silent.writes) | {SILENT: fires}
 
-    def without_planted(self, activation: Float[Tensor, "pairs d"]) -> Float[Tensor, "pairs d"]:
+    def without_planted(self, activation: Acts) -> Acts:
         """The activation with the units that do not carry the feature as they are in the base."""
         held = torch.tensor([False] * self.hidden.base.shape[1] + [not n for n in self.natural])
         return torch.where(held.to(activation.device), self.base, activation)
 
 
-def feature(pairs: CachedPairs) -> tuple[PerPrompt, PerPrompt, Float[Tensor, "d"]]:
-    """A binary feature as the stream has it: a number near 1 or -1 for each prompt.
-
-    The third value is half the difference of the class means: one unit of the feature.
+def feature(pairs: CachedPairs) -> tuple[PerPair, PerPair, Float[Tensor, "d"]]:
+    """A binary feature as the stream has it: a number near 1 or -1 for each prompt, and half the
+    difference of the class means, which is one unit of the feature.
     """
     change = pairs.source - pairs.base
     axis = torch.linalg.svd(change, full_matrices=False)[2][0]
@@ -154,7 +142,7 @@ def feature(pairs: CachedPairs) -> tuple[PerPrompt, PerPrompt, Float[Tensor, "d"
 class Plan(NamedTuple):
     """What the families share: the signals, the sizes drawn for one model, and its generator."""
 
-    order: tuple[PerPrompt, PerPrompt]
+    order: tuple[PerPair, PerPair]
     push: Float[Tensor, "d_model"]  # what one unit of the feature writes for the readers
     elsewhere: Float[Tensor, "d_model"]  # as long, in a random direction
     size: float  # activation of a unit that carries the feature
@@ -225,30 +213,18 @@ def plant(
     """A planted model of one of `FAMILIES`, and the direction in its MLP that is to be judged.
 
     Sizes, strength and angles are drawn anew for each seed, and up to a fifth of the direction's
-    length is noise among the model's own units.
-
-    Args:
-        hidden, before, stream: The same pairs at `mlp_hidden`, `resid_mid` and `resid_post` of one
-            layer, of a feature that moves the residual stream there.
-
-    Raises ValueError: an unknown family, or pairs at other sites.
+    length is noise among the model's own units. `hidden`, `before` and `stream` are the same pairs
+    at `mlp_hidden`, `resid_mid` and `resid_post` of one layer, of a feature that moves the residual
+    stream there, or it is a ValueError, as is an unknown family.
     """
     parts = (hidden, before, stream)
     kinds, layers = [part.site.kind for part in parts], {part.site.layer for part in parts}
     fit = kinds == ["mlp_hidden", "resid_mid", "resid_post"] and len(layers) == 1
     if not fit or len({len(part) for part in parts}) > 1:
-        raise ValueError(
-            "the same pairs are needed at mlp_hidden, resid_mid and resid_post of one layer, but "
-            "these are at {}, {} and {}".format(*(part.site for part in parts))
-        )
+        needed = "the same pairs are needed at mlp_hidden, resid_mid and resid_post of one layer"
+        raise ValueError(f"{needed}, but these are at {', '.join(str(x.site) for x in parts)}")
     if family not in FAMILIES:
         raise ValueError(f"no family {family!r}: choose from {list(FAMILIES)}")
-    return _planted(family, *parts, seed)
-
-
-def _planted(
-    family: str, hidden: CachedPairs, before: CachedPairs, stream: CachedPairs, seed: int
-) -> tuple[PlantedPairs, Float[Tensor, "d"]]:
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(low: float, high: float) -> float:
@@ -303,10 +279,9 @@ def _silent(planted: PlantedPairs, plan: Plan) -> Silent:
     return Silent(reads, threshold, torch.stack([gain, -gain]))
 
 
-def share_opened(planted: PlantedPairs, patched: Float[Tensor, "pairs d"]) -> float:
-    """The truth: the share of a patch's effect that is gone with the opened pathway shut.
-
-    The planted units that do not carry the feature are held at their unpatched values.
+def share_opened(planted: PlantedPairs, patched: Acts) -> float:
+    """The truth: the share of a patch's effect that is gone with the planted units held that do not
+    carry the feature.
     """
     rows = torch.arange(len(planted)).repeat(2)
     both = torch.cat([patched, planted.without_planted(patched)])

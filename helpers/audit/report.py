@@ -1,7 +1,5 @@
 """An audit as Markdown, as one HTML page, as a figure, and as files."""
 
-import base64
-import io
 import json
 from collections import Counter
 from html import escape
@@ -11,25 +9,18 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from helpers.audit.criteria import (
-    AGAINST,
-    CONSISTENT,
-    DOES_NOT_APPLY,
-    FOR,
-    ILLUSION,
-    OPEN,
-    REPORTED,
-)
+from helpers.audit import criteria
+from helpers.audit.criteria import AGAINST, FOR, OPEN
 from helpers.audit.measure import Audit, Effects
 from helpers.output import files, pages, plots
-from helpers.patching.metrics import Estimate
+from helpers.patching import Estimate
 
 COLUMNS = ("test", "verdict", "question", "why", "what fools it")
-SIGN = {AGAINST: "✗", FOR: "✓", OPEN: "?", REPORTED: "·", DOES_NOT_APPLY: "–"}
+SIGN = {AGAINST: "✗", FOR: "✓", OPEN: "?", criteria.REPORTED: "·", criteria.DOES_NOT_APPLY: "–"}
 LOOK = {AGAINST: (plots.ILLUSORY, "X"), FOR: (plots.NATURAL, "o"), OPEN: (plots.BASE, "s")}
 COLORS = {
-    ILLUSION: plots.ILLUSORY,
-    CONSISTENT: plots.NATURAL,
+    criteria.ILLUSION: plots.ILLUSORY,
+    criteria.CONSISTENT: plots.NATURAL,
     "resid": plots.RESIDUAL,  # sites by the first word of their kind
     "mlp": plots.MLP,
     "attn": plots.ATTENTION,
@@ -54,7 +45,6 @@ def to_markdown(audit: Audit) -> str:
 
 def to_html(audit: Audit) -> str:
     """One page with the figure in it, which needs no other file."""
-    image = base64.b64encode(_png(audit)).decode()
     lines = "\n".join(f"<li>{escape(line)}</li>" for line in _effect_lines(audit))
     caption = "What each test says of a natural pathway"
     table = pages.html_table(caption, list(COLUMNS), _rows(audit))
@@ -62,7 +52,7 @@ def to_html(audit: Audit) -> str:
 <ul>
 {lines}
 </ul>
-<img src="data:image/png;base64,{image}" alt="{escape(figure_in_words(audit))}">
+{pages.image(_png(audit), figure_in_words(audit))}
 {table}
 <p>{escape(_footer(audit))}</p>"""
     return pages.html_page(f"Audit of a direction at {audit.site} of {audit.model}", body)
@@ -91,27 +81,16 @@ def figure_in_words(audit: Audit) -> str:
 
 
 def save(audit: Audit, folder: str | Path) -> list[Path]:
-    """Write audit.json, audit.md, audit.html and audit.png; the paths come back.
-
-    Raises OSError: the folder cannot be made or written.
-    """
-    folder = Path(folder)
-    contents = {
-        "audit.json": to_json(audit),
-        "audit.md": to_markdown(audit),
-        "audit.html": to_html(audit),
-        "audit.png": _png(audit),
-    }
-    for name, content in contents.items():
-        files.write(folder / name, content)
-    return [folder / name for name in contents]
+    """Write audit.json, audit.md, audit.html and audit.png, or an OSError; the paths come back."""
+    kinds = {"json": to_json, "md": to_markdown, "html": to_html, "png": _png}
+    contents = {Path(folder) / f"audit.{kind}": make(audit) for kind, make in kinds.items()}
+    for path, content in contents.items():
+        files.write(path, content)
+    return list(contents)
 
 
 def _png(audit: Audit) -> bytes:
-    file, drawn = io.BytesIO(), figure(audit)
-    drawn.savefig(file, format="png", dpi=150)
-    plt.close(drawn)
-    return file.getvalue()
+    return plots.png(figure(audit), dpi=150)
 
 
 def _rows(audit: Audit) -> list[list[str]]:

@@ -1,9 +1,4 @@
-"""Models side by side.
-
-    python -m tools.compare MODEL [MODEL ...]
-
-What `make run MODEL=...` recorded, or the reference values that come with the project.
-"""
+"""Models side by side, `python -m tools.compare MODEL ...`, as recorded or by reference values."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,8 +14,7 @@ from helpers.output import files, pages
 def compare(models: Sequence[str]) -> pd.DataFrame:
     """One row per claim: what it says, the published number, then each model's and its verdict.
 
-    Raises FileNotFoundError: nothing is known of one of the models. ResultsError: what was recorded
-    cannot be read.
+    Raises FileNotFoundError: nothing is known of one of the models.
     """
     found = {}
     for model in models:
@@ -44,10 +38,7 @@ def counts(table: pd.DataFrame) -> list[str]:
 
 
 def write(table: pd.DataFrame) -> Path:
-    """Write a comparison as `comparison.md` and `comparison.html` into the folder that comes back.
-
-    Raises ResultsError: it cannot be written.
-    """
+    """Write a comparison as `comparison.md` and `comparison.html`; the folder comes back."""
     columns, rows, lines = list(table), table.values.tolist(), counts(table)
     text = "\n\n".join(["# Models side by side", *lines, pages.markdown_table(columns, rows)])
     paragraphs = "\n".join(f"<p>{line}</p>" for line in lines)

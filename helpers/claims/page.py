@@ -1,12 +1,7 @@
-"""The replication report: every claim with the published number, ours, and where it comes from.
+"""The replication report, `python -m tools.report`: every claim, the published number and ours."""
 
-python -m tools.report [--model NAME]    writes report.md, report.html and report.json
-"""
-
-import base64
 import functools
 import importlib.metadata
-import io
 import json
 import platform
 import re
@@ -22,16 +17,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from helpers.claims import report
 from helpers.claims.reference import expected
-from helpers.claims.report import (
-    UNMEASURED,
-    VERDICTS,
-    claims,
-    claims_table,
-    recorded,
-    results_folder,
-    saving,
-)
+from helpers.claims.report import UNMEASURED, VERDICTS, claims, claims_table, results_folder
 from helpers.output import files, pages, plots
 from helpers.output.files import ROOT
 
@@ -45,13 +33,10 @@ LOOK = {
 
 
 def write_report(model: str | None = None) -> list[Path]:
-    """Write the report to `results/<model>/` in its three forms; the paths come back.
-
-    Raises ResultsError: they cannot be written, or what was recorded cannot be read.
-    """
+    """Write the report to `results/<model>/` in its three forms; the paths come back."""
     folder, kinds = results_folder(model), {"md": to_markdown, "html": to_html, "json": to_json}
     contents = {folder / f"report.{kind}": make(model) for kind, make in kinds.items()}
-    with saving(folder):
+    with report.saving(folder):
         for path, content in contents.items():
             files.write(path, content)
     return list(contents)
@@ -59,8 +44,8 @@ def write_report(model: str | None = None) -> list[Path]:
 
 def measurements(model: str | None = None) -> dict[str, dict[str, Any]]:
     """What was recorded on a model, else in our reference run ("from" says which), by claim."""
-    reference = {claim: {**entry, "from": REFERENCE} for claim, entry in expected(model).items()}
-    return reference | {c: {**entry, "from": MEASURED} for c, entry in recorded(model).items()}
+    known = {REFERENCE: expected(model), MEASURED: report.recorded(model)}
+    return {c: {**e, "from": source} for source, of in known.items() for c, e in of.items()}
 
 
 def report_table(model: str | None = None) -> pd.DataFrame:
@@ -133,14 +118,11 @@ def to_markdown(model: str | None = None) -> str:
 
 def to_html(model: str | None = None) -> str:
     """The report as one page, with the figure in it."""
-    table, file, drawn = report_table(model), io.BytesIO(), figure(model)
-    drawn.savefig(file, format="png", dpi=110)
-    plt.close(drawn)
-    image = base64.b64encode(file.getvalue()).decode()
+    table, image = report_table(model), plots.png(figure(model), dpi=110)
     caption = "Every claim: the published number, ours with its 95 % interval, the verdict"
     rules = [[claim, spec["statement"], spec["rule"]["text"]] for claim, spec in claims().items()]
     body = f"""<p class="verdict">{escape(_counts(table))}</p>
-<img src="data:image/png;base64,{image}" alt="{escape(figure_in_words(model))}">
+{pages.image(image, figure_in_words(model))}
 {pages.html_table(caption, list(table), table.values.tolist())}
 {pages.html_table("The rules, fixed before we measured", ["claim", "says", "rule"], rules)}
 <p>{escape(versions())}.</p>"""

@@ -1,6 +1,4 @@
-"""Our own reference values: what the claims came to when we ran the lessons.
-
-    python -m tools.reference [--model NAME]    takes the recorded claims as the new reference
+"""Our own reference values, `python -m tools.reference`: what the claims came to in our run.
 
 `data/expected/<model>.json` holds each claim's value with a tolerance that a run on another CPU
 should stay within. A run that leaves it has drifted: a package, the data or the code has changed
@@ -14,17 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from helpers.claims.report import (
-    claims,
-    read_json,
-    read_measured,
-    recorded,
-    results_folder,
-    rule_names,
-    update_json,
-)
+from helpers.claims import report
+from helpers.claims.report import claims, read_json, read_measured, recorded, results_folder
 from helpers.claims.sizes import sizes_name
-from helpers.models.load import PACKAGED, model_name, model_slug
+from helpers.models import PACKAGED, model_name
+from helpers.models.load import model_slug
 from helpers.output import files
 from helpers.output.files import ROOT
 
@@ -45,24 +37,18 @@ def expected_path(model: str | None = None, sizes: str | None = None) -> Path:
 
 
 def expected(model: str | None = None, sizes: str | None = None) -> dict[str, dict[str, Any]]:
-    """The reference values of a model by claim, for these or the chosen sizes, if we have any.
-
-    Raises ValueError: the file is damaged.
-    """
+    """The reference values of a model by claim, for these or the chosen sizes, if we have any."""
     return read_measured(expected_path(model, sizes))
 
 
 def record_headline(name: str, value: float, model: str | None = None) -> None:
     """Keep a headline number, if it is finite, with the results: it can become a reference."""
     if math.isfinite(value):
-        update_json(results_folder(model) / HEADLINE_FILE, name, {"value": value})
+        report.update_json(results_folder(model) / HEADLINE_FILE, name, {"value": value})
 
 
 def headlines(model: str | None = None) -> dict[str, float]:
-    """The reference values of the headline numbers by name, for small sizes; else none.
-
-    Raises ResultsError: the file is damaged.
-    """
+    """The reference values of the headline numbers by name, for small sizes; else none."""
     found = read_json(expected_path(model)).get(HEADLINES, {})
     return {name: entry["value"] for name, entry in found.items()}
 
@@ -88,11 +74,9 @@ def drifts(model: str | None = None) -> list[str]:
 
 
 def check(model: str | None = None) -> None:
-    """Compare what was recorded with the reference values of the packaged model, and say so.
+    """Compare what was recorded with the reference values, and say so.
 
-    On another model, or with the sizes of the paper, drifts are printed only.
-
-    Raises AssertionError: on the packaged model, a claim has moved; the message says which.
+    Raises AssertionError: on the packaged model, but for the sizes of the paper, a claim moved.
     """
     same = model_name(model) == PACKAGED and sizes_name() != "paper"
     moved = drifts(model)
@@ -111,10 +95,7 @@ def _short(item: Any, digits: int = 6) -> Any:
 
 
 def update(model: str | None = None) -> Path:
-    """Make what was recorded the reference; other claims and tolerances set before stay.
-
-    Raises FileNotFoundError: nothing was recorded. ValueError: one of the files is damaged.
-    """
+    """Make what was recorded the reference; other claims and tolerances set before stay."""
     if not recorded(model):
         name = results_folder(model).name
         raise FileNotFoundError(f"Nothing was recorded for {name}: run the lessons on it first")
@@ -123,7 +104,8 @@ def update(model: str | None = None) -> Path:
     for claim, entry in recorded(model).items():
         entries[claim] = {key: _short(entry[key]) for key in KEPT if entry.get(key) is not None}
         if entry.get("value") is not None:
-            judged = sorted(rule_names(claims()[claim]["rule"]) & entry.get("detail", {}).keys())
+            used = report.rule_names(claims()[claim]["rule"])
+            judged = sorted(used & entry.get("detail", {}).keys())
             entries[claim]["detail"] = {name: _short(entry["detail"][name]) for name in judged}
             default = default_tolerance(entry, claims()[claim]["paper"]["unit"])
             entries[claim]["tolerance"] = old.get(claim, {}).get("tolerance", _short(default, 2))

@@ -1,6 +1,4 @@
-"""Claims, measurements and verdicts: what the paper says, what we found, and whether they agree.
-
-    record("C9", 95.1, (93.8, 96.3))  # prints the verdict and stores it
+"""Claims and verdicts: `record("C9", 95.1, (93.8, 96.3))` judges a measurement and stores it.
 
 The verdict follows from the claim's rule, which `data/claims.json` fixed before anything was
 measured; nobody types a verdict.
@@ -21,6 +19,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
+from helpers.models import model_slug
 from helpers.output import files
 from helpers.output.files import ROOT
 
@@ -66,9 +65,8 @@ def record(
         value: The measured number, as the claim's `quantity` describes it.
         interval: The two ends of its 95 % interval.
         detail: Further numbers by name; those that the claim's rule names are needed.
-        lesson: The lesson that measured it, if not the one planned for it.
+        lesson, model: If not the lesson that is planned for it, or the current model.
         note: Anything a reader of the report should know.
-        model: The model's name, if not the current one.
 
     Raises ValueError: there is no such claim, or what is passed cannot be judged or stored.
     """
@@ -96,10 +94,7 @@ def record_untestable(claim: str, reason: str, *, model: str | None = None) -> V
 
 
 def recorded(model: str | None = None) -> dict[str, dict[str, Any]]:
-    """What the lessons have recorded on a model so far, by claim.
-
-    Raises ResultsError: the file is damaged.
-    """
+    """What the lessons have recorded on a model so far, by claim."""
     return read_measured(results_folder(model) / "claims.json")
 
 
@@ -130,10 +125,7 @@ def load_site(name: str, model: str | None = None) -> dict[str, Any]:
     """The site saved under this name.
 
     A published site (the paper's, for GPT-2) comes first, then the one our own results derived,
-    then the one shipped in `data/`.
-
-    Raises FileNotFoundError: there is none; the message says which lesson derives it. ResultsError:
-    the file is damaged.
+    then the one shipped in `data/`. A FileNotFoundError if there is none.
     """
     results, found = results_folder(model), []
     for path in (ROOT / "data" / "sites" / f"{results.name}.json", results / "sites.json"):
@@ -144,9 +136,7 @@ def load_site(name: str, model: str | None = None) -> dict[str, Any]:
     if found:
         return found[0 if found[0].get("published") else -1]["site"]
     model = model or os.environ.get("SUBSPACE_ILLUSION_MODEL") or results.name
-    raise FileNotFoundError(
-        f"No site {name!r} for {model}: run lesson 02 first: make run LESSON=02 MODEL={model}"
-    )
+    raise FileNotFoundError(f"No site {name!r} for {model}: first make run LESSON=02 MODEL={model}")
 
 
 @functools.cache
@@ -179,9 +169,8 @@ def judge(rule: Rule, numbers: Mapping[str, float]) -> str:
 
 def rule_names(rule: Rule) -> set[str]:
     """Every name that the conditions of a rule use."""
-    sides = [
-        side for left, _, right in rule["replicated"] + rule["partly"] for side in (left, right)
-    ]
+    conditions = rule["replicated"] + rule["partly"]
+    sides = [side for left, _, right in conditions for side in (left, right)]
     names = [side[1] if isinstance(side, list) else side for side in sides]
     return {name.strip("|") for name in names if isinstance(name, str)}
 
@@ -206,8 +195,6 @@ def show_ours(spec: Claim, entry: Mapping[str, Any]) -> str:
 
 def results_folder(model: str | None = None) -> Path:
     """Where a model's results go: below `$SUBSPACE_ILLUSION_RESULTS`, else in `results/`."""
-    from helpers.models.load import model_slug
-
     base = os.environ.get("SUBSPACE_ILLUSION_RESULTS") or ROOT / "results"
     return Path(base).expanduser() / model_slug(model)
 

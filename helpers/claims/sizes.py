@@ -10,33 +10,20 @@ SIZES_VARIABLE = "SUBSPACE_ILLUSION_SIZES"
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much data and training a lesson uses.
+    """How much data and training a lesson uses."""
 
-    Attributes:
-        train, test: Pairs of IOI.
-        epochs, batch_size: Of `find_direction` on them.
-        pair_steps: Of `find_pair_directions` on facts.
-        layers: Sweeps over facts look at about so many layers, or at all if there are fewer.
-        seeds: How often a search is started anew.
-        draws: Planted models of each family.
-        share: Of any other number of pairs or steps, see `some`.
-    """
-
-    train: int
+    train: int  # pairs of IOI
     test: int
-    epochs: int
+    epochs: int  # of `find_direction` on them
     batch_size: int
-    pair_steps: int
-    layers: int
-    seeds: int = 3
-    draws: int = 10
-    share: float = 1.0
+    pair_steps: int  # of `find_pair_directions` on facts
+    layers: int  # sweeps over facts look at about so many, or at all if there are fewer
+    seeds: int = 3  # how often a search is started anew
+    draws: int = 10  # planted models of each family
+    share: float = 1.0  # of any other number of pairs or steps, see `some`
 
     def some(self, number: int, least: int = 1) -> int:
-        """So many pairs or steps, or the smaller sizes' share of them, but not below `least`.
-
-        Raises ValueError: one of them is not a whole number from 1 on.
-        """
+        """So many pairs or steps, or the smaller sizes' share of them, but not below `least`."""
         require.whole("number", number, 1)
         require.whole("least", least, 1)
         return max(min(number, least), round(self.share * number))
@@ -52,10 +39,7 @@ SIZES = {
 
 
 def sizes_name(name: str | None = None) -> str:
-    """This name, or that in the environment variable SUBSPACE_ILLUSION_SIZES, or "quick".
-
-    Raises ValueError: there are no sizes of this name.
-    """
+    """This name, or that in the environment variable, or "quick"; a ValueError if unknown."""
     name = (name or os.environ.get(SIZES_VARIABLE, "")).strip().lower() or "quick"
     if name not in SIZES:
         raise ValueError(f"{SIZES_VARIABLE} must be one of {list(SIZES)}, not {name!r}")

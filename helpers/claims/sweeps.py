@@ -1,4 +1,7 @@
-"""Sweeps and large runs as files: those a lesson saves, and those that come with the project."""
+"""Sweeps and large runs as files: those a lesson saves, and those that come with the project.
+
+`data/README.md` has the commands that made the latter.
+"""
 
 import json
 from pathlib import Path
@@ -12,10 +15,7 @@ from helpers.output.files import ROOT
 
 
 def save_sweep(name: str, table: pd.DataFrame) -> Path:
-    """Write a table by layer and patch, such as that of `over_pairs`, to the results; the path.
-
-    Raises ResultsError: it cannot be written.
-    """
+    """Write a table by layer and patch, such as that of `over_pairs`, to the results; the path."""
     path = results_folder() / f"{name}-sweep.csv"
     with saving(path.parent):
         files.write(path, table.to_csv())
@@ -23,19 +23,11 @@ def save_sweep(name: str, table: pd.DataFrame) -> Path:
 
 
 def shipped_sweep(name: str) -> pd.DataFrame | None:
-    """The full-size sweep that comes with the project for this model, by layer and patch, if any.
-
-    See `data/README.md` for the command that made it.
-    """
+    """The full-size sweep that comes with the project for this model, by layer and patch."""
     path = ROOT / "data" / "sweeps" / results_folder().name / f"{name}.csv"
     return pd.read_csv(path, index_col=["layer", "patch"]) if path.exists() else None
 
 
 def shipped_evidence(name: str) -> dict[str, Any]:
-    """A large run that comes with the project, with the rules that stood before it.
-
-    See `data/README.md` for the command that made it.
-
-    Raises FileNotFoundError: there is none of this name.
-    """
+    """A large run that comes with the project, with the rules that stood before it."""
     return json.loads((ROOT / "data" / "evidence" / f"{name}.json").read_text(encoding="utf-8"))

@@ -1,9 +1,7 @@
 """Directions and subspaces: patch along them, take them apart, find them, sweep over layers.
 
-    v = find_direction(cached).direction
-    cached.measure(patch_subspace(cached.base, cached.source, v))
-
-trains a direction and patches it.
+v = find_direction(cached).direction
+cached.measure(patch_subspace(cached.base, cached.source, v))
 """
 
 from helpers.directions.closed_form import (
@@ -47,11 +45,5 @@ from helpers.directions.readers import (
     score_gradients,
     written_change,
 )
-from helpers.directions.search import (
-    Fit,
-    answer_logit_difference,
-    cross_entropy,
-    find_direction,
-    find_pair_directions,
-)
+from helpers.directions.search import answer_logit_difference, find_direction, find_pair_directions
 from helpers.directions.sweeps import facts_at_layer, facts_job, over_pairs, shared_model

@@ -8,11 +8,7 @@ LD, and with the sign of the FLDD, the pairs together lose
 
 so what one direction can do at most is the largest eigenvalue of M, its eigenvector is that
 direction, and the whole component does the *sum* of all eigenvalues, -(mean g.D) / LD. A whole that
-does nothing is a spectrum whose ends cancel.
-
-    best = best_directions(train)                     # one backward pass, no training
-    best.spectrum[0], best.spectrum[-1], best.whole   # most, least, and all together
-    test.measure(patch_subspace(test.base, test.source, best.top))
+does nothing is a spectrum whose ends cancel. All this from one backward pass, without training.
 
 This is the strongest direction, faithful or not. For a single pair it is unit(D) - unit(g), half
 sensor and half actuator: the mix of section 3 of the paper (arXiv 2311.17030).
@@ -26,9 +22,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from helpers.directions.geometry import patch_subspace, unit
+from helpers.directions.geometry import moves, patch_subspace, unit
 from helpers.models import require
-from helpers.patching.cached import CachedPairs, base_gradients, gradients
+from helpers.patching import Acts, CachedPairs
+from helpers.patching.cached import base_gradients, gradients
 from helpers.patching.metrics import margin
 
 
@@ -36,19 +33,14 @@ from helpers.patching.metrics import margin
 class BestDirections:
     """The two ends of what the directions of a site can do to the answer.
 
-    Attributes:
-        top: Orthonormal, strongest first: `[d rank]`, or `[d]` for rank 1. The patch along it
-            removes most of the logit difference.
-        bottom: The same at the other end: the patch that adds most to it.
-        spectrum: Eigenvalues of M in falling order, shares of the mean clean logit difference: one
-            for each dimension that the gradients and differences span, the others are zero.
-        whole: Their sum: the linear effect of the whole component.
+    `spectrum` holds eigenvalues of M in falling order, shares of the mean clean logit difference:
+    one for each dimension that the gradients and differences span, the others are zero.
     """
 
-    top: Float[Tensor, "d *rank"]
-    bottom: Float[Tensor, "d *rank"]
+    top: Float[Tensor, "d *rank"]  # orthonormal, strongest first; its patch removes most
+    bottom: Float[Tensor, "d *rank"]  # the patch that adds most to the logit difference
     spectrum: Float[Tensor, "values"]
-    whole: float
+    whole: float  # their sum: the linear effect of the whole component
 
 
 def best_directions(cached: CachedPairs, rank: int = 1, *, passes: int = 1) -> BestDirections:
@@ -62,17 +54,12 @@ def best_directions(cached: CachedPairs, rank: int = 1, *, passes: int = 1) -> B
 
     With a higher rank the columns are the eigenvectors of the `rank` largest (smallest)
     eigenvalues: no other subspace of that dimension has a larger linear effect, which is their sum.
-
-    Args:
-        rank: Columns of `top` and of `bottom`.
-        passes: How often the gradients are taken for either end.
-
-    Raises ValueError: a rank that the pairs do not span, no pass, pairs without a difference or
-    with NaN, an answer that does not depend on the site, or a model that does not do the task.
+    Raises ValueError: a rank that the pairs do not span, pairs without a difference, an answer that
+    does not depend on the site, or a model that does not do the task.
     """
     require.whole("passes", passes, least=1)
     _check_rank(cached, rank)
-    if not _moves(cached):
+    if not moves(cached.base, cached.source).any():
         raise ValueError("base and source are identical in every pair: there is nothing to patch")
     share = margin(cached.clean_logit_difference)
     return _best(cached, cached.base_gradient, share, rank, passes)
@@ -84,10 +71,7 @@ def best_directions_at(
     """`best_directions` at each site of a `cache_sites` call; the first pass is one for all sites.
 
     None where no direction does anything: base and source are the same there, or nothing reads the
-    site later. Other arguments and errors as for `best_directions`; more passes are taken site by
-    site.
-
-    Raises ValueError: no sites, or sites that were not cached by one call, too.
+    site later. Other arguments and errors as for `best_directions`.
     """
     require.whole("passes", passes, least=1)
     found = base_gradients(cached)
@@ -96,32 +80,28 @@ def best_directions_at(
     # One margin for all: that of the site from which the fewest layers are rerun.
     share = margin(max(cached, key=lambda at: at.site.layer).clean_logit_difference)
     return [
-        _best(at, gradient, share, rank, passes) if gradient.any() and _moves(at) else None
+        _best(at, gradient, share, rank, passes)
+        if gradient.any() and moves(at.base, at.source).any()
+        else None
         for at, gradient in zip(cached, found, strict=True)
     ]
 
 
-def best_pair_directions(cached: CachedPairs) -> Float[Tensor, "pairs d"]:
+def best_pair_directions(cached: CachedPairs) -> Acts:
     """For every pair the best unit direction of that pair alone, to first order.
 
     Half the way from base to source, which the patch senses, and half against the gradient of the
-    logit difference, along which it acts: its linear effect in nats is `(|g| |D| - g.D) / 2`.
-
-    Raises ValueError: base and source are the same in a pair, NaN appeared, or the answer does not
-    depend on the site (the last layer, before the last token).
+    logit difference, along which it acts: its linear effect in nats is `(|g| |D| - g.D) / 2`. A
+    ValueError if one of them is zero in a pair.
     """
     _check_gradient(cached, cached.base_gradient.any(dim=-1).all())
     return unit(unit(cached.source - cached.base) - unit(cached.base_gradient))
 
 
 def linear_effect(cached: CachedPairs, basis: Float[Tensor, "d *rank"]) -> float:
-    """What the patch in a subspace does to first order: `s(u)` of a direction, linear FLDD.
+    """What the patch in a subspace does to first order, as a share of the margin: `s(u)`.
 
-    Args:
-        basis: A direction `[d]` of any length, or a basis `[d rank]` of any shape, as for
-            `patch_subspace`.
-
-    Raises ValueError: a basis that does not fit, or a model that does not do the task.
+    A ValueError if the basis does not fit, or the model does not do the task.
     """
     change = patch_subspace(cached.base, cached.source, basis) - cached.base
     nats = (_double(cached.base_gradient) * _double(change)).sum(-1).mean().item()
@@ -136,32 +116,20 @@ class Ends(NamedTuple):
     bottom: Float[Tensor, "d rank"]
 
 
-def spectrum_ends(
-    gradient: Float[Tensor, "pairs d"], difference: Float[Tensor, "pairs d"], rank: int = 1
-) -> Ends:
-    """Ends of the spectrum of `-(mean g D' + mean D g') / 2`, in nats.
+def spectrum_ends(gradient: Acts, difference: Acts, rank: int = 1) -> Ends:
+    """Ends of the spectrum of `-(mean g D' + mean D g') / 2`, in nats, with `rank` vectors at each.
 
     Computed in float64 within the span of the `2 pairs` vectors, outside of which it is zero: no
     `d x d` matrix unless there are more vectors than dimensions. The largest entry of each vector
-    is positive.
-
-    Args:
-        gradient, difference: Of the logit difference, and source minus base: a row per pair.
-        rank: How many eigenvectors at each end.
-
-    Raises ValueError: gradients and differences of unlike shape or with NaN, or a rank that they do
-    not span.
+    is positive. A ValueError unless gradients and differences are alike and span so many.
     """
     require.floats("the gradient", gradient, ndim=2)
     require.floats("the difference", difference, ndim=2)
     if gradient.shape != difference.shape or not len(gradient):
-        raise ValueError(
-            "a gradient and a difference for every pair are needed, not "
-            f"{tuple(gradient.shape)} and {tuple(difference.shape)}"
-        )
-    g, D = _double(gradient), _double(difference)
-    if not (torch.isfinite(g).all() and torch.isfinite(D).all()):
-        raise ValueError("a gradient or a difference holds NaN or infinity: check the model")
+        shapes = f"{tuple(gradient.shape)} and {tuple(difference.shape)}"
+        raise ValueError(f"a gradient and a difference for every pair are needed, not {shapes}")
+    require.finite("a gradient or a difference", gradient, difference)
+    g, D = (x.detach().cpu().double() for x in (gradient, difference))  # not every device has it
     span = torch.linalg.qr(torch.cat([g, D]).T).Q
     half = (g @ span).T @ (D @ span) / (-2 * len(g))
     values, vectors = torch.linalg.eigh(half + half.T)
@@ -205,33 +173,15 @@ def _best(
     return BestDirections(top, bottom, spectrum, spectrum.sum().item())
 
 
-def _double(tensor: Tensor) -> Tensor:
-    """In float64 on the CPU: not every device has it."""
-    return tensor.detach().cpu().double()
-
-
-def _moves(cached: CachedPairs) -> bool:
-    """Whether base and source differ: run along different paths, identical ones do by rounding."""
-    base, source = cached.base, cached.source
-    return bool(((base - source).norm(dim=-1) > 1e-4 * base.norm(dim=-1)).any())
-
-
 def _check_rank(cached: CachedPairs, rank: int) -> None:
-    base, source = cached.base, cached.source
-    if not (torch.isfinite(base).all() and torch.isfinite(source).all()):
-        raise ValueError("the activations of the pairs hold NaN or infinity: check the model")
+    require.finite("an activation of the pairs", cached.base, cached.source)
     # Beyond that many, directions outside the span do better than those at the end of it.
-    n, d = base.shape
+    n, d = cached.base.shape
     most = d if d <= 2 * n else n
     if not 1 <= require.whole("rank", rank) <= most:
-        raise ValueError(
-            f"rank must lie between 1 and {most}, got {rank}: {n} pairs have no more directions "
-            f"that do something in {d} dimensions"
-        )
+        raise ValueError(f"rank must lie between 1 and {most}, got {rank}: so few are {n} pairs")
 
 
 def _check_gradient(cached: CachedPairs, depends: Tensor) -> None:
     if not depends:
-        raise ValueError(
-            f"the answer of a pair does not depend on {cached.site}: nothing reads this token later"
-        )
+        raise ValueError(f"the answer of a pair does not depend on {cached.site}: nobody reads it")

@@ -2,40 +2,38 @@
 
 Throughout, `W_out` is a down projection as TransformerLens stores it, `[d_mlp, d_model]`, so the
 MLP writes `hidden @ W_out` (plus a bias). What `W_out` cannot see is its *null space*
-`{v : v @ W_out = 0}`; what it can see is the orthogonal complement, its *row space* (the name the
-paper uses, section 3; a row of its `W_out`, which is the transpose of ours).
+`{v : v @ W_out = 0}`; what it can see is the orthogonal complement, its *row space* (section 3).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from helpers.models import require
 
+Vectors: TypeAlias = Float[Tensor, "*k d"]
+Acts: TypeAlias = Float[Tensor, "pairs d"]  # a row per pair
+Writer: TypeAlias = Float[Tensor, "d_mlp d_model"]  # a down projection
 SHORTEST = 1e-15  # float32 does not hold the squares of smaller lengths exactly
 
 
 class RowNullSplit(NamedTuple):
     """`direction = row + null`; neither part is rescaled."""
 
-    row: Float[Tensor, "*k d"]
-    null: Float[Tensor, "*k d"]
+    row: Vectors
+    null: Vectors
 
 
-def unit(direction: Float[Tensor, "*k d"]) -> Float[Tensor, "*k d"]:
-    """The direction scaled to length 1.
-
-    Raises ValueError: a direction is zero or shorter than `SHORTEST`, holds NaN or infinity, or is
-    no floating-point tensor.
-    """
+def unit(direction: Vectors) -> Vectors:
+    """The direction scaled to length 1; a ValueError if it is zero, NaN or infinite."""
     require.floats("a direction", direction)
     if not direction.shape[-1]:
         raise ValueError("a direction of no dimensions points nowhere")
     norm = direction.norm(dim=-1, keepdim=True)
-    _require_finite(norm)  # of the numbers, and of their squares
+    require.finite("a direction", norm)  # of the numbers, and of their squares
     if not (norm > SHORTEST).all():
         raise ValueError("a direction is the zero vector, which points nowhere")
     return direction / norm
@@ -47,22 +45,24 @@ def random_direction(d: int, *, seed: int) -> Float[Tensor, "d"]:
     return unit(torch.randn(d, generator=torch.Generator().manual_seed(seed)))
 
 
-def cosine(a: Float[Tensor, "*k d"], b: Float[Tensor, "*k d"]) -> Float[Tensor, "*k"]:
-    """Cosine of the angle between directions (between -1 and 1).
-
-    Raises ValueError: vectors of different dimension, or one that is zero or NaN.
-    """
+def cosine(a: Vectors, b: Vectors) -> Float[Tensor, "*k"]:
+    """Cosine of the angle between directions of one dimension, neither zero nor NaN."""
     for direction in (a, b):
         require.floats("a direction", direction)
     _require_dimension("the second direction", b.shape[-1], a.shape[-1])
     return (unit(a) * unit(b)).sum(-1)
 
 
+def moves(base: Acts, source: Acts) -> Bool[Tensor, "pairs"]:
+    """Whether the two differ, by more than rounding: run along different paths all do."""
+    require.finite("an activation of the pairs", base, source)
+    return (base - source).norm(dim=-1) > 1e-4 * base.norm(dim=-1)
+
+
 def orthonormal(basis: Float[Tensor, "d k"]) -> Float[Tensor, "d k"]:
     """An orthonormal basis of the column space, differentiable in `basis`.
 
-    Raises ValueError: no columns or more than dimensions, one that is zero or NaN, linearly
-    dependent ones, or no matrix of float32 or float64.
+    Raises ValueError: no columns or more than dimensions, zero, NaN, or linearly dependent ones.
     """
     _require_matrix("the basis", basis)
     d, k = basis.shape
@@ -70,24 +70,16 @@ def orthonormal(basis: Float[Tensor, "d k"]) -> Float[Tensor, "d k"]:
         raise ValueError(f"a basis of {k} directions does not fit in a space of {d} dimensions")
     q, r = torch.linalg.qr(unit(basis.mT).mT)
     if r.diagonal().abs().min() <= max(d, k) * torch.finfo(basis.dtype).eps:
-        raise ValueError(
-            f"the {k} columns of the basis are linearly dependent: drop the redundant ones"
-        )
+        raise ValueError(f"the {k} columns of the basis are linearly dependent: drop some")
     return q
 
 
-def patch_subspace(
-    base: Float[Tensor, "pairs d"],
-    source: Float[Tensor, "pairs d"],
-    basis: Float[Tensor, "d *k"],
-) -> Float[Tensor, "pairs d"]:
+def patch_subspace(base: Acts, source: Acts, basis: Float[Tensor, "d *k"]) -> Acts:
     """The base activation with its component in the subspace replaced by the source's.
 
     `h = base + P (source - base)` with `P` the orthogonal projector on the span of `basis`: the
     subspace activation patch of section 2. A single direction `[d]` may have any length, a basis
-    `[d, k]` any shape: both are normalised here.
-
-    Raises ValueError: shapes that do not fit, or a zero, NaN or rank-deficient basis.
+    `[d, k]` any shape. A ValueError if shapes do not fit, or it is zero, NaN or rank-deficient.
     """
     _require_alike(base, source)
     if not isinstance(basis, Tensor) or basis.ndim not in (1, 2):
@@ -100,40 +92,25 @@ def patch_subspace(
     return base + project(source - base, orthonormal(basis))
 
 
-def patch_each(
-    base: Float[Tensor, "pairs d"],
-    source: Float[Tensor, "pairs d"],
-    directions: Float[Tensor, "pairs d"],
-) -> Float[Tensor, "pairs d"]:
-    """As `patch_subspace` along one direction, with a direction of its own for every pair.
-
-    Raises ValueError: shapes that do not fit, or a direction that is zero or NaN.
-    """
+def patch_each(base: Acts, source: Acts, directions: Acts) -> Acts:
+    """As `patch_subspace` along one direction, with a direction of its own for every pair."""
     _require_alike(base, source)
     require.floats("directions", directions)
     if directions.shape != base.shape:
-        raise ValueError(
-            f"one direction per pair is needed, {tuple(base.shape)}, not {tuple(directions.shape)}"
-        )
+        shapes = f"{tuple(base.shape)}, not {tuple(directions.shape)}"
+        raise ValueError(f"one direction per pair is needed, {shapes}")
     v = unit(directions.to(base))
     return base + ((source - base) * v).sum(-1, keepdim=True) * v
 
 
 def read_write_patch(
-    base: Float[Tensor, "pairs d"],
-    source: Float[Tensor, "pairs d"],
-    read: Float[Tensor, "*pairs d"],
-    write: Float[Tensor, "*pairs d"],
-) -> Float[Tensor, "pairs d"]:
+    base: Acts, source: Acts, read: Float[Tensor, "*pairs d"], write: Float[Tensor, "*pairs d"]
+) -> Acts:
     """Senses the difference along one vector and acts along another: `base + (read . diff) write`.
 
     With `read = write = v` of length 1 this is `patch_subspace`; with `row` and `null` in turn as
-    `read`, the two moves add up to that of `v = row + null`. Nothing is normalised here.
-
-    Args:
-        read, write: One vector `[d]` for all pairs, or one for each `[pairs d]`.
-
-    Raises ValueError: shapes that do not fit.
+    `read`, the two moves add up to that of `v = row + null`. Each is one vector for all pairs, or
+    one for each. Nothing is normalised here.
     """
     _require_alike(base, source)
     for name, vector in (("read", read), ("write", write)):
@@ -146,48 +123,40 @@ def read_write_patch(
     return base + sensed * write.to(base)
 
 
-def row_space(W_out: Float[Tensor, "d_mlp d_model"]) -> Float[Tensor, "d_mlp rank"]:
+def row_space(W_out: Writer) -> Float[Tensor, "d_mlp rank"]:
     """An orthonormal basis of the hidden directions that `W_out` reads, by rank-aware SVD.
 
     The rank is counted, not assumed: centring the writing weights removes one dimension, and a
     plain QR would return a direction of noise in its place.
-
-    Raises ValueError: no matrix of float32 or float64, or one with NaN.
     """
     _require_matrix("W_out", W_out)
-    if not torch.isfinite(W_out).all():
-        raise ValueError("W_out holds NaN or infinity: was the model loaded as it should be?")
+    require.finite("W_out", W_out)
     u, s, _ = torch.linalg.svd(W_out, full_matrices=False)
     tolerance = s.max() * max(W_out.shape) * torch.finfo(W_out.dtype).eps
     return u[:, s > tolerance]
 
 
-def row_null_split(
-    direction: Float[Tensor, "*k d_mlp"], W_out: Float[Tensor, "d_mlp d_model"]
-) -> RowNullSplit:
-    """The part of a hidden direction that `W_out` reads and the part it cannot see.
+def row_null_split(direction: Float[Tensor, "*k d_mlp"], W_out: Writer) -> RowNullSplit:
+    """The part of a hidden direction that `W_out` reads and the part it cannot see (section 4.3).
 
-    Section 4.3 of the paper. The parts are orthogonal, add up to `direction`, and
-    `null @ W_out = 0`. Normalise them yourself if the patch you want is along a unit vector: the
-    normalised row part patches `1 / |row|^2` times more strongly than the row part as it stands.
-
-    Raises ValueError: the direction does not live in the hidden space of `W_out`, or holds NaN.
+    They are orthogonal, add up to `direction`, and `null @ W_out = 0`. Normalise them yourself if
+    the patch you want is along a unit vector: the normalised row part patches `1 / |row|^2` times
+    more strongly than the row part as it stands. Raises ValueError: no direction in the hidden
+    space of `W_out`, or NaN.
     """
-    require.floats("a direction", direction)
-    _require_finite(direction)
+    require.finite("a direction", direction)
     _require_matrix("W_out", W_out)
     _require_dimension("direction", direction.shape[-1], W_out.shape[0])
-    q = row_space(W_out).to(direction)
-    row = project(direction, q)
+    row = project(direction, row_space(W_out).to(direction))
     return RowNullSplit(row, direction - row)
 
 
-def project(direction: Float[Tensor, "*k d"], basis: Float[Tensor, "d rank"]) -> Tensor:
+def project(direction: Vectors, basis: Float[Tensor, "d rank"]) -> Vectors:
     """The part of a direction in the span of an orthonormal basis."""
     return direction @ basis @ basis.T
 
 
-def shortest_hidden(W_out: Float[Tensor, "d_mlp d_model"]) -> Callable[[Tensor], Tensor]:
+def shortest_hidden(W_out: Writer) -> Callable[[Tensor], Tensor]:
     """Takes an output `[d_model]` to the shortest hidden vector `[d_mlp]` that writes it."""
     inverse = torch.linalg.pinv(W_out)
     return lambda output: output @ inverse
@@ -199,7 +168,7 @@ def four_point_products(x: Float[Tensor, "n d"], four: Int[Tensor, "rows 4"]) ->
     return table[a, c] - table[a, e] - table[b, c] + table[b, e]
 
 
-def chance_norms(W_out: Float[Tensor, "d_mlp d_model"]) -> tuple[float, float]:
+def chance_norms(W_out: Writer) -> tuple[float, float]:
     """Root-mean-square norms of the (row, null) parts of a random unit direction."""
     share = row_space(W_out).shape[1] / W_out.shape[0]
     return share**0.5, (1 - share) ** 0.5
@@ -209,19 +178,11 @@ def _require_alike(base: Tensor, source: Tensor) -> None:
     require.floats("base", base)
     require.floats("source", source)
     if base.dtype != source.dtype:
-        raise ValueError(
-            f"base is {base.dtype} and source {source.dtype}: convert one, source.to(base)"
-        )
-    if base.ndim == 0 or base.shape != source.shape:
-        raise ValueError(
-            f"base and source must have one shape, got {tuple(base.shape)} and "
-            f"{tuple(source.shape)}"
-        )
-
-
-def _require_finite(direction: Tensor) -> None:
-    if not torch.isfinite(direction).all():
-        raise ValueError("a direction holds NaN or infinity: check the training that produced it")
+        kinds = f"{base.dtype} and source {source.dtype}"
+        raise ValueError(f"base is {kinds}: convert one, source.to(base)")
+    if base.shape != source.shape:
+        shapes = f"{tuple(base.shape)} and {tuple(source.shape)}"
+        raise ValueError(f"base and source must have one shape, got {shapes}")
 
 
 def _require_matrix(name: str, matrix: Tensor) -> None:

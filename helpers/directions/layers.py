@@ -6,7 +6,7 @@ the layer that reads it. `illusions_at_layer` tries one of them.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import pandas as pd
 import torch
@@ -15,31 +15,20 @@ from torch import Tensor
 from transformer_lens import TransformerBridge
 from transformers.activations import ACT2FN
 
-from helpers.directions.geometry import (
-    patch_subspace,
-    random_direction,
-    read_write_patch,
-    row_null_split,
-    shortest_hidden,
-    unit,
-)
+from helpers.directions import geometry
+from helpers.directions.geometry import moves, patch_subspace, row_null_split, unit
 from helpers.directions.search import answer_logit_difference, find_direction
 from helpers.models import require
-from helpers.patching.cached import CachedPairs
-from helpers.patching.caching import cache_sites
-from helpers.patching.metrics import Estimate, fractional_logit_difference_decrease
-from helpers.patching.sites import Site
-from helpers.tasks.pairs import Pairs
+from helpers.patching import Acts, CachedPairs, Estimate, Site, cache_sites, check_sites
+from helpers.patching.metrics import fractional_logit_difference_decrease
+from helpers.tasks import Pairs
 
+Vector: TypeAlias = Float[Tensor, "d"]
 KINDS = ("pattern", "value")  # columns that say which of the two values a base has
 
 
 def sign_of(pairs: Pairs) -> Float[Tensor, "pairs"]:
-    """1 for bases with the feature's first value, in alphabetical order, and -1 for the others.
-
-    Raises ValueError: no column `pattern` (IOI) or `value` (agreement) with two values in the
-    table.
-    """
+    """1 for bases with the feature's first value, in alphabetical order, and -1 for the others."""
     column = next((name for name in KINDS if name in pairs.table), None)
     if column is None or pairs.table[column].nunique(dropna=False) != 2:
         raise ValueError(f"pairs need one of the columns {KINDS} in their table, with two values")
@@ -47,42 +36,36 @@ def sign_of(pairs: Pairs) -> Float[Tensor, "pairs"]:
     return torch.where(torch.tensor(first.to_numpy()), 1.0, -1.0)
 
 
-def mean_gradient(cached: CachedPairs) -> Float[Tensor, "d"]:
+def mean_gradient(cached: CachedPairs) -> Vector:
     """Where the activation must go for the bases' first value to win: a mean over the pairs."""
     return (_sign(cached) * cached.base_gradient).mean(0)
 
 
-def mean_difference(cached: CachedPairs) -> Float[Tensor, "d"]:
+def mean_difference(cached: CachedPairs) -> Vector:
     """The mean activation of the first value minus that of the second, over bases and sources."""
     return (_sign(cached) * (cached.base - cached.source)).mean(0)
 
 
-def difference_of_means(x: Float[Tensor, "rows d"], first: Bool[Tensor, "rows"]) -> Tensor:
-    """The mean of the rows that are `first` minus that of the others: `[d]`."""
+def difference_of_means(x: Float[Tensor, "rows d"], first: Bool[Tensor, "rows"]) -> Vector:
+    """The mean of the rows that are `first` minus that of the others."""
     return x[first].mean(0) - x[~first].mean(0)
 
 
 def halves(
-    difference: Float[Tensor, "d"], reads: Float[Tensor, "d_model"], W: Tensor, *, exact: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    difference: Vector, reads: Vector, W: Tensor, *, exact: bool
+) -> tuple[Vector, Vector, Vector]:
     """Sensor, actuator and direction of `construct`; an exact one writes only `reads`."""
     sensor = unit(row_null_split(difference, W).null)
-    actuator = unit(shortest_hidden(W)(reads) if exact else W @ reads)
+    actuator = unit(geometry.shortest_hidden(W)(reads) if exact else W @ reads)
     return sensor, actuator, unit(sensor + actuator)
 
 
-def construct(
-    difference: Float[Tensor, "d"], reads: Float[Tensor, "d_model"], W: Float[Tensor, "d d_model"]
-) -> Float[Tensor, "d"] | None:
+def construct(difference: Vector, reads: Vector, W: Float[Tensor, "d d_model"]) -> Vector | None:
     """An illusion without training: half a sensor nobody reads, half an actuator (section 7).
 
-    Args:
-        difference: Between the class means of the hidden activation.
-        reads: The direction of the residual stream behind the MLP that later layers listen to, for
-            the first value.
-
-    Returns:
-        The unit direction, or None where nothing listens or nothing is carried.
+    From the `difference` between the class means of the hidden activation, and the direction of the
+    stream behind the MLP that later layers listen to for the first value. None where nothing
+    listens or nothing is carried.
     """
     sensor, actuator = row_null_split(difference, W).null, W @ reads
     if sensor.norm() <= 1e-4 * difference.norm() or actuator.norm() < 1e-12:
@@ -112,28 +95,25 @@ def illusions_at_layer(
 ) -> pd.DataFrame:
     """What one direction of one MLP can do, by construction and by training, with its controls.
 
-    Args:
-        train, test: Pairs of one feature; directions are made on the first, judged on the second.
-        seeds: Starts of the training: a seed, or None for the constructed direction. The result
-            with the lowest training loss counts. Without any, nothing is trained.
-        epochs: Steps of each training: all training pairs at once.
+    Directions are made on the pairs `train`, judged on the pairs `test`. `seeds` start the training
+    (None: with the constructed direction) of so many `epochs` with one step each; the result with
+    the lowest loss counts. Without any seed, nothing is trained.
 
-    Returns:
-        A row per test pair and patch, with the columns layer, patch, pair, clean and patched (logit
-        differences in nats). The patches are: whole MLP; constructed; trained, and its row (the
-        normalised row part) and read null (the null part senses, the whole direction acts); random
-        (a direction); random MLP, the construction in an MLP of random weights; whole random MLP.
-        What cannot be constructed, because nothing listens or nothing is carried, is left out.
-
-    Raises ValueError: `train` and `test` are of different layers, or there is no epoch.
+    Returns a row per test pair and patch, with the columns layer, patch, pair, clean and patched
+    (logit differences in nats). The patches are: whole MLP; constructed; trained, and its row (the
+    normalised row part) and read null (the null part senses, the whole direction acts); random (a
+    direction); random MLP, the construction in an MLP of random weights; whole random MLP. What
+    cannot be constructed, because nothing listens or nothing is carried, is left out. Raises
+    ValueError: `train` and `test` are of different layers, or there is no epoch.
     """
     if train.hidden.site != test.hidden.site:
         raise ValueError(f"train is at {train.hidden.site}, but test at {test.hidden.site}")
     require.whole("epochs", epochs, least=1)
     hidden, layer = test.hidden, test.hidden.site.layer
     W, reads = hidden.model.blocks[layer].mlp.W_out.detach(), mean_gradient(train.stream)
-    directions = {"random": random_direction(len(W), seed=layer).to(W)}
-    v = construct(mean_difference(train.hidden), reads, W) if _carries(train.hidden) else None
+    directions = {"random": geometry.random_direction(len(W), seed=layer).to(W)}
+    carries = moves(train.hidden.base, train.hidden.source).any()
+    v = construct(mean_difference(train.hidden), reads, W) if carries else None
     if v is not None:
         directions["constructed"] = v
         if seeds:
@@ -141,10 +121,10 @@ def illusions_at_layer(
     base, source = hidden.base, hidden.source
     patched = {patch: patch_subspace(base, source, v) for patch, v in directions.items()}
     patched["whole MLP"] = source
-    if "trained" in directions:
-        row, null = row_null_split(directions["trained"], W)
+    if (v := directions.get("trained")) is not None:
+        row, null = row_null_split(v, W)
         patched["row"] = patch_subspace(base, source, row)
-        patched["read null"] = read_write_patch(base, source, null, directions["trained"])
+        patched["read null"] = geometry.read_write_patch(base, source, null, v)
     streams = _random_mlp(train, test, reads)
     tables = [_table(hidden, patched), _table(test.stream, streams)]
     return pd.concat(tables, ignore_index=True)
@@ -180,11 +160,8 @@ class RandomMLP:
 
     @classmethod
     def like(cls, model: TransformerBridge, layer: int, *, seed: int = 0) -> "RandomMLP":
-        """Weights drawn with the standard deviations of the real ones.
-
-        Raises ValueError: the model has no such layer.
-        """
-        Site(layer, "mlp_hidden").check(model)
+        """Weights drawn with the standard deviations of the real ones."""
+        check_sites(model, [Site(layer, "mlp_hidden")])
         mlp, generator = model.blocks[layer].mlp, torch.Generator().manual_seed(seed)
 
         def draw(weight: Tensor) -> Tensor:
@@ -203,15 +180,7 @@ def _sign(cached: CachedPairs) -> Float[Tensor, "pairs 1"]:
     return sign_of(cached.pairs).to(cached.base)[:, None]
 
 
-def _carries(cached: CachedPairs) -> bool:
-    """Whether base and source differ in any pair, by more than rounding."""
-    difference = (cached.base - cached.source).norm(dim=-1)
-    return bool((difference > 1e-4 * cached.base.norm(dim=-1)).any())
-
-
-def _train(
-    hidden: CachedPairs, start: Tensor, seeds: Sequence[int | None], epochs: int
-) -> Float[Tensor, "d"]:
+def _train(hidden: CachedPairs, start: Vector, seeds: Sequence[int | None], epochs: int) -> Vector:
     """The direction with the lowest training loss over several starts."""
     fits = [
         find_direction(
@@ -223,9 +192,7 @@ def _train(
     return min(fits, key=lambda fit: fit.losses[-1]).direction
 
 
-def _random_mlp(
-    train: AtLayer, test: AtLayer, reads: Float[Tensor, "d_model"]
-) -> dict[str, Float[Tensor, "pairs d_model"]]:
+def _random_mlp(train: AtLayer, test: AtLayer, reads: Vector) -> dict[str, Acts]:
     """Patched streams behind a random MLP: one constructed direction of it, and all of it."""
     mlp = RandomMLP.like(train.input.model, train.input.site.layer)
     change = mlp.hidden(train.input.base) - mlp.hidden(train.input.source)

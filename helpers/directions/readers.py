@@ -8,10 +8,8 @@ from torch import Tensor
 from transformer_lens import TransformerBridge
 
 from helpers.directions.geometry import row_space, unit
-from helpers.models import require
-from helpers.models.load import norm_gain
-from helpers.patching.cached import CachedPairs
-from helpers.patching.sites import Site
+from helpers.models import norm_gain, require
+from helpers.patching import CachedPairs, Site, check_sites
 
 Heads = Sequence[Sequence[int]]  # (layer, head), ...
 
@@ -19,19 +17,13 @@ Heads = Sequence[Sequence[int]]  # (layer, head), ...
 def score_gradients(cached: CachedPairs, readers: Heads) -> Float[Tensor, "readers d"]:
     """For each reader, the direction in which the site turns its attention (section 4.2).
 
-    The gradient, with respect to the site's activation, of the reader's attention score (before
-    the softmax) for the first of the two names minus the score for the second: by place, not by
-    role, so that ABB and BAB prompts agree. Averaged over the base prompts and normalised.
-
-    Args:
-        cached: IOI pairs at a site below the readers, with the name positions in their table.
-
-    Raises ValueError: no readers, one that is not above the site or not in the model, or a pair
-    table without names or with places outside the prompts.
+    The gradient, with respect to the site's activation, of the reader's attention score (before the
+    softmax) for the first of the two names minus the score for the second: by place, not by role,
+    so that ABB and BAB prompts agree. Averaged over the base prompts and normalised. Raises
+    ValueError: no readers, one that is not above the site, or no name positions.
     """
     _check(cached, readers)
-    missing = {"io_position", "subject_position"} - set(cached.pairs.table)
-    if missing:
+    if missing := {"io_position", "subject_position"} - set(cached.pairs.table):
         raise ValueError(f"the table of the pairs has no {sorted(missing)}: use IOI pairs")
     places = cached.pairs.table[["io_position", "subject_position"]]
     for name, column in places.items():
@@ -51,10 +43,7 @@ def score_gradients(cached: CachedPairs, readers: Heads) -> Float[Tensor, "reade
 
 
 def clean_queries(cached: CachedPairs, readers: Heads) -> dict[Site, Float[Tensor, "pairs d_head"]]:
-    """The readers' queries in the unpatched base run: as `clamp`, they cut the readers off.
-
-    Raises ValueError: no readers, or one that is not above the site or not in the model.
-    """
+    """The readers' queries in the unpatched base run: as `clamp`, they cut the readers off."""
     _check(cached, readers)
     names = {layer: f"blocks.{layer}.attn.hook_q" for layer, _ in readers}
     with torch.no_grad():
@@ -94,6 +83,6 @@ def _check(cached: CachedPairs, readers: Heads) -> None:
             layer, head = reader
         except (TypeError, ValueError) as error:
             raise ValueError(f"a reader is a pair (layer, head), not {reader!r}") from error
-        Site(layer, "head_query", head=head).check(cached.model)
+        check_sites(cached.model, [Site(layer, "head_query", head=head)])
         if layer <= cached.site.layer:
             raise ValueError(f"head {layer}.{head} does not lie above {cached.site}")

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -12,46 +12,35 @@ from torch import Tensor
 from tqdm.auto import trange
 
 from helpers.directions.closed_form import best_pair_directions
-from helpers.directions.geometry import orthonormal, patch_each, patch_subspace, unit
+from helpers.directions.geometry import moves, orthonormal, patch_each, patch_subspace, unit
 from helpers.models import require
-from helpers.patching.cached import CachedPairs
+from helpers.patching import Acts, CachedPairs
 
-Loss = Callable[[CachedPairs, Float[Tensor, "rows d"], Int[Tensor, "rows"]], Float[Tensor, ""]]
+Rows: TypeAlias = Int[Tensor, "rows"]
+Loss: TypeAlias = Callable[[CachedPairs, Acts, Rows], Float[Tensor, ""]]
 
 
-def cross_entropy(
-    cached: CachedPairs, activation: Float[Tensor, "rows d"], rows: Int[Tensor, "rows"]
-) -> Float[Tensor, ""]:
+def cross_entropy(cached: CachedPairs, activation: Acts, rows: Rows) -> Float[Tensor, ""]:
     """Cross-entropy of the counterfactual answer over the whole vocabulary: the paper's loss."""
     logits = cached.patched_logits(activation, rows)
     return F.cross_entropy(logits, cached.pairs.counterfactual.to(logits.device)[rows])
 
 
-def answer_logit_difference(
-    cached: CachedPairs, activation: Float[Tensor, "rows d"], rows: Int[Tensor, "rows"]
-) -> Float[Tensor, ""]:
+def answer_logit_difference(cached: CachedPairs, activation: Acts, rows: Rows) -> Float[Tensor, ""]:
     """Mean logit difference in nats: cheaper, for only two columns of the unembedding are used."""
     return cached.logit_difference(activation, rows).mean()
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A subspace found by training.
-
-    Attributes:
-        basis: Orthonormal, `[d rank]`.
-        losses: Mean training loss of each epoch.
-    """
+    """A subspace found by training: an orthonormal basis, and the mean loss of each epoch."""
 
     basis: Float[Tensor, "d rank"]
     losses: Sequence[float]
 
     @property
     def direction(self) -> Float[Tensor, "d"]:
-        """The unit vector of a fit of rank 1.
-
-        Raises ValueError: the rank is higher.
-        """
+        """The unit vector of a fit of rank 1; a ValueError if the rank is higher."""
         if self.basis.shape[1] != 1:
             raise ValueError(f"a fit of rank {self.basis.shape[1]} has no single direction")
         return self.basis[:, 0]
@@ -76,8 +65,7 @@ def find_direction(
     One direction is a free vector normalised at every step, a larger subspace the QR factor of a
     free matrix: the same hypothesis class as the published `n x n` rotation, of which only the
     first `rank` columns matter, at a thousandth of its cost. Adam, learning rate falling linearly
-    to a tenth. Pairs whose base and source activations are identical are left out: their patch
-    does nothing whatever the direction.
+    to a tenth. Pairs whose base and source activations are identical are left out.
 
     Args:
         cached: Pairs at the site; any object with `base` and `source` will do if `loss` knows it.
@@ -85,15 +73,16 @@ def find_direction(
         patience: Stop after this many epochs without an improvement of 0.1 %; None: never.
         init: Start from this basis instead of a random one. That of `best_directions` needs only a
             few steps, and small ones (`lr=0.003`): a large first step leaves it.
-        progress: Show a bar of the epochs (the environment variable TQDM_DISABLE=1 hides it, too).
 
     Raises ValueError: an argument that does not fit, no pair with a difference, activations with
     NaN, or a loss that is no single number or became NaN.
     """
     base, source = cached.base, cached.source
-    _check_arguments(base.shape[1], rank, patience, init)
-    _check_schedule(epochs, batch_size, lr)
-    usable = _usable(base, source)
+    _check_arguments(base, rank, init, epochs=epochs, batch_size=batch_size, patience=patience)
+    require.positive("lr", lr)
+    usable = moves(base, source).nonzero()[:, 0]
+    if len(usable) == 0:
+        raise ValueError("base and source are identical in every pair: there is nothing to learn")
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(base.shape[1], rank, generator=generator) if init is None else init
     weight = orthonormal(start.reshape(-1, rank).to(base)).detach().clone().requires_grad_()
@@ -101,10 +90,10 @@ def find_direction(
     steps = epochs * -(-len(usable) // batch_size)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=steps)
     losses: list[float] = []
-    for _ in _bar(epochs, "find_direction", progress):
+    for _ in progress_bar(epochs, "find_direction", progress):
         total = 0.0
         for rows in usable[torch.randperm(len(usable), generator=generator)].split(batch_size):
-            activation = patch_subspace(base[rows], source[rows], _free(weight))
+            activation = patch_subspace(base[rows], source[rows], weight.squeeze(1))
             value = _one_finite(loss(cached, activation, rows))
             optimizer.zero_grad()
             value.backward()
@@ -120,34 +109,25 @@ def find_direction(
 @torch.enable_grad()
 def find_pair_directions(
     cached: CachedPairs, *, steps: int = 20, lr: float = 0.02, progress: bool = True
-) -> Float[Tensor, "pairs d"]:
+) -> Acts:
     """One unit direction for every pair, fitted to that pair alone (section 6.1), all in one batch.
 
-    Each minimises the logit difference of its own pair: the loss is their sum, and Adam works on
-    every number by itself, so no pair feels another. The start needs one backward pass: it is
-    `best_pair_directions`, the best to first order. The best direction of all steps is kept for
-    each pair.
+    Each minimises the logit difference of its own pair: the loss is their sum, and Adam (with step
+    size `lr`) works on every number by itself, so no pair feels another. The start is
+    `best_pair_directions`. The best direction of all steps is kept for each pair.
 
     A direction that is fitted and judged on one pair says what a patch *can* do, not what the model
-    does: fit on many pairs (`find_direction`) and test on others to generalise.
-
-    Args:
-        steps: Gradient steps after the start; 0 returns the start.
-        lr: Step size of Adam, for unit vectors.
-
-    Raises ValueError: `steps` is negative, `lr` is not positive, base and source are the same in a
-    pair, NaN appeared, or the answer does not depend on the site (the last layer, before the last
-    token).
+    does: fit on many pairs (`find_direction`) and test on others to generalise. Errors are those of
+    `best_pair_directions`.
     """
-    if require.whole("steps", steps) < 0:
-        raise ValueError(f"steps must not be negative, got {steps}")
+    require.whole("steps", steps, least=0)
     require.positive("lr", lr)
     base, source = cached.base, cached.source
     directions = best_pair_directions(cached).requires_grad_()
     optimizer = torch.optim.Adam([directions], lr=lr)
     best = directions.detach().clone()
     lowest = torch.full_like(base[:, 0], torch.inf)
-    for step in _bar(steps + 1, "find_pair_directions", progress):
+    for step in progress_bar(steps + 1, "find_pair_directions", progress):
         differences = cached.logit_difference(patch_each(base, source, directions))
         better = differences.detach() < lowest
         lowest = torch.where(better, differences.detach(), lowest)
@@ -159,38 +139,24 @@ def find_pair_directions(
     return unit(best)
 
 
-def _bar(n: int, name: str, progress: bool) -> Iterable[int]:
+def progress_bar(n: int, name: str, progress: bool) -> Iterable[int]:
     """The numbers below `n`, with a progress bar unless TQDM_DISABLE or `progress` say no."""
     # In notebooks tqdm itself does not look at the variable.
     shown = progress and not os.environ.get("TQDM_DISABLE")
     return trange(n, desc=name, leave=False) if shown else range(n)
 
 
-def _check_arguments(d: int, rank: int, patience: int | None, init: Tensor | None) -> None:
+def _check_arguments(base: Acts, rank: int, init: Tensor | None, **least_one: int | None) -> None:
+    d = base.shape[1]
     if not 1 <= require.whole("rank", rank) <= d:
         raise ValueError(f"rank must lie between 1 and {d}, got {rank}")
-    if patience is not None and require.whole("patience", patience) < 1:
-        raise ValueError(f"patience must be at least 1 epoch, or None for never, got {patience}")
+    for name, number in least_one.items():
+        if number is not None:
+            require.whole(name, number, least=1)
     if init is not None:
         require.floats("init", init)
-    if init is not None and tuple(init.shape) not in {(d, rank), (d,) if rank == 1 else ()}:
-        raise ValueError(f"init must have shape ({d}, {rank}), got {tuple(init.shape)}")
-
-
-def _check_schedule(epochs: int, batch_size: int, lr: float) -> None:
-    require.whole("epochs", epochs, least=1)
-    require.whole("batch_size", batch_size, least=1)
-    require.positive("lr", lr)
-
-
-def _usable(base: Tensor, source: Tensor) -> Int[Tensor, "rows"]:
-    """The pairs whose base and source differ; identical ones do, too, by rounding."""
-    if not (torch.isfinite(base).all() and torch.isfinite(source).all()):
-        raise ValueError("the activations of the pairs hold NaN or infinity: check the model")
-    usable = ((base - source).norm(dim=-1) > 1e-4 * base.norm(dim=-1)).nonzero()[:, 0]
-    if len(usable) == 0:
-        raise ValueError("base and source are identical in every pair: there is nothing to learn")
-    return usable
+        if tuple(init.shape) not in {(d, rank), (d,) if rank == 1 else ()}:
+            raise ValueError(f"init must have shape ({d}, {rank}), got {tuple(init.shape)}")
 
 
 def _one_finite(value: Any) -> Float[Tensor, ""]:
@@ -199,11 +165,6 @@ def _one_finite(value: Any) -> Float[Tensor, ""]:
     if not torch.isfinite(value):
         raise ValueError(f"the loss became {value.item()}: lower the learning rate")
     return value
-
-
-def _free(weight: Float[Tensor, "d rank"]) -> Float[Tensor, "d *rank"]:
-    """The matrix itself, or the single column as a vector: patching normalises either."""
-    return weight[:, 0] if weight.shape[1] == 1 else weight
 
 
 def _stalled(losses: Sequence[float], patience: int | None) -> bool:

@@ -1,10 +1,9 @@
 """A sweep of facts over layers: here, from pairs cached once at all sites; on a cluster, as jobs.
 
-    from joblib import Parallel, delayed
-    jobs = [delayed(facts_job)(model_name(), pairs, layer) for layer in layers]
-    table = pd.concat(Parallel(n_jobs=1)(jobs))
+    jobs = [joblib.delayed(facts_job)(model_name(), pairs, layer) for layer in layers]
+    table = pd.concat(joblib.Parallel(n_jobs=1)(jobs))
 
-runs jobs that load what they need by name, so that any worker can do them: put the call inside
+Jobs load what they need by name, so that any worker can do them: put the call inside
 `joblib.parallel_config(backend="dask")` (or `"ray"`).
 """
 
@@ -12,18 +11,14 @@ import functools
 
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from transformer_lens import TransformerBridge
 
 from helpers.directions.geometry import cosine, patch_each, read_write_patch, row_null_split
 from helpers.directions.search import find_pair_directions
-from helpers.models.load import load_model
-from helpers.patching.cached import CachedPairs
-from helpers.patching.caching import cache_pairs
+from helpers.models import load_model
+from helpers.patching import Acts, CachedPairs, Site, cache_pairs
 from helpers.patching.metrics import logit_difference
-from helpers.patching.sites import Site
-from helpers.tasks.pairs import Pairs
+from helpers.tasks import Pairs
 
 
 @functools.cache
@@ -40,27 +35,19 @@ def facts_job(name: str, pairs: Pairs, layer: int, *, steps: int = 10) -> pd.Dat
 
 @torch.no_grad()
 def facts_at_layer(
-    cached: CachedPairs,
-    *,
-    steps: int = 10,
-    directions: Float[Tensor, "pairs d_mlp"] | None = None,
+    cached: CachedPairs, *, steps: int = 10, directions: Acts | None = None
 ) -> pd.DataFrame:
     """One direction per pair in the MLP of one layer, and what its parts do (section 6.1).
 
-    Args:
-        cached: Pairs of facts at an `mlp_hidden` site.
-        steps: As for `find_pair_directions`.
-        directions: If they have been fitted already, each to its pair alone.
+    `cached` are pairs of facts at an `mlp_hidden` site, or it is a ValueError. `directions` may
+    have been fitted already, each to its pair alone, else they are in so many `steps`.
 
-    Returns:
-        A row per pair and patch, with the columns layer, pair, relation, patch, flipped (the top
-        token is the counterfactual answer), logit_difference (nats, after the patch), clean (before
-        it), null_norm (of the direction's null part), cos_null and cos_row (cosines of the
-        activation difference with the two parts). The patches are: direction; row, its row part
-        normalised; read row, which reads the row part and writes the direction; null, its null part
-        normalised; whole MLP.
-
-    Raises ValueError: the pairs are none of facts, or cached at another kind of site.
+    Returns a row per pair and patch, with the columns layer, pair, relation, patch, flipped (the
+    top token is the counterfactual answer), logit_difference (nats, after the patch), clean (before
+    it), null_norm (of the direction's null part), cos_null and cos_row (cosines of the activation
+    difference with the two parts). The patches are: direction; row, its row part normalised; read
+    row, which reads the row part and writes the direction; null, its null part normalised; whole
+    MLP.
     """
     if "relation" not in cached.pairs.table:
         raise ValueError("the table of the pairs has no relation: use pairs of facts")

@@ -1,9 +1,4 @@
-"""Rank-1 edits of a down projection, their link to patches, and ROME.
-
-    with rank_one_edit(model, edit): ...
-
-holds the edit for the block, and takes it back.
-"""
+"""Rank-1 edits of a down projection, `with rank_one_edit(model, edit): ...`, patches and ROME."""
 
 from helpers.editing.conversion import (
     DirectionIntervention,

@@ -34,8 +34,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from helpers.editing.edits import RankOneEdit, dot, require_dimensions, require_rows
-from helpers.editing.moments import in_double, whitener
+from helpers.editing.edits import Hidden, RankOneEdit, Writer, dot, require_dimensions, require_rows
+from helpers.editing.moments import SecondMoment, in_double, whitener
 from helpers.models import require
 
 
@@ -43,12 +43,8 @@ from helpers.models import require
 class DirectionIntervention:
     """`x <- x - sign (direction . x) direction` on a hidden activation; or several, one per row.
 
-    Attributes:
-        direction: Any length: with `sign` 1, length 1 would remove the component, and length
-            `sqrt(2)` would reverse it.
-        sign: 1 or -1.
-
-    Raises ValueError: another sign, or not one for each direction.
+    `direction` may have any length: with `sign` 1, length 1 would remove the component, and length
+    `sqrt(2)` would reverse it. A ValueError unless there is a sign, 1 or -1, for each.
     """
 
     layer: int
@@ -60,7 +56,7 @@ class DirectionIntervention:
         if self.sign.shape != self.direction.shape[:-1] or not (self.sign.abs() == 1).all():
             raise ValueError("one sign, 1 or -1, is needed for each direction")
 
-    def __call__(self, hidden: Float[Tensor, "*rows d_mlp"]) -> Float[Tensor, "*rows d_mlp"]:
+    def __call__(self, hidden: Hidden) -> Hidden:
         """The changed activation: a row per intervention, or any rows for a single one."""
         require_dimensions("hidden", hidden, self.direction.shape[-1])
         v, sign = self.direction.to(hidden), self.sign.to(hidden)
@@ -69,21 +65,15 @@ class DirectionIntervention:
     def __getitem__(self, row: int | slice | Tensor) -> "DirectionIntervention":
         return DirectionIntervention(self.layer, self.direction[row], self.sign[row])
 
-    def as_edit(self, W_out: Float[Tensor, "d_mlp d_model"]) -> RankOneEdit:
+    def as_edit(self, W_out: Writer) -> RankOneEdit:
         """The edit that does the same at every token: reads `v`, writes `-sign v @ W_out`."""
         require_rows("W_out", W_out, self.direction)
         written = self.direction @ W_out.to(self.direction)
         return RankOneEdit(self.layer, self.direction, -self.sign[..., None] * written)
 
 
-def least_read(
-    key: Float[Tensor, "*keys d_mlp"], second_moment: Float[Tensor, "d_mlp d_mlp"]
-) -> Float[Tensor, "*keys d_mlp"]:
-    """`b = C^-1 k / (k^T C^-1 k)`: of all `b` with `b . k = 1`, the one with the least `b^T C b`.
-
-    Raises ValueError: a zero key, or a second moment of other dimensions, no such matrix or
-    singular.
-    """
+def least_read(key: Hidden, second_moment: SecondMoment) -> Hidden:
+    """`b = C^-1 k / (k^T C^-1 k)`: of all `b` with `b . k = 1`, that with the least `b^T C b`."""
     require_rows("the second moment", second_moment, key)
     key64, whiten = in_double(key), whitener(second_moment)
     solved = key64 @ whiten.T @ whiten
@@ -94,21 +84,19 @@ def least_read(
 
 
 def patch_to_edit(
-    direction: Float[Tensor, "*pairs d_mlp"],
-    base: Float[Tensor, "*pairs d_mlp"],
-    source: Float[Tensor, "*pairs d_mlp"],
-    W_out: Float[Tensor, "d_mlp d_model"],
-    second_moment: Float[Tensor, "d_mlp d_mlp"],
+    direction: Hidden,
+    base: Hidden,
+    source: Hidden,
+    W_out: Writer,
+    second_moment: SecondMoment,
     *,
     layer: int,
 ) -> RankOneEdit:
     """The rank-1 edit that does to `base` what the patch along `direction` does: see the module.
 
     Exact at `base`; elsewhere it writes `b . x` times as much, on average as little as can be. An
-    edit per pair; the direction may be one for all or one for each, of any length.
-
-    Raises ValueError: a zero direction or base, shapes that do not fit, or a singular second
-    moment.
+    edit per pair; the direction may be one for all or one for each, of any length. Raises
+    ValueError: a zero direction or base, no fitting shapes, or a singular second moment.
     """
     if base.shape != source.shape or direction.shape[-1] != base.shape[-1]:
         shapes = [tuple(x.shape) for x in (direction, base, source)]
@@ -125,10 +113,10 @@ def patch_to_edit(
 
 def edit_to_patch(
     edit: RankOneEdit,
-    W_out: Float[Tensor, "d_mlp d_model"],
-    second_moment: Float[Tensor, "d_mlp d_mlp"],
+    W_out: Writer,
+    second_moment: SecondMoment,
     *,
-    key: Float[Tensor, "*edits d_mlp"] | None = None,
+    key: Hidden | None = None,
     beta: float | None = None,
 ) -> DirectionIntervention:
     """The intervention along one direction that mimics the edit best on average: see the module.
@@ -141,8 +129,7 @@ def edit_to_patch(
         beta: Fix this number instead of choosing the best: with 1, `v @ W` is `a` itself.
 
     Raises ValueError: `W_out` cannot write what the edit writes, the edit reads nothing that a
-    direction could imitate, a singular second moment, matrices or a key of other dimensions, or a
-    `beta` that is zero, NaN or infinite.
+    direction could imitate, a singular second moment, other dimensions, or no such `beta`.
     """
     require_rows("W_out", W_out, edit.read)
     require_rows("the second moment", second_moment, edit.read)
@@ -166,26 +153,17 @@ def edit_to_patch(
     return DirectionIntervention(edit.layer, direction.to(edit.read), sign.to(edit.read))
 
 
-def extra_variance(
-    edit: RankOneEdit, second_moment: Float[Tensor, "d_mlp d_mlp"]
-) -> Float[Tensor, "*edits"]:
-    """Mean square of what the edit adds to the MLP's output on ordinary text, `(b^T C b) |a|^2`.
-
-    Raises ValueError: a second moment of other dimensions.
-    """
+def extra_variance(edit: RankOneEdit, second_moment: SecondMoment) -> Float[Tensor, "*edits"]:
+    """Mean square of what the edit adds to the MLP's output on ordinary text: `b^T C b |a|^2`."""
     require_rows("the second moment", second_moment, edit.read)
     read, write = in_double(edit.read), in_double(edit.write)
     return ((read @ in_double(second_moment) * read).sum(-1) * write.square().sum(-1)).to(edit.read)
 
 
-def _shortest_writers(
-    W_out: Float[Tensor, "d_mlp d_model"], whiten: Float[Tensor, "d_mlp d_mlp"]
-) -> tuple[Float[Tensor, "d_model d_mlp"], Float[Tensor, "d_mlp rank"]]:
-    """`y @ first` is the shortest `u` with `(L^-1 W)^T u = y`; `second` is a basis of all those.
-
-    The rank is counted in the precision of the weights: in centred ones, the dimension that is
-    missing is rounding noise of that size.
-    """
+def _shortest_writers(W_out: Writer, whiten: SecondMoment) -> tuple[Tensor, Tensor]:
+    """`y @ first` is the shortest `u` with `(L^-1 W)^T u = y`; `second` is a basis of all those."""
+    # The rank is counted in the precision of the weights: in centred ones, the dimension that is
+    # missing is rounding noise of that size.
     weight = in_double(W_out)
     _, s, vh = torch.linalg.svd(weight, full_matrices=False)
     writable = vh[s > s.max() * max(weight.shape) * torch.finfo(W_out.dtype).eps].T
@@ -193,15 +171,8 @@ def _shortest_writers(
     return writable @ torch.linalg.solve_triangular(r, q.T, upper=True), q
 
 
-def _unread(
-    u: Float[Tensor, "*k d_mlp"],
-    key: Float[Tensor, "*k d_mlp"],
-    seen: Float[Tensor, "d_mlp rank"],
-) -> Float[Tensor, "*k d_mlp"]:
-    """The shortest vector that writes what `u` writes and is orthogonal to the (whitened) key.
-
-    Raises ValueError: every change of the key's reading would change what is written.
-    """
+def _unread(u: Hidden, key: Hidden, seen: Float[Tensor, "d_mlp rank"]) -> Hidden:
+    """The shortest vector that writes what `u` writes and is orthogonal to the (whitened) key."""
     free = key - key @ seen @ seen.T  # writes nothing
     if not (free.norm(dim=-1) > 1e-6 * key.norm(dim=-1)).all():
         raise ValueError("W_out sees all of the key: no direction is exact there")

@@ -1,13 +1,13 @@
 """Rank-1 edits of a down projection: hold one while a block runs, and take it back.
 
 With `W = W_out`, `[d_mlp, d_model]`, the MLP writes `x @ W` (plus a bias). A rank-1 edit
-`W' = W + outer(b, a)` *reads* `b . x` and *writes* that much of `a`. What edits have to do with
-patches stands in `helpers.editing.conversion`.
+`W' = W + outer(b, a)` *reads* `b . x` and *writes* that much of `a`.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -16,33 +16,26 @@ from transformer_lens import TransformerBridge
 
 from helpers.editing.moments import in_double
 from helpers.models import require
+from helpers.patching import Site, check_sites
+
+Hidden: TypeAlias = Float[Tensor, "*k d_mlp"]
+Writer: TypeAlias = Float[Tensor, "d_mlp d_model"]
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth value to compare by
 class RankOneEdit:
-    """`W_out' = W_out + outer(read, write)` in one layer; or several alternatives, one per row.
-
-    Attributes:
-        read: What the edit senses of the hidden activation.
-        write: What it adds to the MLP's output for each unit sensed.
-
-    Raises ValueError: not as many reads as writes, NaN or infinity, or no floating-point tensors.
-    """
+    """`W_out' = W_out + outer(read, write)` in one layer; or several alternatives, one per row."""
 
     layer: int
     read: Float[Tensor, "*edits d_mlp"]
     write: Float[Tensor, "*edits d_model"]
 
     def __post_init__(self) -> None:
-        require.floats("read", self.read)
-        require.floats("write", self.write)
+        require.finite("read", self.read)
+        require.finite("write", self.write)
         if self.read.shape[:-1] != self.write.shape[:-1]:
-            raise ValueError(
-                f"one write per read is needed, got shapes {tuple(self.read.shape)} and "
-                f"{tuple(self.write.shape)}"
-            )
-        if not (torch.isfinite(self.read).all() and torch.isfinite(self.write).all()):
-            raise ValueError("the edit holds NaN or infinity")
+            shapes = f"{tuple(self.read.shape)} and {tuple(self.write.shape)}"
+            raise ValueError(f"one write per read is needed, got shapes {shapes}")
 
     def __len__(self) -> int:
         if self.read.ndim == 1:
@@ -59,14 +52,9 @@ def rank_one_edit(model: TransformerBridge, *edits: RankOneEdit) -> Iterator[Non
     """Inside, the model's own weights are edited; afterwards they are bit for bit as before.
 
     Also after an exception, and nested. Run prompts inside: what was cached before (`CachedPairs`)
-    comes from the unedited model.
-
-    Args:
-        edits: Single edits, at any layers; those at one layer add up.
-
-    Raises ValueError: a row of edits where a single one is needed, a layer or shape that the model
-    does not have, numbers too large for the weights, or an architecture whose down projection
-    cannot be reached.
+    comes from the unedited model. The single edits may be at any layers; those at one add up.
+    Raises ValueError: a row of edits, a layer or shape that the model does not have, or numbers too
+    large for the weights.
     """
     weights = [down_projection(model, edit.layer) for edit in edits]
     for edit, weight in zip(edits, weights, strict=True):
@@ -94,13 +82,8 @@ def rank_one_edit(model: TransformerBridge, *edits: RankOneEdit) -> Iterator[Non
 def edits_side_by_side(model: TransformerBridge, edits: RankOneEdit) -> Iterator[None]:
     """Inside, row `i` of a batch is run with edit `i`: `x @ W + (b_i . x) a_i` at every token.
 
-    The same as an edit in the weights for each row, but all rows share one forward pass.
-
-    Args:
-        edits: As many as the batch has rows, all at one layer.
-
-    Raises ValueError: a single edit, a layer that the model does not have or, in the forward pass,
-    not one edit per row.
+    The same as an edit in the weights for each row, but all rows share one forward pass. Without
+    one edit per row, all at one layer, there is a ValueError.
     """
     if edits.read.ndim != 2:
         raise ValueError("one edit per row of the batch is needed, not a single one")
@@ -121,13 +104,9 @@ def edits_side_by_side(model: TransformerBridge, edits: RankOneEdit) -> Iterator
 
 
 @torch.no_grad()
-def down_projection(model: TransformerBridge, layer: int) -> Float[Tensor, "d_mlp d_model"]:
-    """`W_out` of one layer as the model uses it, not a copy: changing it in place edits the model.
-
-    Raises ValueError: no such layer, or the architecture has no such weight.
-    """
-    if not 0 <= require.whole("layer", layer) < model.cfg.n_layers:
-        raise ValueError(f"layer {layer} is out of range: the model has {model.cfg.n_layers}")
+def down_projection(model: TransformerBridge, layer: int) -> Writer:
+    """`W_out` of a layer as the model uses it, not a copy: changing it in place edits the model."""
+    check_sites(model, [Site(layer, "mlp_out")])
     mlp = model.blocks[layer].mlp
     weight = getattr(mlp, "W_out", None)
     storages = {parameter.untyped_storage().data_ptr() for parameter in mlp.parameters()}
@@ -141,9 +120,8 @@ def rewrite_score(
 ) -> Float[Tensor, "facts"]:
     """How much of the missing probability of the new answer an edit supplied (Hase et al. 2023).
 
-    `(p_edited - p_original) / (1 - p_original)`: 1 is certainty, 0 no effect, below 0 harm.
-
-    Raises ValueError: shapes differ, no probabilities, or an answer that was certain before.
+    `(p_edited - p_original) / (1 - p_original)`: 1 is certainty, 0 no effect, below 0 harm. A
+    ValueError if these are no probabilities, or an answer was certain before.
     """
     if original.shape != edited.shape:
         raise ValueError(f"{tuple(original.shape)} and {tuple(edited.shape)} probabilities")
@@ -166,11 +144,9 @@ def require_rows(name: str, matrix: Tensor, vectors: Float[Tensor, "*k d"]) -> N
     """A matrix must have one row for each dimension of the hidden activation."""
     require.floats(name, matrix, ndim=2)
     require.floats("a hidden activation", vectors)
-    if len(matrix) != vectors.shape[-1]:
-        raise ValueError(
-            f"{name} has {len(matrix)} rows for {vectors.shape[-1]} hidden dimensions: is it "
-            "transposed, or of another model?"
-        )
+    if len(matrix) != (d := vectors.shape[-1]):
+        reason = "is it transposed, or of another model?"
+        raise ValueError(f"{name} has {len(matrix)} rows for {d} hidden dimensions: {reason}")
 
 
 def dot(a: Float[Tensor, "*k d"], b: Float[Tensor, "*k d"]) -> Float[Tensor, "*k 1"]:

@@ -1,9 +1,7 @@
 """How the inputs of a down projection vary over ordinary text, which an edit should not disturb.
 
-    C = cached_second_moment(model, [12], passages(model, 128, length=64))[12]  # E[x x^T]
-
-`b^T C b` is the mean square of what a read vector `b` senses on text that has nothing to do with
-the edit; `x` are the hidden activations, uncentred.
+`C = E[x x^T]`, with `x` the hidden activations, uncentred: `b^T C b` is the mean square of what a
+read vector `b` senses on text that has nothing to do with the edit.
 
 The first token of every passage is left out. Attention uses it as a resting place, and some MLPs
 give it an activation of another order of magnitude: in SmolLM2-135M its norm is 2,381 in layer 28,
@@ -15,6 +13,7 @@ import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import safetensors.torch
 import torch
@@ -23,14 +22,16 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
-from helpers.models import require
-from helpers.models.load import model_slug
+from helpers.models import model_slug, require
 from helpers.models.smollm import cache_folder
 from helpers.output import files
-from helpers.patching.sites import Site, check_sites, check_vocabulary
+from helpers.patching import Site, check_sites
+from helpers.patching.sites import check_vocabulary
 from helpers.patching.suffix import run_to
-from helpers.tasks.pairs import encode
+from helpers.tasks import encode
 
+SecondMoment: TypeAlias = Float[Tensor, "d_mlp d_mlp"]
+Passages: TypeAlias = Int[Tensor, "passages length"]
 FOLDER_NAME = "second-moments"
 VERSION = 1  # raise it when what is stored changes: older files are then ignored
 WIKITEXT = "Salesforce/wikitext", "wikitext-103-raw-v1"
@@ -40,23 +41,17 @@ WIKITEXT = "Salesforce/wikitext", "wikitext-103-raw-v1"
 def second_moment(
     model: TransformerBridge,
     layers: Sequence[int],
-    tokens: Int[Tensor, "passages length"],
+    tokens: Passages,
     *,
     skip: int = 1,
     batch_size: int = 16,
-) -> dict[int, Float[Tensor, "d_mlp d_mlp"]]:
+) -> dict[int, SecondMoment]:
     """`E[x x^T]` over the inputs `x` of each layer's down projection, by layer.
 
-    Layers above the highest one are not run and no logits are computed. Products of a batch are
-    taken in float32 and summed in float64 on the CPU, where the float32 result stays.
-
-    Args:
-        tokens: Passages, for example from `helpers.tasks.text.passages`.
-        skip: How many tokens at the start of each passage to leave out (see the module).
-        batch_size: Passages per forward pass; less needs less memory.
-
-    Raises ValueError: no layers or one the model does not have, no token left to look at, or one
-    that is not in the vocabulary.
+    Layers above the highest one are not run and no logits are computed. Products of a batch (of
+    passages) are taken in float32 and summed in float64 on the CPU, where the float32 result stays.
+    The first `skip` tokens of each passage are left out, see the module. Raises ValueError: no
+    layers or one that the model lacks, or no token left that it knows.
     """
     sites = _check_request(model, layers, tokens, skip, batch_size)
     total = dict.fromkeys(sites, 0.0)
@@ -69,30 +64,23 @@ def second_moment(
     return {site.layer: (total[site] / count).float() for site in sites}
 
 
-def regularised(second_moment: Float[Tensor, "d d"], ridge: float = 0.1) -> Float[Tensor, "d d"]:
+def regularised(second_moment: SecondMoment, ridge: float = 0.1) -> SecondMoment:
     """`C + ridge * median(diag C) * I`: the second moment as if `x` had a little noise.
 
     Inverting `C` trusts its smallest eigenvalues, the ones a sample gets wrong. On SmolLM2-135M a
-    ridge of 0.1 lowers what a read vector senses on *other* text, `b^T C b`: by 7 to 11 % with a
-    `C` from 8,000 tokens, and to a third with 2,000. The median, not the mean: a few units with
-    enormous activations should not set the scale for all.
-
-    Raises ValueError: a ridge that is negative, NaN or infinite, or no square matrix.
+    ridge of 0.1 lowers what a read vector senses on *other* text by 7 to 11 % with a `C` from 8,000
+    tokens, and to a third with 2,000. The median, since a few units have enormous activations.
     """
     require.floats("the second moment", second_moment, ndim=2)
     if len(second_moment) != len(second_moment.T):
         raise ValueError(f"a second moment is a square matrix, not {tuple(second_moment.shape)}")
-    if not 0 <= ridge < float("inf"):
-        raise ValueError(f"the ridge must not be negative or NaN or infinite, got {ridge}")
+    require.positive("the ridge", ridge, zero=True)
     diagonal = second_moment.diagonal()
     return second_moment + torch.diag(ridge * diagonal.median().expand_as(diagonal))
 
 
-def whitener(second_moment: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
-    """`L^-1` for `L L^T` the second moment of `x`: that of `L^-1 x` is the identity. In float64.
-
-    Raises ValueError: it is not symmetric and positive definite, as far as float32 can tell.
-    """
+def whitener(second_moment: SecondMoment) -> SecondMoment:
+    """`L^-1` for `L L^T` the second moment of `x`, in float64; a ValueError if that is singular."""
     matrix = in_double(second_moment)
     square = matrix.ndim == 2 and 0 < len(matrix) == len(matrix.T)
     if not square or not torch.allclose(matrix, matrix.mT, atol=1e-4 * matrix.abs().max()):
@@ -101,46 +89,38 @@ def whitener(second_moment: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
     # the share of each dimension that those before it do not explain
     unexplained = cholesky.diagonal().square() / matrix.diagonal()
     if failed or not unexplained.min() > torch.finfo(torch.float32).eps:
-        raise ValueError(
-            "the second moment is singular: take more tokens than it has dimensions, or "
-            "helpers.editing.moments.regularised"
-        )
+        raise ValueError("the second moment is singular: take more tokens, or `regularised`")
     identity = torch.eye(len(matrix), dtype=matrix.dtype)
     return torch.linalg.solve_triangular(cholesky, identity, upper=False)
 
 
 def in_double(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The same in float64 on the CPU, without gradient.
-
-    Raises ValueError: it holds NaN or infinity, or is no floating-point tensor.
-    """
-    require.floats("an activation, weight or second moment", tensor)
-    tensor = tensor.detach().cpu().double()
-    if not torch.isfinite(tensor).all():
-        raise ValueError("an activation, weight or second moment holds NaN or infinity")
-    return tensor
+    """The same in float64 on the CPU, without gradient; a ValueError if it holds NaN."""
+    require.finite("an activation, weight or second moment", tensor)
+    return tensor.detach().cpu().double()
 
 
 def cached_second_moment(
     model: TransformerBridge,
     layers: Sequence[int],
-    tokens: Int[Tensor, "passages length"],
+    tokens: Passages,
     *,
     skip: int = 1,
     batch_size: int = 16,
-) -> dict[int, Float[Tensor, "d_mlp d_mlp"]]:
-    """`second_moment`, kept in the user's cache folder.
+) -> dict[int, SecondMoment]:
+    """`second_moment`, kept in the user's cache folder; arguments and errors are the same.
 
     A file is found by everything that decides its content, all weights among it: an edited model
     never gets the statistics of the original. A damaged file is made again; if the folder cannot be
     written there is a warning, and the result all the same.
-
-    Arguments and errors are those of `second_moment`.
     """
     _check_request(model, layers, tokens, skip, batch_size)
-    name, key = model_slug(model.cfg.model_name), _key(model, tokens, skip)
+    settings = f"{VERSION} {fingerprint(model)} {skip} {tuple(tokens.shape)}"
+    digest = hashlib.blake2b(settings.encode(), digest_size=12)
+    digest.update(tokens.long().cpu().contiguous().numpy())
+    start, end = model_slug(model.cfg.model_name), f"{digest.hexdigest()}.safetensors"
     folder = cache_folder() / FOLDER_NAME
-    paths = {layer: folder / f"{name}-layer{layer}-{key}.safetensors" for layer in layers}
+    paths = {layer: folder / f"{start}-layer{layer}-{end}" for layer in layers}
     found = _load(paths)
     if missing := [layer for layer in layers if layer not in found]:
         new = second_moment(model, missing, tokens, skip=skip, batch_size=batch_size)
@@ -151,18 +131,14 @@ def cached_second_moment(
 
 def passages_from_wikitext(
     model: TransformerBridge, n: int, *, length: int = 64, seed: int = 0
-) -> Int[Tensor, "n length"]:
+) -> Passages:
     """Openings of Wikipedia paragraphs as tokens, where there is a network: `n` out of `4 n` read.
 
-    Each begins as a prompt does: with BOS if the model's tokenizer puts one. Streamed from the
-    dataset `Salesforce/wikitext`, so only its beginning is downloaded; paragraphs of fewer than
-    `length` tokens are passed over.
-
-    Raises ConnectionError: the dataset cannot be had. `helpers.tasks.text.passages` needs no
-    network. ValueError: `n` below 1, or the dataset ends before `n` paragraphs are long enough.
+    Each begins as a prompt does: with BOS if the model's tokenizer puts one. Streamed, so only the
+    beginning of the dataset is downloaded; paragraphs with fewer tokens are passed over. Raises
+    ConnectionError: it cannot be had. ValueError: it ends before `n` are long enough.
     """
-    if n < 1:
-        raise ValueError(f"at least one passage is needed, not {n}")
+    require.whole("n", n, least=1)
     found: list[Tensor] = []
     for paragraph in _wikitext():
         # a token is seldom longer than eight characters: no need to encode more
@@ -210,23 +186,13 @@ def _check_request(
     check_sites(model, sites)
     shape = tuple(getattr(tokens, "shape", ()))
     if not layers or len(shape) != 2 or tokens[:, skip:].numel() == 0:
-        raise ValueError(
-            f"second moments need a layer and passages longer than {skip} tokens, got layers "
-            f"{list(layers)} and tokens of shape {shape}"
-        )
+        found = f"not layers {list(layers)} and tokens of shape {shape}"
+        raise ValueError(f"second moments need a layer and passages longer than {skip}: {found}")
     check_vocabulary(model, tokens.flatten())
     return sites
 
 
-def _key(model: TransformerBridge, tokens: Tensor, skip: int) -> str:
-    """A hash of all that decides a second moment, but the layer."""
-    settings = f"{VERSION} {fingerprint(model)} {skip} {tuple(tokens.shape)}"
-    digest = hashlib.blake2b(settings.encode(), digest_size=12)
-    digest.update(tokens.long().cpu().contiguous().numpy())
-    return digest.hexdigest()
-
-
-def _load(paths: dict[int, Path]) -> dict[int, Float[Tensor, "d_mlp d_mlp"]]:
+def _load(paths: dict[int, Path]) -> dict[int, SecondMoment]:
     """What the files hold, without those that are missing or damaged."""
     found = {}
     for layer, path in paths.items():
@@ -237,7 +203,7 @@ def _load(paths: dict[int, Path]) -> dict[int, Float[Tensor, "d_mlp d_mlp"]]:
     return found
 
 
-def _store(moments: dict[Path, Float[Tensor, "d_mlp d_mlp"]]) -> None:
+def _store(moments: dict[Path, SecondMoment]) -> None:
     try:
         for path, moment in moments.items():
             files.write(path, safetensors.torch.save({"second_moment": moment}))

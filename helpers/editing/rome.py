@@ -3,21 +3,19 @@
 A fact is a prompt with a subject, and a target: the token the model should say next. At one layer,
 the input of the down projection at the last token of the subject is the *key* `k`. The edit should
 add a *shift* to the MLP's output there, which is found by gradient descent, and disturb other
-inputs as little as it can (`helpers.editing.edits`).
-
-All facts go side by side; Adam treats every number apart, so none influences another.
+inputs as little as it can. All facts go side by side, and none influences another.
 
 Deviations from the authors' code: prefixes are running text instead of the model's own samples,
 fewer, and one stands before the subject whose continuation should stay; a search ends when the
 target is likely, not when the whole loss is small, because the weight decay alone can keep it up.
-The shift is written by way of the hidden activation, by the shortest change of it that does so,
-because some architectures (Gemma) have a norm between the down projection and the hook of its
-output.
+The shift is written by way of the hidden activation, by the shortest change of it that does so, for
+some architectures (Gemma) have a norm between the down projection and the hook of its output.
 """
 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import pandas as pd
 import torch
@@ -25,39 +23,28 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
-from helpers.editing.conversion import least_read
+from helpers.editing.conversion import SecondMoment, least_read
 from helpers.editing.edits import RankOneEdit, dot, down_projection
 from helpers.models import require
-from helpers.patching.cached import CachedPairs
+from helpers.patching import CachedPairs
 from helpers.patching.sites import check_vocabulary
-from helpers.tasks.pairs import Pairs, encode
-from helpers.tasks.text import passages
+from helpers.tasks import Pairs, encode, passages
 
-At = tuple[Int[Tensor, "pos"], int]  # a prompt as tokens, and where its subject ends
+PerFact: TypeAlias = Float[Tensor, "facts"]
+At: TypeAlias = tuple[Int[Tensor, "pos"], int]  # a prompt as tokens, and where its subject ends
 PLAIN, PREFIXED, ESSENCE = "plain", "prefixed", "essence"  # the roles of prompts
 
 
 @dataclass(frozen=True)
 class RomeSettings:
-    """How a shift is searched; the defaults are those of ROME for GPT-2 XL.
+    """How a shift is searched; the defaults are those of ROME for GPT-2 XL."""
 
-    Attributes:
-        steps: How often the loss is computed, at most.
-        learning_rate: Of Adam: each number of the shift moves by about as much per step.
-        kl_weight: Weight of the change of what follows the subject alone.
-        weight_decay: Times `|shift| / |output|^2`, with the MLP's output at the plain prompt.
-        clamp: The shift may be at most this many times as long as that output.
-        stop_below: A fact is done when the mean of `-log p(target)` is below: 0.05 is 95 %.
-
-    Raises ValueError: no step, or a number that is negative, NaN or infinite.
-    """
-
-    steps: int = 20
-    learning_rate: float = 0.5
-    kl_weight: float = 0.0625
-    weight_decay: float = 0.5
-    clamp: float = 4.0
-    stop_below: float = 0.05
+    steps: int = 20  # how often the loss is computed, at most
+    learning_rate: float = 0.5  # of Adam: numbers of the shift move by about as much per step
+    kl_weight: float = 0.0625  # of the change of what follows the subject alone
+    weight_decay: float = 0.5  # times |shift| / |output|^2, with the output at the plain prompt
+    clamp: float = 4.0  # the shift may be at most this many times as long as that output
+    stop_below: float = 0.05  # mean of -log p(target) at which a fact is done: 95 %
 
     def __post_init__(self) -> None:
         require.whole("steps", self.steps, least=1)
@@ -69,17 +56,11 @@ class RomeSettings:
 
 @dataclass(frozen=True, eq=False)
 class Shifts:
-    """What the MLP's output should be moved by at the last token of the subject.
-
-    Attributes:
-        loss: In the end.
-        probability: The geometric mean, over prompts, of the target's probability in the end.
-        steps: How often the loss was computed.
-    """
+    """What the MLP's output should be moved by at the subject's last token; what it came to."""
 
     shift: Float[Tensor, "facts d_model"]
-    loss: Float[Tensor, "facts"]
-    probability: Float[Tensor, "facts"]
+    loss: PerFact
+    probability: PerFact
     steps: Int[Tensor, "facts"]
 
 
@@ -108,9 +89,8 @@ def rome_pairs(
         targets: The token it should be continued with.
         prefix_length: Tokens of the shortest prefix.
 
-    Raises ValueError: not one entry for each fact, a template without one place for the subject, no
-    subject, a target that is no token of the model, or what follows the subject changes its last
-    token.
+    Raises ValueError: not one entry for each fact, a template without one place for the subject, a
+    target that is no token, or what follows the subject changes its last token.
     """
     if not len(templates) == len(subjects) == len(targets) > 0:
         raise ValueError("one template, one subject and one target is needed for each fact")
@@ -140,12 +120,8 @@ def find_shifts(cached: CachedPairs, settings: RomeSettings | None = None) -> Sh
 
     Gradient descent (Adam, from zero) on the mean over prompts of `-log p(target)`, plus
     `kl_weight` times `KL(after || before)` of what follows the subject alone, plus the weight
-    decay. A fact is left as it is once the first part is below `stop_below`.
-
-    Args:
-        cached: The prompts of `rome_pairs`, cached at an `mlp_hidden` site.
-
-    Raises ValueError: pairs that were not made by `rome_pairs`, or cached at another kind of site.
+    decay. A fact is left as it is once the first part is below `stop_below`. A ValueError unless
+    the pairs are of `rome_pairs`, cached at an `mlp_hidden` site.
     """
     settings = settings or RomeSettings()
     search = _Search(cached, settings)
@@ -174,16 +150,12 @@ def find_shifts(cached: CachedPairs, settings: RomeSettings | None = None) -> Sh
 
 
 def rome_edit(
-    cached: CachedPairs,
-    second_moment: Float[Tensor, "d_mlp d_mlp"],
-    settings: RomeSettings | None = None,
+    cached: CachedPairs, second_moment: SecondMoment, settings: RomeSettings | None = None
 ) -> RankOneEdit:
-    """A ROME edit per fact, at the layer of `cached`.
+    """A ROME edit per fact, at the layer of `cached`; errors as for `find_shifts` and `least_read`.
 
     It reads along `C^-1 k`, with `k` the mean of the keys over prompts, scaled so that it reads 1
     at the plain prompt; there the edited MLP writes exactly what it wrote before plus the shift.
-
-    Errors are those of `find_shifts` and `helpers.editing.conversion.least_read`.
     """
     shift = find_shifts(cached, settings).shift
     role, fact = _columns(cached)
@@ -218,7 +190,7 @@ class _Search:
 
     def losses(
         self, shift: Float[Tensor, "facts d_model"], active: Bool[Tensor, "facts"]
-    ) -> tuple[Float[Tensor, "facts"], Float[Tensor, "facts"]]:
+    ) -> tuple[PerFact, PerFact]:
         """The loss of each active fact (zero for others), and its part that is about the target."""
         rows = active[self.fact].nonzero()[:, 0]
         fact = self.fact[rows]
@@ -276,9 +248,7 @@ def _at_subject(model: TransformerBridge, template: str, subject: str) -> At:
     tokens, tail = encode(model, parts[0] + subject + parts[1]), _ids(model, parts[1])
     end = len(tokens) - len(tail)
     if tokens[end:].tolist() != tail.tolist():
-        raise ValueError(
-            f"in {template!r} the subject {subject!r} shares a token with what follows"
-        )
+        raise ValueError(f"in {template!r} {subject!r} shares a token with what follows")
     return tokens, end - 1
 
 

@@ -1,7 +1,7 @@
 """What a lesson does before it imports anything large: install the packages that are missing.
 
-Notebook services such as Colab and Kaggle bring torch, numpy, transformers and more, but not all
-that the lessons need. What is there stays exactly as it is, so the kernel need not be restarted.
+Notebook services such as Colab and Kaggle bring most, but not all that the lessons need. What is
+there stays exactly as it is, so the kernel need not be restarted.
 """
 
 import importlib
@@ -34,10 +34,7 @@ CONFLICT_ADVICE = (
 
 
 def start(seed: int = 0) -> ModuleType:
-    """Install what is missing, start the lesson and return the module `helpers.lessons.notebook`.
-
-    Raises RuntimeError: a package cannot be installed or is too old.
-    """
+    """Install what is missing, start the lesson and return `helpers.lessons.notebook`."""
     install_missing()
     from helpers.lessons import notebook
 
@@ -48,13 +45,18 @@ def start(seed: int = 0) -> ModuleType:
 def install_missing() -> None:
     """Install the packages of the project that are missing, without changing any other one.
 
-    Does nothing, at once, when nothing is missing.
-
     Raises RuntimeError: pip failed; the message has its last lines and what to do.
     """
     wanted = requirements()
     found = installed(wanted)
-    missing = {name: text for name, text in wanted.items() if needs_install(text, found.get(name))}
+    # Any other package that is too old is left to `notebook.start`, which says so.
+    missing = {
+        name: text
+        for name, text in wanted.items()
+        if name not in found
+        or name == REPLACEABLE
+        and not Requirement(text).specifier.contains(found[name], prereleases=True)
+    }
     if not missing:
         return
     print(f"Installing {', '.join(missing)} (once, a minute or two) ...", flush=True)
@@ -64,10 +66,7 @@ def install_missing() -> None:
 
 
 def requirements() -> dict[str, str]:
-    """What `pyproject.toml` says the project needs: package name -> requirement.
-
-    Raises RuntimeError: the list is not where it should be.
-    """
+    """What `pyproject.toml` says the project needs: package name -> requirement."""
     # Not with tomllib, which Python 3.10 lacks.
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     listed = re.search(r"^dependencies = \[\n(.*?)^\]", text, flags=re.M | re.S)
@@ -88,17 +87,6 @@ def installed(names: Iterable[str]) -> dict[str, str]:
     return versions
 
 
-def needs_install(requirement: str, version: str | None) -> bool:
-    """Whether a package is missing, or another version of it can be replaced.
-
-    Any other package that is too old is left to `notebook.start`, which says so.
-    """
-    parsed = Requirement(requirement)
-    if version is None:
-        return True
-    return parsed.name == REPLACEABLE and not parsed.specifier.contains(version, prereleases=True)
-
-
 def _pip(wanted: Iterable[str], kept: Mapping[str, str]) -> None:
     """Install requirements, keeping these packages at these versions."""
     wanted = list(wanted)
@@ -113,13 +101,8 @@ def _pip(wanted: Iterable[str], kept: Mapping[str, str]) -> None:
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         )
     if done.returncode:
-        raise RuntimeError(_explain(done.stdout, wanted))
-
-
-def _explain(log: str, wanted: Iterable[str]) -> str:
-    """What could not be installed, the end of pip's output, and what to do about it."""
-    lines = [line for line in log.splitlines() if line.strip() and not line.startswith("WARNING")]
-    end = "\n".join(f"    {line}" for line in lines[-LOG_LINES:])
-    conflict = "ResolutionImpossible" in log or "conflict" in log
-    advice = CONFLICT_ADVICE if conflict else NETWORK_ADVICE
-    return f"pip could not install {', '.join(wanted)}:\n{end}\n{advice}"
+        log = [x for x in done.stdout.splitlines() if x.strip() and not x.startswith("WARNING")]
+        end = "\n".join(f"    {line}" for line in log[-LOG_LINES:])
+        conflict = "ResolutionImpossible" in done.stdout or "conflict" in done.stdout
+        advice = CONFLICT_ADVICE if conflict else NETWORK_ADVICE
+        raise RuntimeError(f"pip could not install {', '.join(wanted)}:\n{end}\n{advice}")

@@ -26,9 +26,7 @@ def start(seed: int = 0) -> None:
     """Check versions, seed torch, set the figure style and print what this lesson runs on.
 
     The helpers take explicit seeds and never read the global generator: it is seeded for the code
-    you add.
-
-    Raises RuntimeError: a package is too old.
+    you add. Raises RuntimeError: a package is too old.
     """
     versions = {package: importlib.metadata.version(package) for package in OLDEST}
     for package, found in versions.items():
@@ -52,10 +50,7 @@ class NotTestable(RuntimeError):
 
 
 def needs(there: object, reason: str, *, claims: Sequence[str]) -> None:
-    """Go on if `there`; else record the claims as not testable on this model, and end the lesson.
-
-    Raises NotTestable: what the rest of the lesson needs is missing; `reason` says what.
-    """
+    """Go on if `there`; else record the claims as not testable on this model: the lesson ends."""
     if there:
         return
     for claim in claims:
@@ -64,21 +59,14 @@ def needs(there: object, reason: str, *, claims: Sequence[str]) -> None:
 
 
 def needs_margin(clean: Float[Tensor, "pairs"], *, claims: Sequence[str]) -> None:
-    """As `needs`: go on if the model does the task, that is if its mean margin is surely positive.
-
-    Args:
-        clean: The logit difference of every pair before any patch, in nats.
-    """
+    """As `needs`: go on if the mean logit difference before any patch is surely positive."""
     margin = metrics.mean(clean)
     reason = f"the model does not do this task: its mean margin is {margin:.2f} nats"
     needs(margin.low > 0, reason, claims=claims)
 
 
 def load_site(*, claims: Sequence[str]) -> dict[str, Any]:
-    """The site that lesson 02 derived; as `needs` if it found that this model has none.
-
-    Raises FileNotFoundError: lesson 02 has not been run for this model.
-    """
+    """The site that lesson 02 derived; as `needs` if it found that this model has none."""
     c9 = report.recorded().get("C9", {})
     needs(c9.get("verdict") != report.UNTESTABLE, c9.get("note", ""), claims=claims)
     return report.load_site("ioi")
@@ -88,9 +76,8 @@ def expect(name: str, value: float, expected: float, *, tolerance: float) -> Non
     """Compare a headline number with the one this lesson's text speaks of.
 
     The text was written for the packaged model, so on any other model the number is only shown.
-    With the sizes "small" the number has a reference of its own, with the same tolerance.
-
-    Raises AssertionError: on the packaged model, the number is further off than `tolerance`.
+    With the sizes "small" the number has a reference of its own, with the same tolerance. Raises
+    AssertionError: on the packaged model, the number is further off than `tolerance`.
     """
     if model_name() != PACKAGED:
         print(f"{name}: {value:.3g} (the text says {expected:g}, for {PACKAGED})")

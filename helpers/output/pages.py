@@ -1,5 +1,6 @@
 """Tables and pages for people: HTML that needs no other file, Markdown, the terminal."""
 
+import base64
 import functools
 import textwrap
 from html import escape
@@ -38,6 +39,12 @@ def html_page(title: str, body: str) -> str:
 </body>
 </html>
 """
+
+
+def image(png: bytes, words: str) -> str:
+    """An image that is part of the page, with its words for readers who cannot see it."""
+    data = base64.b64encode(png).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="{escape(words)}">'
 
 
 def html_table(caption: str, columns: list[str], rows: list[list[str]]) -> str:

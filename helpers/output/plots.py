@@ -1,13 +1,10 @@
-"""One look for all figures: the same colour always means the same thing.
+"""One look for all figures, `figure, ax = new()`: a colour always means the same thing."""
 
-figure, ax = new()
-over_layers(ax, estimates, label="MLP", color=MLP, marker="o")
-show(figure, "What the figure shows, in words.")
-"""
-
+import io
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,7 +14,9 @@ from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-Estimate = tuple[float, float, float]  # a value and the ends of its 95 % interval
+Estimate: TypeAlias = tuple[float, float, float]  # a value and the ends of its 95 % interval
+Range: TypeAlias = tuple[float, float]
+Names: TypeAlias = Sequence[str]
 
 # Dark enough for lines on white, and apart for colour-blind readers too (tests/test_plots.py);
 # every series also has its own marker, line style or row.
@@ -46,6 +45,14 @@ def new(
     return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **kwargs)
 
 
+def png(figure: Figure, *, dpi: int) -> bytes:
+    """A figure as the content of an image file; it is closed."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi)
+    plt.close(figure)
+    return file.getvalue()
+
+
 def show(figure: Figure, alt: str) -> None:
     """Display a figure in a notebook, with its words for readers who cannot see it, and close it.
 
@@ -67,11 +74,7 @@ def arrow(ax: Axes, start: Sequence[float], end: Sequence[float], color: str) ->
 
 
 def output_levels(
-    ax: Axes,
-    output: Callable,
-    x_range: tuple[float, float],
-    y_range: tuple[float, float],
-    levels: Sequence[float],
+    ax: Axes, output: Callable, x_range: Range, y_range: Range, levels: Sequence[float]
 ) -> None:
     """Lines of equal output over a plane of activations, labelled at the right; sets the limits."""
     x, y = np.meshgrid(np.linspace(*x_range, 60), np.linspace(*y_range, 60))
@@ -93,12 +96,7 @@ def heat_map(ax: Axes, values, **kwargs) -> None:
 
 
 def matrix(
-    ax: Axes,
-    values: ArrayLike,
-    row_names: Sequence[str],
-    column_names: Sequence[str],
-    *,
-    limit: float,
+    ax: Axes, values: ArrayLike, row_names: Names, column_names: Names, *, limit: float
 ) -> None:
     """A small matrix `[rows columns]` with its numbers written in, coloured around zero."""
     heat_map(
@@ -134,10 +132,7 @@ def over_layers(
     scale: float = 100,
     layers: Sequence[int] | None = None,
 ) -> None:
-    """One estimate per layer with its interval, in percent unless `scale` says otherwise.
-
-    The layers are counted from 0 if `layers` does not name them.
-    """
+    """One estimate per layer with its interval, in percent unless `scale` says otherwise."""
     value, low, high = scale * np.array(estimates).T
     layers = np.arange(len(value)) if layers is None else layers
     ax.plot(layers, value, marker=marker, ms=4, color=color, label=label)

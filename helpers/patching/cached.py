@@ -1,7 +1,4 @@
-"""Pairs that have been run: patched as often as you like at the cost of what a patch can change.
-
-    patched = patch_subspace(cached.base, cached.source, direction)
-    cached.logit_difference(patched)
+"""Pairs that have been run: `cached.logit_difference(patched)` costs what a patch can change.
 
 At the sites of one `cache_sites` call, such as every layer, `logit_differences`, `effects` and
 `base_gradients` share forward passes: each site has some of the rows to itself. Few pairs at many
@@ -11,6 +8,7 @@ layers gain most, since a processor multiplies large matrices faster than small 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,36 +21,34 @@ from helpers.patching.sites import Site, check_sites, check_vocabulary
 from helpers.patching.suffix import ALL, Suffix, Write
 from helpers.tasks.pairs import Pairs
 
-Clamp = Mapping[Site, Float[Tensor, "rows d"]]
+Acts: TypeAlias = Float[Tensor, "pairs d"]  # what stands at a site, a row per pair
+Clamp: TypeAlias = Mapping[Site, Acts]
+Rows: TypeAlias = Int[Tensor, "rows"]  # numbers of pairs, which may repeat
+Sites: TypeAlias = "Sequence[CachedPairs]"  # the same pairs at several sites
 ROWS_PER_FORWARD = 256  # bounds the memory of one patched forward pass, not its result
 TOKENS_PER_FORWARD = 192  # of several sites together: more are no faster, and need more memory
 
 
 @dataclass(frozen=True, eq=False)
 class CachedPairs:
-    """Pairs whose prompts have been run: their activations at a site and a way to patch them.
-
-    Attributes:
-        base: Activations of the base prompts at the site, `[pairs d]`.
-        source: Activations of the source prompts, `[pairs d]`.
-    """
+    """Pairs whose prompts have been run: what stands at a site, and a way to patch it."""
 
     model: TransformerBridge
     pairs: Pairs
     site: Site
-    base: Float[Tensor, "pairs d"]
-    source: Float[Tensor, "pairs d"]
+    base: Acts
+    source: Acts
     _groups: tuple[Suffix, ...]
-    _group_of: Int[Tensor, "pairs"]
-    _row_of: Int[Tensor, "pairs"]
+    _group_of: Rows
+    _row_of: Rows
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def patched_logits(
         self,
-        activation: Float[Tensor, "rows d"],
-        rows: Int[Tensor, "rows"] | None = None,
+        activation: Acts,
+        rows: Rows | None = None,
         *,
         tokens: Int[Tensor, "rows k"] | None = None,
         clamp: Clamp | None = None,
@@ -63,15 +59,13 @@ class CachedPairs:
         own see only the tokens that are rerun; set them before `cache_pairs` and keep them.
 
         Args:
-            rows: Which pairs (may repeat); all of them in order by default.
-            tokens: Compute the logits of these tokens only, `k` per row; the whole vocabulary by
-                default.
-            clamp: Activations to hold fixed at sites above this one, at the same token: a row
-                per row. With `record` this patches one path only, or cuts it.
+            rows: Which pairs; all of them in order by default.
+            tokens: Compute the logits of these only; of the whole vocabulary by default.
+            clamp: Activations to hold fixed at sites above this one, at the same token. With
+                `record` this patches one path only, or cuts it.
 
-        Raises ValueError: an activation of the wrong shape or with NaN, a clamped site below, rows
-        that are no numbers, or tokens that are not in the vocabulary. IndexError: a row that does
-        not exist.
+        Raises ValueError: an activation of the wrong shape or with NaN, a clamped site below, or
+        tokens that are not in the vocabulary. IndexError: no such row.
         """
         rows, clamp = self._rows(rows), dict(clamp or {})
         self._check(activation, rows, clamp)
@@ -90,23 +84,13 @@ class CachedPairs:
         return self._in_order(pieces, rows)
 
     def record(
-        self,
-        activation: Float[Tensor, "pairs d"],
-        names: Sequence[str],
-        *,
-        clamp: Clamp | None = None,
+        self, activation: Acts, names: Sequence[str], *, clamp: Clamp | None = None
     ) -> dict[str, Float[Tensor, "pairs ..."]]:
         """What TransformerLens hooks see at the patched token while `activation` is written.
 
         Differentiable in `activation`. Attention patterns and scores have one column per token of
-        the longest prompt, filled with zeros.
-
-        Args:
-            names: Hooks above the site, such as `blocks.9.attn.hook_pattern`.
-            clamp: As in `patched_logits`.
-
-        Raises ValueError: an activation of the wrong shape or with NaN, or a hook below the site.
-        KeyError: no such hook.
+        the longest prompt, filled with zeros. `clamp` is that of `patched_logits`, and so are the
+        errors; one of them is a hook below the site. KeyError: no such hook.
         """
         rows, clamp = self._rows(None), dict(clamp or {})
         if isinstance(names, str):
@@ -129,13 +113,9 @@ class CachedPairs:
         return {name: self._in_order(found, rows) for name, found in pieces.items()}
 
     def logit_difference(
-        self,
-        activation: Float[Tensor, "rows d"],
-        rows: Int[Tensor, "rows"] | None = None,
-        *,
-        clamp: Clamp | None = None,
+        self, activation: Acts, rows: Rows | None = None, *, clamp: Clamp | None = None
     ) -> Float[Tensor, "rows"]:
-        """Answer minus counterfactual logit under the patch, from those two columns only.
+        """Answer minus counterfactual logit under the patch, in nats, from those two columns only.
 
         Arguments and errors are those of `patched_logits`.
         """
@@ -150,25 +130,20 @@ class CachedPairs:
         return self.logit_difference(self.base)
 
     @cached_property
-    def base_gradient(self) -> Float[Tensor, "pairs d"]:
+    def base_gradient(self) -> Acts:
         """How each logit difference changes with the base's activation, in nats; computed once."""
         return gradients(self, self.base)
 
     @torch.no_grad()
-    def measure(
-        self, activation: Float[Tensor, "pairs d"], *, clamp: Clamp | None = None
-    ) -> Effect:
+    def measure(self, activation: Acts, *, clamp: Clamp | None = None) -> Effect:
         """The effect of writing `activation` at the site of every pair, with intervals."""
         return Effect.of(self.clean_logit_difference, *self.outcome(activation, clamp=clamp))
 
     @torch.no_grad()
     def outcome(
-        self, activation: Float[Tensor, "pairs d"], *, clamp: Clamp | None = None
+        self, activation: Acts, *, clamp: Clamp | None = None
     ) -> tuple[Float[Tensor, "pairs"], Bool[Tensor, "pairs"]]:
-        """The logit difference of each pair under the patch, in nats, and whether it flipped.
-
-        A pair flips if its top token over the whole vocabulary is the counterfactual answer.
-        """
+        """Of each pair the logit difference, in nats, and whether the counterfactual is on top."""
         logits, answers = self.patched_logits(activation, clamp=clamp), _answers(self)
         return logit_difference(logits, *answers), logits.argmax(-1) == answers[1]
 
@@ -190,7 +165,7 @@ class CachedPairs:
         order = torch.cat([part for _, part in self._parts(rows)])
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)[order.argsort()]
 
-    def _rows(self, rows: Tensor | None) -> Int[Tensor, "rows"]:
+    def _rows(self, rows: Tensor | None) -> Rows:
         if rows is None:
             return torch.arange(len(self), device=self.base.device)
         rows = torch.as_tensor(rows, device=self.base.device)
@@ -203,15 +178,13 @@ class CachedPairs:
         """Refuse what cannot be written; errors as for `patched_logits`."""
         if len(rows) == 0:
             raise ValueError("no rows to patch")
-        require.floats("the new activation", activation)
+        require.finite("the new activation", activation)
         expected = (len(rows), self.base.shape[1])
         if tuple(activation.shape) != expected:
             raise ValueError(
                 f"the new activation has shape {tuple(activation.shape)}, but {self.site} of "
                 f"these rows needs {expected}"
             )
-        if not torch.isfinite(activation).all():
-            raise ValueError("the new activation holds NaN or infinity")
         check_sites(self.model, clamp)
         for site, value in clamp.items():
             if site.layer <= self.site.layer or site.kind == "resid_mid":
@@ -227,15 +200,8 @@ class CachedPairs:
 
 
 @torch.enable_grad()
-def gradients(
-    cached: CachedPairs, activation: Float[Tensor, "pairs d"]
-) -> Float[Tensor, "pairs d"]:
-    """How each logit difference changes with its activation where that is `activation`, in nats.
-
-    One backward pass for every `ROWS_PER_FORWARD` pairs, so many of them need no more memory.
-
-    Raises ValueError: an activation of the wrong shape or with NaN.
-    """
+def gradients(cached: CachedPairs, activation: Acts) -> Acts:
+    """How each logit difference changes with its activation where that is `activation`, in nats."""
     found = []
     for rows in torch.arange(len(activation), device=activation.device).split(ROWS_PER_FORWARD):
         part = activation[rows].detach().clone().requires_grad_()
@@ -246,16 +212,12 @@ def gradients(
 
 @torch.no_grad()
 def logit_differences(
-    cached: Sequence[CachedPairs], activations: Sequence[Float[Tensor, "pairs d"]] | None = None
+    cached: Sites, activations: Sequence[Acts] | None = None
 ) -> Float[Tensor, "sites pairs"]:
     """`logit_difference` of each site of a `cache_sites` call, in nats; not differentiable.
 
-    Args:
-        cached: The same pairs at several sites.
-        activations: What to write at each; by default the source's, the whole component.
-
-    Raises ValueError: no sites, other pairs at some or cached by other calls, not one activation
-    for every site, or one of the wrong shape or with NaN.
+    `activations` are what to write at each; by default the source's, the whole component. A
+    ValueError unless all are the same pairs, cached by one call, and the activations fit.
     """
     columns, places = _answers(_first(cached, activations)).unique(return_inverse=True)
     found = cached[0].base.new_empty(len(cached), len(cached[0]))
@@ -265,9 +227,7 @@ def logit_differences(
 
 
 @torch.no_grad()
-def effects(
-    cached: Sequence[CachedPairs], activations: Sequence[Float[Tensor, "pairs d"]] | None = None
-) -> list[Effect]:
+def effects(cached: Sites, activations: Sequence[Acts] | None = None) -> list[Effect]:
     """`measure` at each site of a `cache_sites` call; arguments and errors as above."""
     answers = _answers(_first(cached, activations))
     patched = cached[0].base.new_empty(len(cached), len(cached[0]))
@@ -279,11 +239,11 @@ def effects(
     return [Effect.of(clean, *both) for both in zip(patched, flipped, strict=True)]
 
 
-def base_gradients(cached: Sequence[CachedPairs]) -> list[Float[Tensor, "pairs d"]]:
+def base_gradients(cached: Sites) -> list[Acts]:
     """`base_gradient` at each site of a `cache_sites` call, all from one backward pass.
 
     Nothing is added to each site, and the gradient with respect to that nothing is taken: the base
-    run is the same for all sites. Errors as above.
+    run is the same for all sites.
     """
     first = _first(cached, None)
     found = [torch.empty_like(at.base) for at in cached]
@@ -302,11 +262,10 @@ def base_gradients(cached: Sequence[CachedPairs]) -> list[Float[Tensor, "pairs d
 
 def _answers(cached: CachedPairs) -> Int[Tensor, "2 pairs"]:
     """The answers and the counterfactual ones, where the activations are."""
-    answers = torch.stack([cached.pairs.answer, cached.pairs.counterfactual])
-    return answers.to(cached.base.device)
+    return torch.stack([cached.pairs.answer, cached.pairs.counterfactual]).to(cached.base.device)
 
 
-def _first(cached: Sequence[CachedPairs], activations: Sequence[Tensor] | None) -> CachedPairs:
+def _first(cached: Sites, activations: Sequence[Tensor] | None) -> CachedPairs:
     """One of the sites, all of which can share forward passes."""
     if isinstance(cached, CachedPairs):
         raise ValueError("give a list of cached sites, not one alone")
@@ -321,8 +280,8 @@ def _first(cached: Sequence[CachedPairs], activations: Sequence[Tensor] | None) 
 
 
 def _patched_together(
-    cached: Sequence[CachedPairs], activations: Sequence[Tensor] | None, columns: Tensor | None
-) -> Iterator[tuple[int, Int[Tensor, "rows"], Float[Tensor, "rows columns"]]]:
+    cached: Sites, activations: Sequence[Acts] | None, columns: Tensor | None
+) -> Iterator[tuple[int, Rows, Float[Tensor, "rows columns"]]]:
     """Each site's number with some of the pairs and their logits."""
     new = [at.source for at in cached] if activations is None else activations
     every_pair = cached[0]._rows(None)

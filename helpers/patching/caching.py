@@ -1,11 +1,8 @@
-"""Run the prompts of pairs once, and get ready to patch them: the entrance to the engine.
-
-cached = cache_pairs(model, pairs, Site(21, "mlp_hidden"))
-cached.measure(cached.source)  # the whole component patched
-"""
+"""Run the prompts of pairs once: `cached = cache_pairs(model, pairs, Site(21, "mlp_hidden"))`."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -13,24 +10,21 @@ from torch import Tensor
 from transformer_lens import TransformerBridge
 
 from helpers.models import require
-from helpers.patching.cached import CachedPairs
+from helpers.patching.cached import Acts, CachedPairs
 from helpers.patching.metrics import Effect
 from helpers.patching.sites import Site, check_sites, check_vocabulary
 from helpers.patching.suffix import Suffix, at_site, run_to
-from helpers.tasks.pairs import Pairs
+from helpers.tasks.pairs import Pairs, Tokens
 
 # A prompt is known by its tokens and the position of interest: pairs that share one, run it once.
-Prompt = tuple[tuple[int, ...], int]
-Patch = Callable[[CachedPairs], Float[Tensor, "pairs d"]]
+Prompt: TypeAlias = tuple[tuple[int, ...], int]
+Patch: TypeAlias = Callable[[CachedPairs], Acts]
 
 
 def cache_pairs(
     model: TransformerBridge, pairs: Pairs, site: Site, *, batch_size: int = 64
 ) -> CachedPairs:
-    """Run the prompts of `pairs` once and get ready to patch them at one site.
-
-    Args:
-        batch_size: Prompts per forward pass while caching; less needs less memory.
+    """Run the prompts of `pairs` once, `batch_size` at a time, and get ready to patch one site.
 
     Raises ValueError: no such layer, head, activation or position in the model or in a prompt,
     tokens that the model does not have, or a prompt that is too long for it.
@@ -41,30 +35,24 @@ def cache_pairs(
 def cache_sites(
     model: TransformerBridge, pairs: Pairs, sites: Sequence[Site], *, batch_size: int = 64
 ) -> list[CachedPairs]:
-    """As `cache_pairs` for several sites at one position: the prompts are still run once.
-
-    Raises ValueError: no sites, sites at different positions, or as for `cache_pairs`.
-    """
+    """As `cache_pairs` for several sites at one position, or a ValueError: still one run."""
     require.whole("batch_size", batch_size, least=1)
     if not sites:
         raise ValueError("no sites given")
     check_sites(model, sites)
     if len({site.position for site in sites}) > 1:
         raise ValueError("sites at different positions: cache one position at a time")
-    _check_prompts(model, pairs)
+    prompts = (*pairs.base_tokens, *pairs.source_tokens)
+    tokens = (*prompts, pairs.answer, pairs.counterfactual)
+    check_vocabulary(model, torch.cat([part.cpu() for part in tokens]))
+    if (longest := max(map(len, prompts))) > (most := model.cfg.n_ctx):
+        raise ValueError(f"a prompt has {longest} tokens, but this model reads {most} at most")
     bases = _at_position(pairs.base_tokens, pairs.position, sites[0])
     sources = _at_position(pairs.source_tokens, pairs.source_position, sites[0])
     shapes = _by_shape(bases)
     groups = _groups(model, shapes, sites, batch_size)
-    places = {
-        prompt: (number, row)
-        for number, shape in enumerate(shapes)
-        for row, prompt in enumerate(shape)
-    }
-    known = {
-        prompt: {site: groups[number].activations[site][row] for site in sites}
-        for prompt, (number, row) in places.items()
-    }
+    places = {p: (n, row) for n, shape in enumerate(shapes) for row, p in enumerate(shape)}
+    known = {p: {s: groups[n].activations[s][row] for s in sites} for p, (n, row) in places.items()}
     new = [prompt for prompt in sources if prompt not in known]
     known |= _activations(model, new, sites, batch_size)
     of = [{s: torch.stack([known[p][s] for p in side]) for s in sites} for side in (bases, sources)]
@@ -78,12 +66,10 @@ def in_batches(
 ) -> Iterator[CachedPairs]:
     """Consecutive parts of the pairs, each cached only when its turn comes.
 
-    Args:
-        memory: Bytes that one part may need beside the model: its keys and values, and twice its
-            logits over the vocabulary. The prompts that are being run need up to about 100 MB more
-            in a model of 135M parameters. A single pair is tried whatever it needs.
-
-    Raises ValueError: `memory` is not positive, or as for `cache_pairs`.
+    `memory` is what a part may need beside the model, in bytes: its keys and values, and twice its
+    logits over the vocabulary. The prompts that are being run need up to about 100 MB more in a
+    model of 135M parameters. A single pair is tried whatever it needs. Errors are those of
+    `cache_pairs`, and a ValueError if `memory` is not positive.
     """
     if not isinstance(memory, (int, float)) or not memory > 0:
         raise ValueError(f"memory must be a positive number of bytes, got {memory!r}")
@@ -108,11 +94,9 @@ def measure_in_batches(
 ) -> Effect:
     """The effect that `cache_pairs(model, pairs, site).measure(patch(...))` finds, in less memory.
 
-    Args:
-        patch: Gives the new activations of a part, for example
-            `lambda cached: patch_subspace(cached.base, cached.source, direction)`.
-
-    Other arguments and errors are those of `in_batches`.
+    `patch` gives the new activations of a part, for example
+    `lambda cached: patch_subspace(cached.base, cached.source, direction)`; the rest is as for
+    `in_batches`.
     """
     parts = [
         (part.clean_logit_difference, *part.outcome(patch(part)))
@@ -121,27 +105,14 @@ def measure_in_batches(
     return Effect.of(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def _check_prompts(model: TransformerBridge, pairs: Pairs) -> None:
-    prompts = (*pairs.base_tokens, *pairs.source_tokens)
-    tokens = (*prompts, pairs.answer, pairs.counterfactual)
-    check_vocabulary(model, torch.cat([part.cpu() for part in tokens]))
-    longest, most = max(map(len, prompts)), model.cfg.n_ctx
-    if longest > most:
-        raise ValueError(f"a prompt has {longest} tokens, but this model reads {most} at most")
-
-
-def _at_position(
-    tokens: Sequence[Int[Tensor, "pos"]], positions: Int[Tensor, "pairs"], site: Site
-) -> list[Prompt]:
+def _at_position(tokens: Tokens, positions: Int[Tensor, "pairs"], site: Site) -> list[Prompt]:
     prompts = []
     for row, position in zip(tokens, positions.tolist(), strict=True):
         position = position if site.position is None else site.position
-        resolved = position + len(row) if position < 0 else position
-        if not 0 <= resolved < len(row):
-            raise ValueError(
-                f"position {position} is out of range in a prompt of {len(row)} tokens"
-            )
-        prompts.append((tuple(row.tolist()), resolved))
+        n = len(row)
+        if not -n <= position < n:
+            raise ValueError(f"position {position} is out of range in a prompt of {n} tokens")
+        prompts.append((tuple(row.tolist()), position % n))
     return prompts
 
 

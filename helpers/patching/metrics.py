@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,6 +11,8 @@ from torch import Tensor
 from helpers.models import require
 
 RESAMPLES = 2000  # of the bootstrap
+PerPair: TypeAlias = Float[Tensor, "pairs"]
+Labels: TypeAlias = Int[Tensor, "pairs"]  # a token for each pair
 
 
 class Estimate(NamedTuple):
@@ -35,9 +37,8 @@ def bootstrap(
     """A statistic of column means with its percentile bootstrap interval over the rows.
 
     Pairs are drawn with replacement, all columns of a pair together; `statistic` maps column means
-    to the quantity of interest, so ratios of means are resampled as ratios of means.
-
-    Raises ValueError: no rows, NaN in the samples, or no matrix of numbers.
+    to the quantity of interest, so ratios of means are resampled as ratios of means. A ValueError
+    if there are no rows, or NaN.
     """
     if not isinstance(samples, Tensor) or samples.ndim != 2:
         raise ValueError("the samples must be a tensor [pairs columns], a row for every pair")
@@ -52,43 +53,35 @@ def bootstrap(
     return Estimate(statistic(samples.mean(0)).item(), low.item(), high.item())
 
 
-def mean(values: Float[Tensor, "pairs"], *, seed: int = 0) -> Estimate:
-    """The mean over pairs with its bootstrap interval, in the unit of `values`.
-
-    Raises ValueError: no values, NaN, or not one number per pair.
-    """
+def mean(values: PerPair, *, seed: int = 0) -> Estimate:
+    """The mean over pairs with its bootstrap interval, in the unit of `values`; errors, too."""
     _require_one_per_pair("the values", values)
     return bootstrap(values[:, None], lambda means: means[..., 0], seed=seed)
 
 
 def logit_difference(
-    logits: Float[Tensor, "pairs d_vocab"],
-    answer: Int[Tensor, "pairs"],
-    counterfactual: Int[Tensor, "pairs"],
-) -> Float[Tensor, "pairs"]:
+    logits: Float[Tensor, "pairs d_vocab"], answer: Labels, counterfactual: Labels
+) -> PerPair:
     """Logit of the base prompt's answer minus logit of the counterfactual one, in nats, per pair.
 
     The labels are the base prompt's, before and after the patch (section 4.1): a patch that works
-    makes this number fall.
-
-    Raises ValueError: not one answer and one counterfactual per row, or tokens beyond the logits.
+    makes this number fall. A ValueError unless each row has two tokens within the logits.
     """
-    for tokens in (answer, counterfactual):
-        _require_tokens(logits, tokens)
+    _require_tokens(logits, answer)
+    _require_tokens(logits, counterfactual)
     both = torch.stack([answer.to(logits.device), counterfactual.to(logits.device)], -1)
     of_answer, of_counterfactual = logits.gather(-1, both).unbind(-1)
     return of_answer - of_counterfactual
 
 
 def fractional_logit_difference_decrease(
-    clean: Float[Tensor, "pairs"], patched: Float[Tensor, "pairs"], *, seed: int = 0
+    clean: PerPair, patched: PerPair, *, seed: int = 0
 ) -> Estimate:
     """`1 - mean(patched) / mean(clean)` of logit differences: a ratio of means (section 4.1).
 
     0: no effect. 1: the margin is gone. Above 1: the answer flips on average. Below 0: the patch
     helped the model. A mean of ratios would explode on pairs whose clean difference is near zero.
-
-    Raises ValueError: shapes differ, or the model has no clean margin to lose.
+    A ValueError if shapes differ, or the model has no clean margin to lose.
     """
     _require_one_per_pair("clean", clean)
     _require_one_per_pair("patched", patched)
@@ -99,23 +92,20 @@ def fractional_logit_difference_decrease(
     return bootstrap(samples, lambda means: 1 - means[..., 1] / means[..., 0], seed=seed)
 
 
-def percent_lost(clean: Tensor, patched: Tensor, clamped: Tensor) -> Estimate:
-    """How much of a patch's effect a clamp undoes, in percent; logit differences `[pairs]`."""
+def percent_lost(clean: PerPair, patched: PerPair, clamped: PerPair) -> Estimate:
+    """How much of a patch's effect a clamp undoes, in percent, from logit differences."""
     samples = torch.stack([clean, patched, clamped], -1)
     return bootstrap(samples, lambda m: 100 * (m[..., 2] - m[..., 1]) / (m[..., 0] - m[..., 1]))
 
 
-def percent_kept(clean: Tensor, patched: Tensor, part: Tensor) -> Estimate:
+def percent_kept(clean: PerPair, patched: PerPair, part: PerPair) -> Estimate:
     """How much of a patch's effect another patch has, in percent; logit differences `[pairs]`."""
     samples = torch.stack([clean, patched, part], -1)
     return bootstrap(samples, lambda m: 100 * (m[..., 0] - m[..., 2]) / (m[..., 0] - m[..., 1]))
 
 
-def margin(clean: Float[Tensor, "pairs"]) -> float:
-    """The mean clean logit difference in nats, of which effects are shares.
-
-    Raises ValueError: it is not above zero.
-    """
+def margin(clean: PerPair) -> float:
+    """The mean clean logit difference in nats, of which effects are shares; an error if none."""
     mean = clean.mean().item()
     if mean <= 0:
         raise ValueError(
@@ -126,14 +116,12 @@ def margin(clean: Float[Tensor, "pairs"]) -> float:
 
 
 def interchange_accuracy(
-    logits: Float[Tensor, "pairs d_vocab"], counterfactual: Int[Tensor, "pairs"]
+    logits: Float[Tensor, "pairs d_vocab"], counterfactual: Labels
 ) -> Estimate:
     """Share of pairs whose top token over the whole vocabulary is the counterfactual answer.
 
     The interval is the exact binomial one (Clopper-Pearson): a bootstrap of 0 hits out of n would
-    claim to be certain.
-
-    Raises ValueError: there are no pairs or not one counterfactual for each, or NaN in the logits.
+    claim to be certain. A ValueError unless there is one token per row, and no NaN.
     """
     _require_tokens(logits, counterfactual)
     if logits.isnan().any():
@@ -142,10 +130,7 @@ def interchange_accuracy(
 
 
 def share(hits: Bool[Tensor, "pairs"]) -> Estimate:
-    """Share of true values, with the exact binomial interval.
-
-    Raises ValueError: there are none, or they are not true or false, one per pair.
-    """
+    """Share of true values, with the exact binomial interval; a ValueError if there are none."""
     # Here, since the checks import this module and need no model.
     from transformer_lens.utilities.statistics import success_rate_ci
 
@@ -160,17 +145,16 @@ def share(hits: Bool[Tensor, "pairs"]) -> Estimate:
 class Effect:
     """What a patch did: the share of the logit difference it removed, and how often it flipped.
 
-    Of each pair also its logit difference under the patch, in nats, and whether its top token is
-    the counterfactual answer.
+    For each pair its logit difference, in nats, and whether its top token is the counterfactual.
     """
 
     fldd: Estimate
     interchange_accuracy: Estimate
-    logit_difference: Float[Tensor, "pairs"]
+    logit_difference: PerPair
     flipped: Bool[Tensor, "pairs"]
 
     @classmethod
-    def of(cls, clean: Tensor, patched: Tensor, flipped: Bool[Tensor, "pairs"]) -> "Effect":
+    def of(cls, clean: PerPair, patched: PerPair, flipped: Bool[Tensor, "pairs"]) -> "Effect":
         """The effect from what is known of each pair; `clean` and `patched` in nats."""
         fldd = fractional_logit_difference_decrease(clean, patched)
         return cls(fldd, share(flipped), patched, flipped)
@@ -197,8 +181,6 @@ def _require_tokens(logits: Tensor, tokens: Tensor) -> None:
     require.ids("the tokens", tokens)
     rows, columns = logits.shape
     if len(tokens) != rows:
-        raise ValueError(
-            f"one token for each of {rows} rows of logits is needed, not {len(tokens)}"
-        )
+        raise ValueError(f"one token for each of {rows} rows of logits, not {len(tokens)}")
     if rows and not (0 <= tokens.min() and tokens.max() < columns):
         raise ValueError(f"the tokens must lie between 0 and {columns - 1}, as the logits do")

@@ -36,8 +36,8 @@ class Site:
             reads, behind its norm), `mlp_hidden` (input of the down projection, `[d_mlp]`),
             `head_output` or `head_query` (one head before the output projection, or its query
             before rotary positions, `[d_head]`).
-        head: The head, for the last two only.
-        position: Overrides the pairs' own position; negative counts from the end of each prompt.
+        head: For the last two only.
+        position: Overrides the pairs' own; negative counts from the end of each prompt.
 
     Raises ValueError: an unknown kind, a head where none belongs or none where one does, or a
     layer, head or position that is no whole number.
@@ -63,10 +63,6 @@ class Site:
         """Name of the TransformerLens hook, for example `blocks.8.mlp.hook_post`."""
         return f"blocks.{self.layer}.{HOOKS[self.kind]}"
 
-    def check(self, model: TransformerBridge) -> None:
-        """Raise ValueError if the model has no such site."""
-        check_sites(model, [self])
-
     def as_dict(self) -> dict:
         """The site as plain values, to be stored and read back with `Site(**values)`."""
         return {key: value for key, value in asdict(self).items() if value is not None}
@@ -90,9 +86,7 @@ def check_sites(model: TransformerBridge, sites: Iterable[Site]) -> None:
         if site.kind == "resid_mid":  # written by way of the attention output
             needed.append(f"blocks.{site.layer}.hook_attn_out")
         if missing := [name for name in needed if name not in hooks]:
-            raise ValueError(
-                f"this architecture has no {site.kind}: TransformerLens offers no hook {missing[0]}"
-            )
+            raise ValueError(f"this architecture has no {site.kind}: there is no hook {missing[0]}")
 
 
 def check_vocabulary(model: TransformerBridge, tokens: Int[Tensor, "n"]) -> None:
@@ -100,10 +94,8 @@ def check_vocabulary(model: TransformerBridge, tokens: Int[Tensor, "n"]) -> None
     require.ids("the tokens", tokens)
     size = model.cfg.d_vocab
     if unknown := tokens[(tokens < 0) | (tokens >= size)].tolist():
-        raise ValueError(
-            f"there is no token {unknown[0]} in the vocabulary of {size}: were they made for "
-            "another model?"
-        )
+        there = f"there is no token {unknown[0]} in the vocabulary of {size}"
+        raise ValueError(f"{there}: were they made for another model?")
 
 
 def before_mlp(model: TransformerBridge) -> str:

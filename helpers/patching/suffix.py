@@ -3,13 +3,13 @@
 A patch at token `t` of layer `l` cannot change earlier tokens (attention is causal) nor lower
 layers. So the keys and values of the tokens before `t` are computed once, the residual stream that
 enters block `l` is stored once, and a patched run is: tokens `t, t+1, ...` through blocks
-`l, l+1, ...`. The forward pass is the model's own, through the bridge's `start_at_layer` and
-`past_key_values`; no architecture is written again here.
+`l, l+1, ...`. The forward pass is the model's own, by `start_at_layer` and `past_key_values`.
 """
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -18,21 +18,20 @@ from transformer_lens import TransformerBridge
 from transformers.cache_utils import Cache
 
 from helpers.models.load import contiguous
-from helpers.patching.sites import Site
+from helpers.patching.sites import Site, check_sites
 
-Hook = tuple[str, Callable]
-Write = tuple[Site, Float[Tensor, "some d"], slice]  # what to write where, and in which of the rows
+Stream: TypeAlias = Float[Tensor, "batch pos d_model"]
+Hook: TypeAlias = tuple[str, Callable]
+# What to write where, and in which of the rows.
+Write: TypeAlias = tuple[Site, Float[Tensor, "some d"], slice]
 ALL = slice(None)
 
 
 class Suffix:
-    """Prompts of one length, ready to be rerun with a new activation at one position.
+    """Prompts of one length, ready to be rerun with new activations at one position of `sites`.
 
-    Args:
-        position: The position patched in all of the prompts.
-        sites: Those that will be patched.
-        from_start: Rerun whole prompts through all blocks instead: slower, and right for every
-            architecture.
+    With `from_start` whole prompts are rerun through all blocks: slower, and right for every
+    architecture.
     """
 
     def __init__(
@@ -71,7 +70,9 @@ class Suffix:
                     self.model(rest, past_key_values=_select(cache))
             caches.append(cache)
             records.append(record)
-            _forget_below(cache, entries[0])
+            for layer in cache.layers[: entries[0]] if cache is not None else ():
+                if layer.is_initialized:  # never rerun: only the length of one prompt is read
+                    layer.keys, layer.values = layer.keys[:1].clone(), layer.values[:1].clone()
         for key, name in names.items():
             if isinstance(key, Site):
                 found = [at_site(record[name], key, self.index) for record in records]
@@ -103,7 +104,7 @@ class Suffix:
             if self.from_start:
                 return self.model(self.tokens[rows])[:, -1]
             prefix, residual = _select(self.prefix, rows, entry), self.residuals[entry][rows]
-            with _skip_blocks(self.model, entry, self.block_output):
+            with _computing(self.model.blocks[:entry], self.block_output):
                 return self.model(
                     residual, start_at_layer=entry, past_key_values=prefix, logits_to_keep=1
                 )[:, -1]
@@ -158,10 +159,7 @@ class Suffix:
 
     @torch.no_grad()
     def is_exact(self) -> bool:
-        """Whether rerunning a prompt with its own activations gives the full forward's logits.
-
-        Tried at the lowest site, at the highest, and at one of every kind.
-        """
+        """Whether a prompt, rerun with its own activations at some sites, gives the same logits."""
         first = torch.zeros(1, dtype=torch.long, device=self.tokens.device)
         expected = self.model(self.tokens[:1])[:, -1]
         ordered = sorted(self.activations, key=lambda site: site.layer)
@@ -179,27 +177,19 @@ class Suffix:
 
 
 def run_from(
-    model: TransformerBridge,
-    residual: Float[Tensor, "batch pos d_model"],
-    layer: int,
-    **arguments: object,
+    model: TransformerBridge, residual: Stream, layer: int, **arguments: object
 ) -> Float[Tensor, "batch pos d_vocab"]:
     """The model's logits, given the residual stream that enters block `layer`.
 
     The bridge's `start_at_layer` by itself runs the blocks below as well; here they are skipped.
     Further arguments go to the model: `logits_to_keep=1` gives those of the last token only.
-
-    Raises ValueError: no such layer.
     """
-    if not 0 <= layer < model.cfg.n_layers:
-        raise ValueError(f"layer {layer} is out of range: the model has {model.cfg.n_layers}")
-    with _skip_blocks(model, layer, _block_output(model)):
+    check_sites(model, [Site(layer, "resid_pre")])
+    with _computing(model.blocks[:layer], _block_output(model)):
         return model(residual, start_at_layer=layer, **arguments)
 
 
-def at_site(
-    activation: Float[Tensor, "batch pos *d"], site: Site, index: int
-) -> Float[Tensor, "batch d"]:
+def at_site(activation: Float[Tensor, "batch pos *d"], site: Site, index: int) -> Tensor:
     """The site's vector at one position of a hooked activation."""
     vector = activation[:, index]
     return vector if site.head is None else vector[:, site.head]
@@ -239,11 +229,7 @@ def _reads(record: dict[str, Tensor]) -> list[Hook]:
 def only_columns(
     model: TransformerBridge, columns: Int[Tensor, "columns"] | list[int] | None
 ) -> AbstractContextManager:
-    """Inside, the model computes the logits of the tokens `columns` only (None: of all).
-
-    Whatever the model does to its logits afterwards (a soft cap, a scale) is elementwise and stays
-    in force.
-    """
+    """Inside, the model computes the logits of the tokens `columns` only (None: of all)."""
     if columns is None:
         return nullcontext()
     unembed = model.unembed
@@ -251,14 +237,12 @@ def only_columns(
     return _computing([unembed], lambda hidden, **_: unembed.hook_in(hidden) @ weight + bias)
 
 
-def _skip_blocks(model: TransformerBridge, below: int, output: Callable) -> AbstractContextManager:
-    """Inside, the blocks under `below` return their input: `start_at_layer` discards it anyway."""
-    return _computing(model.blocks[:below], output)
-
-
 @contextmanager
 def _computing(modules: Iterable[torch.nn.Module], forward: Callable) -> Iterator[None]:
-    """Inside, these modules do this: set on instances, so the bridge sees no changed module."""
+    """Inside, these modules do this: set on instances, so the bridge sees no changed module.
+
+    Blocks below `start_at_layer`, which would be run for nothing, return their input.
+    """
     modules = list(modules)
     for module in modules:
         module.__dict__["forward"] = forward
@@ -287,13 +271,6 @@ def _entry(model: TransformerBridge, site: Site) -> int:
     """The first block that has to be rerun: what leaves block `l` is what enters `l + 1`."""
     is_input_of_next = site.kind == "resid_post" and site.layer + 1 < model.cfg.n_layers
     return site.layer + 1 if is_input_of_next else site.layer
-
-
-def _forget_below(cache: Cache | None, entry: int) -> None:
-    """Keeps one prompt of the layers that are never rerun: only their length is still read."""
-    for layer in cache.layers[:entry] if cache is not None else ():
-        if layer.is_initialized:
-            layer.keys, layer.values = layer.keys[:1].clone(), layer.values[:1].clone()
 
 
 def _concatenate(caches: list[Cache | None], entry: int) -> Cache | None:

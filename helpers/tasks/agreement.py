@@ -1,7 +1,5 @@
 """Two features of a single word that a later word must agree with: number and gender.
 
-    pairs = make_pairs(model, "number", 100)
-
 "Last year, the keys from the north" goes on with *were*, "the key" with *was*; after "Last
 week Anna told us that" the model expects *she*, after Paul *he* (what it has learned of names, not
 a fact about people). The word itself is patched, so the feature is there from the embedding on,
@@ -18,10 +16,9 @@ import pandas as pd
 
 from helpers.models import require
 from helpers.output import files
-from helpers.tasks.pairs import Pairs, Tokenizes, encode, is_single_token
+from helpers.tasks.pairs import Pairs, Split, Tokenizes, encode, words_of_split
 
 Feature: TypeAlias = Literal["number", "gender"]
-Split: TypeAlias = Literal["train", "test"]
 
 FOLDER = files.ROOT / "data" / "agreement"
 SLOT = "{}"
@@ -35,27 +32,20 @@ def make_pairs(
         base    Last year, the keys from the north    answer were
         source  Last year, the key from the north     counterfactual was
 
-    The values of the bases alternate. Position and source position are those of the word. Contents
-    are drawn without replacement; no word and no template is in both splits.
+    The feature is "number" (singular and plural of one noun) or "gender" (two names). The values of
+    the bases alternate. Position and source position are those of the word. Contents are drawn
+    without replacement; no word and no template is in both splits, and none that the tokenizer
+    splits is used.
 
-    Args:
-        model: The model, or only its tokenizer: words that it splits into tokens are not used.
-        feature: "number" (singular and plural of one noun) or "gender" (two names).
-        n: How many pairs.
-        seed: Which pairs, and their order.
-
-    Returns:
-        Pairs whose table has the columns base, source, template, value (of the base), word and
-        other (of the source).
-
-    Raises ValueError: an unknown feature or split, more pairs than there are, or too few words that
-    are single tokens for this model.
+    Returns pairs whose table has the columns base, source, template, value (of the base), word and
+    other (of the source). Raises ValueError: an unknown feature or split, more than there are, or
+    too few usable words.
     """
     task = _task(feature)
-    if split not in ("train", "test"):
-        raise ValueError(f"the split must be 'train' or 'test', not {split!r}")
     values = list(task["answers"])
-    contents = list(itertools.product(task[split], _words(model, feature, split)))
+    words = pd.read_csv(FOLDER / f"{task['words']}.csv").itertuples(index=False, name=None)
+    words = words_of_split(model, list(words), task["words"], split)
+    contents = list(itertools.product(task[split], words))
     if not 2 <= require.whole("n", n) <= 2 * len(contents):
         raise ValueError(f"n must be from 2 to {2 * len(contents)} pairs of {feature}, not {n}")
     rng = np.random.default_rng(require.whole("seed", seed, least=0))
@@ -86,16 +76,3 @@ def _task(feature: str) -> Mapping[str, Any]:
     if feature not in list(tasks):
         raise ValueError(f"no feature {feature!r}: choose from {list(tasks)}")
     return tasks[feature]
-
-
-def _words(model: Tokenizes, feature: Feature, split: Split) -> list[tuple[str, str]]:
-    """Two words each, one of every value: every second of the usable ones belongs to the test."""
-    table = pd.read_csv(FOLDER / f"{_task(feature)['words']}.csv")
-    rows = table.itertuples(index=False, name=None)
-    usable = [row for row in rows if all(is_single_token(model, word) for word in row)]
-    if len(usable) < 4:
-        raise ValueError(
-            f"only {len(usable)} of our {len(table)} {_task(feature)['words']} are single tokens "
-            "for this model, and 4 are needed: its tokenizer does not suit this feature"
-        )
-    return usable[("train", "test").index(split) :: 2]

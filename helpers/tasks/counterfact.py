@@ -1,7 +1,4 @@
-"""CounterFact (Meng et al. 2022), a large set of facts and false answers, from its authors.
-
-facts = load_counterfact("counterfact.json")
-"""
+"""CounterFact (Meng et al. 2022), a large set of facts: `load_counterfact("counterfact.json")`."""
 
 import http.client
 import json
@@ -20,17 +17,11 @@ COUNTERFACT = "https://rome.baulab.info/data/dsets/counterfact.json"
 
 
 def load_counterfact(path: str | os.PathLike | None = None) -> pd.DataFrame:
-    """The CounterFact data set, downloaded once into the user's cache.
+    """The CounterFact data set, downloaded once into the user's cache, or read from a file.
 
-    Args:
-        path: A copy of `counterfact.json`, for a machine without network; then nothing is fetched.
-
-    Returns:
-        The columns of a table of facts (the relation is a Wikidata property such as P103), and
-        counterfactual (the false answer), paraphrases and neighbourhood (lists of prompts).
-
-    Raises ConnectionError: it cannot be downloaded; the message says what to do. ValueError: the
-    file is not CounterFact.
+    Returns the columns of a table of facts (the relation is a Wikidata property such as P103), and
+    counterfactual (the false answer), paraphrases and neighbourhood (lists of prompts). Raises
+    ConnectionError: it cannot be downloaded. ValueError: the file is not CounterFact.
     """
     kept = Path(path).expanduser() if path is not None else cache_folder() / "counterfact.json"
     if path is not None or kept.is_file():

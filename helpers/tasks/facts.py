@@ -1,17 +1,14 @@
 """Facts to recall, patch and edit: a relation, a subject, and an answer that the model completes.
 
-    known = known_facts(model, load_facts("landmark_country"))
-    pairs = make_pairs(model, known, 40)
-
 "The location of the Eiffel Tower is in the country of" is a prompt, made from a template of the
 relation `landmark_country`; it ends right before the answer, France. Subjects and answers may be
-several tokens long. Answers are compared by their first token, so two facts have the same answer
-if theirs begin alike.
+several tokens long. Answers are compared by their first token.
 
 Tables of facts have the columns relation, subject, answer and template; a template has the slot
 `{subject}`. `load_facts` gives those of the project, `helpers.tasks.counterfact` a larger set.
 """
 
+import contextlib
 import functools
 import json
 from collections.abc import Mapping, Sequence
@@ -39,23 +36,14 @@ def relations() -> list[str]:
 
 
 def prompts(relation: str) -> list[str]:
-    """The templates of a relation: the one the default model completes best, then paraphrases.
-
-    Raises ValueError: there is no such relation.
-    """
+    """The templates of a relation: the one the default model completes best, then paraphrases."""
     if relation not in _prompts():
         raise ValueError(f"no relation {relation!r}: choose from {relations()}")
     return list(_prompts()[relation])
 
 
 def load_facts(relations: str | Sequence[str] | None = None) -> pd.DataFrame:
-    """The facts of one relation or several, or all facts of the project, with the main templates.
-
-    Returns:
-        The columns relation, subject, answer and template.
-
-    Raises ValueError: there is no such relation.
-    """
+    """The facts of one relation or several, or of the whole project, with the main templates."""
     names = [relations] if isinstance(relations, str) else relations
     templates = {name: prompts(name)[0] for name in (_prompts() if names is None else names)}
     facts = pd.read_csv(FOLDER / "facts.csv")
@@ -73,26 +61,22 @@ def known_facts(
 ) -> pd.DataFrame:
     """The facts that the model completes: the answer's first token has the largest logit of all.
 
-    On one core the packaged model reads about 20 prompts a second: half a minute for all facts.
+    On one core the packaged model reads about 20 prompts a second: half a minute for all facts,
+    which are tried by default. Prompts of equal length share a forward pass, up to `batch_size`.
 
-    Args:
-        facts: Which facts to try; those of the project by default.
-        batch_size: Prompts per forward pass; only prompts of equal length share one.
-
-    Returns:
-        The known rows of `facts` in their order, with four more columns: prompt (the text),
-        subject_tokens (their number in mid-sentence: a patch at the last one carries all of a
-        subject only if it is the only one), answer_token (the answer's first) and probability
-        (that the model gives it).
-
-    Raises ValueError: `facts` is no table of facts, or the batch size is not positive.
+    Returns the known rows of `facts` in their order, with four more columns: prompt (the text),
+    subject_tokens (their number in mid-sentence: a patch at the last one carries all of a subject
+    only if it is the only one), answer_token (the answer's first) and probability (of that).
     """
     require.whole("batch_size", batch_size, least=1)
     facts = load_facts() if facts is None else facts
     _check_table(facts)
-    first = pd.Series([_first_token(model, answer) for answer in facts["answer"]], facts.index)
-    facts = facts[first.notna()]
-    texts, answers = _fill(facts), torch.tensor(first.dropna().tolist(), dtype=torch.long)
+    first = {}
+    for row, answer in enumerate(facts["answer"]):
+        with contextlib.suppress(ValueError):  # unknown to the tokenizer: unknown to the model
+            first[row] = answer_token(model, answer)
+    facts = facts.iloc[list(first)]
+    texts, answers = _fill(facts), torch.tensor(list(first.values()), dtype=torch.long)
     known, probability = _complete(model, [encode(model, t) for t in texts], answers, batch_size)
     columns = {
         "prompt": texts,
@@ -106,9 +90,8 @@ def known_facts(
 def count_known(facts: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     """How much of `facts` is in `known`, by relation.
 
-    Returns:
-        Integer columns: total; known; answers (different first tokens among the known); pairs
-        (ordered pairs of known facts with different answers, if they share a template).
+    Columns: total; known; answers (different first tokens among the known); pairs (ordered pairs of
+    known facts with different answers, if they share a template).
     """
     counts = known.groupby("relation")["answer_token"].agg(
         known="size",
@@ -131,10 +114,7 @@ def with_third_answers(known: pd.DataFrame) -> pd.DataFrame:
 
 
 def split_subjects(facts: pd.DataFrame, *, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training and test facts, half each (of each answer too, if possible), of other subjects.
-
-    Raises ValueError: there are fewer than two subjects, or `facts` is no table of facts.
-    """
+    """Training and test facts, half each (of each answer too, if possible), of other subjects."""
     _check_table(facts)
     rng = np.random.default_rng(require.whole("seed", seed, least=0))
     shuffled = facts.sample(frac=1, random_state=rng)
@@ -151,10 +131,8 @@ def neighbours(
 ) -> pd.DataFrame:
     """Facts of other subjects in the relation of `fact`: what an edit of it should leave alone.
 
-    Args:
-        facts: Where to look, for example the known ones.
-        fact: Has at least relation, subject and answer, as a row of a table of facts.
-        same_answer: True keeps those with the answer of `fact`, False the others, None all.
+    `fact` is a row of a table of facts. `same_answer` True keeps those with its answer, False the
+    others, None all.
     """
     rows = facts[(facts["relation"] == fact["relation"]) & (facts["subject"] != fact["subject"])]
     if same_answer is not None:
@@ -172,20 +150,11 @@ def make_pairs(model: Tokenizes, facts: pd.DataFrame, n: int, *, seed: int = 0) 
         source  The location of Mount Fuji is in the country of          counterfactual Japan
 
     Relations take turns, and within a relation so do the bases, until their pairs run out. No pair
-    comes twice. The first pairs do not depend on `n`.
+    comes twice. The first pairs do not depend on `n`. `facts` is (part of) what `known_facts` gave.
 
-    Args:
-        model: The model, or only its tokenizer.
-        facts: What `known_facts` returns, or part of it.
-        n: How many pairs.
-        seed: The pairs depend on it, on `facts` and on the tokenizer, and on nothing else.
-
-    Returns:
-        Pairs whose table has the columns base, source, relation, subject, source_subject, answer,
-        counterfactual and template.
-
-    Raises ValueError: there are fewer pairs, the tokenizer cannot tell where a subject ends or does
-    not know an answer, or `facts` is no table of facts.
+    Returns pairs whose table has the columns base, source, relation, subject, source_subject,
+    answer, counterfactual and template. Raises ValueError: more pairs than there are, or a
+    tokenizer that cannot tell where a subject ends or does not know an answer.
     """
     _check_table(facts)
     rng = np.random.default_rng(require.whole("seed", seed, least=0))
@@ -195,32 +164,20 @@ def make_pairs(model: Tokenizes, facts: pd.DataFrame, n: int, *, seed: int = 0) 
     ours, theirs = (facts.iloc[rows].reset_index(drop=True) for rows in (base, source))
     base_tokens, position = _read(model, ours)
     source_tokens, source_position = _read(model, theirs)
-    table = {
-        "base": _fill(ours),
-        "source": _fill(theirs),
-        "relation": ours["relation"],
-        "subject": ours["subject"],
-        "source_subject": theirs["subject"],
-        "answer": ours["answer"],
-        "counterfactual": theirs["answer"],
-        "template": ours["template"],
-    }
-    answer, counterfactual = torch.from_numpy(answers[[base, source]])
-    return Pairs(
-        base_tokens, source_tokens, answer, counterfactual, position, source_position,
-        table=pd.DataFrame(table),
+    table = pd.DataFrame({"base": _fill(ours), "source": _fill(theirs)}).assign(
+        relation=ours["relation"], subject=ours["subject"], source_subject=theirs["subject"],
+        answer=ours["answer"], counterfactual=theirs["answer"], template=ours["template"],
     )  # fmt: skip
+    labels = torch.from_numpy(answers[[base, source]])
+    return Pairs(base_tokens, source_tokens, *labels, position, source_position, table)
 
 
 def answer_token(model: Tokenizes, answer: str) -> int:
-    """The first token of an answer in mid-sentence, that is after a space.
-
-    Raises ValueError: the tokenizer does not know it.
-    """
-    token = _first_token(model, answer)
-    if token is None:
+    """The first token of an answer after a space; a ValueError if it is unknown."""
+    tokens = _after_space(model, answer)
+    if not tokens or tokens[0] == getattr(model, "tokenizer", model).unk_token_id:
         raise ValueError(f"the tokenizer does not know how {answer!r} begins")
-    return token
+    return tokens[0]
 
 
 def _check_table(facts: pd.DataFrame) -> None:
@@ -250,13 +207,6 @@ def _after_space(model: Tokenizes, words: str) -> list[int]:
     tokens = tokenizer(f" {words.strip()}", add_special_tokens=False)["input_ids"]
     split_off = tokens and not tokenizer.decode(tokens[:1]).strip()  # the space
     return tokens[1:] if split_off else tokens
-
-
-def _first_token(model: Tokenizes, answer: str) -> int | None:
-    """The first token of an answer, if the tokenizer knows it."""
-    tokens = _after_space(model, answer)
-    unknown = getattr(model, "tokenizer", model).unk_token_id
-    return tokens[0] if tokens and tokens[0] != unknown else None
 
 
 @torch.no_grad()
@@ -300,12 +250,11 @@ def _draw(
 
 def _read(model: Tokenizes, facts: pd.DataFrame) -> tuple[Tokens, Int[Tensor, "n"]]:
     """The tokens of each prompt, and the position where its subject ends."""
-    tokens, positions = [], []
-    for template, subject in zip(facts["template"], facts["subject"], strict=True):
-        prompt, end = fill(template, subject), template.index(SLOT) + len(subject)
-        tokens.append(encode(model, prompt))
-        positions.append(_token_before(model, prompt, end))
-    return tuple(tokens), torch.tensor(positions)
+    prompts = _fill(facts)
+    starts = [template.index(SLOT) for template in facts["template"]]
+    ends = [start + len(subject) for start, subject in zip(starts, facts["subject"], strict=True)]
+    positions = [_token_before(model, *both) for both in zip(prompts, ends, strict=True)]
+    return tuple(encode(model, prompt) for prompt in prompts), torch.tensor(positions)
 
 
 def _token_before(model: Tokenizes, prompt: str, end: int) -> int:

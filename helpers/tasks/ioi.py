@@ -1,7 +1,5 @@
 """Indirect object identification (IOI): pairs of prompts that differ in the order of two names.
 
-    pairs = make_pairs(model, 100, split="train")
-
 "Then, Mary and John had fun. John gave a book to" is continued by the indirect object (IO), Mary.
 John, the name that comes twice, is the subject (S). The pattern tells where the subject first
 stands: it is the second of the two names in ABB, as here, and the first in BAB.
@@ -12,14 +10,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from helpers.models import require
 from helpers.output import files
-from helpers.tasks.pairs import Pairs, Tokenizes, is_single_token
+from helpers.tasks.pairs import Pairs, Tokenizes, words_of_split
 
 Split: TypeAlias = Literal["train", "test", "fresh"]
 Words: TypeAlias = Mapping[str, list[str]]  # by kind: {"names": ["Aaron", ...], ...}
@@ -48,23 +46,19 @@ def make_pairs(
         source  Then, John and Mary had fun. John gave a book to    counterfactual John
 
     The patterns of the bases alternate, ABB first; the templates are used equally often, in random
-    order. No prompt comes twice, not even as a source. The patched position is the last token.
+    order. No prompt comes twice, not even as a source; no name, object, place or template is in
+    both splits. The patched position is the last token.
 
     Args:
         model: The model, or only its tokenizer: words that it splits into tokens are not used.
-        n: How many pairs.
-        split: No name, object, place or template is in both splits.
-        seed: The pairs depend on it, on `n` and on the words in use, and on nothing else.
         templates: A template of this split, or several, by name; None for all.
         prefix: What every prompt begins with, including the space before the first name.
 
-    Returns:
-        Pairs whose table has the columns base, source, template, io, subject, object and place
-        (empty if the template has none), pattern (of the base) and the positions of the names in
-        the base: io_position, subject_position, subject2_position (the repetition).
-
-    Raises ValueError: there are fewer pairs, a template or split is unknown, the prefix hides a
-    name, too few words are single tokens for this model, or `n` or `seed` is no whole number.
+    Returns pairs whose table has the columns base, source, template, io, subject, object and place
+    (empty if the template has none), pattern (of the base) and the positions of the names in the
+    base: io_position, subject_position, subject2_position (the repetition). Raises ValueError: more
+    pairs than there are, an unknown template or split, a prefix that hides a name, or too few words
+    that are single tokens for this model.
     """
     require.whole("n", n)
     if not isinstance(prefix, str) or not prefix.endswith(" "):
@@ -86,30 +80,21 @@ def templates(split: Split) -> dict[str, str]:
 
     `argument`, `fun` (train) and `work` (test) have the plots of the paper's three templates.
     """
-    return dict(_templates()[_check_split(split)])
+    if split not in _templates():
+        raise ValueError(f"the split must be 'train', 'test' or 'fresh', not {split!r}")
+    return dict(_templates()[split])
 
 
 def vocabulary(model: Tokenizes, split: Split) -> dict[str, list[str]]:
-    """The names, objects and places of a split that are single tokens for this model.
+    """The names, objects and places of a split, as by `words_of_split`; errors, too.
 
-    Every second usable word is a test word, so the splits are disjoint for each model; but a word
-    may change sides from one model to another. `fresh` has words of its own, for rules that were
-    written before anything was measured on them.
-
-    Raises ValueError: too few words of a list are single tokens.
+    `fresh` has words of its own, for rules that were written before anything was measured on them.
     """
-    taken = {"train": slice(0, None, 2), "test": slice(1, None, 2), "fresh": slice(None)}
-    taken, found = taken[_check_split(split)], {}
-    for kind, fewest in FEWEST.items():
-        words = _words(kind, "fresh" if split == "fresh" else "")
-        usable = [word for word in words if is_single_token(model, word)]
-        if len(usable) < fewest:
-            raise ValueError(
-                f"only {len(usable)} of our {len(words)} {kind} are single tokens for this "
-                f"model, and {fewest} are needed: its tokenizer does not suit this task"
-            )
-        found[kind] = usable[taken]
-    return found
+    folder, half = ("fresh", None) if split == "fresh" else ("", split)
+    return {
+        kind: words_of_split(model, _words(kind, folder), kind, half, fewest)
+        for kind, fewest in FEWEST.items()
+    }
 
 
 def fill(template: str, pattern: str, words: Mapping[str, str]) -> str:
@@ -129,19 +114,12 @@ def _words(kind: str, folder: str = "") -> tuple[str, ...]:
     return tuple((FOLDER / folder / f"{kind}.txt").read_text(encoding="utf-8").split())
 
 
-def _check_split(split: str) -> Split:
-    if split not in _templates():
-        raise ValueError(f"the split must be 'train', 'test' or 'fresh', not {split!r}")
-    return split
-
-
 def _choose_templates(split: Split, names: str | Sequence[str] | None) -> dict[str, str]:
     known = templates(split)
     names = [names] if isinstance(names, str) else known if names is None else names
     if not names or (unknown := [name for name in names if name not in known]):
-        raise ValueError(
-            f"{unknown if names else 'no'} templates: those of the {split} split are {list(known)}"
-        )
+        there = f"those of the {split} split are {list(known)}"
+        raise ValueError(f"{unknown if names else 'no'} templates: {there}")
     return {name: known[name] for name in names}
 
 

@@ -27,26 +27,18 @@ class PairFileError(ValueError):
 
 
 def read_pairs(model: Tokenizes, path: str | Path) -> Pairs:
-    """The pairs of a CSV file.
+    """The pairs of a CSV file; the model, or only its tokenizer, reads them.
 
-    Args:
-        model: The model, or only its tokenizer.
-        path: The file. Answers are words that are a single token after a space. Without the columns
-            position and source_position the last token of each prompt is meant, so base and source
-            may differ in length.
-
-    Returns:
-        Pairs whose table has all columns of the file, their names in lower case, and both
-        positions as they stand in the file.
-
+    Answers are words that are a single token after a space. Without the columns position and
+    source_position the last token of each prompt is meant, so base and source may differ in length.
+    The table has all columns of the file, their names in lower case, and the positions as given.
     Raises PairFileError: the file cannot be read, columns are missing, or rows are wrong. The
     message names the first rows as a spreadsheet numbers them: the column names are row 1.
     """
     table = read_table(path)
     rows = table.to_dict("index").items()
-    _raise_if(
-        path, [f"row {row}: {what}" for row, cells in rows for what in _problems(model, cells)]
-    )
+    found = [f"row {row}: {what}" for row, cells in rows for what in _problems(model, cells)]
+    _raise_if(path, found)
     table = table.assign(**{name: table[name].str.strip().astype(int) for name in POSITIONS})
     columns = {name: table[name].tolist() for name in (*NEEDED, *POSITIONS)}
     return Pairs.from_prompts(model, **columns, table=table)
@@ -55,11 +47,9 @@ def read_pairs(model: Tokenizes, path: str | Path) -> Pairs:
 def read_table(path: str | Path) -> pd.DataFrame:
     """The cells of a pair file as text, without a look at what they say; needs no model.
 
-    Returns:
-        One row per pair, with the row's number in the file as its index. Blank rows are left out;
-        positions that the file does not give are "-1".
-
-    Raises PairFileError: the file cannot be read, columns are missing or there are no rows.
+    The index is the row's number in the file. Blank rows are left out; positions that the file does
+    not give are "-1". Raises PairFileError: the file cannot be read, columns are missing or there
+    are no rows.
     """
     header, *rows = _read_rows(Path(path)) or [[]]
     if not any(map(any, (header, *rows))):
@@ -69,10 +59,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
     if not numbered:
         raise PairFileError(f"{path} has no pairs: write one per row below the column names")
     advice = f"but {len(columns)} columns: put cells that hold a comma in double quotes"
-    ragged = {
-        number: len(cells) for number, cells in numbered.items() if len(cells) != len(columns)
-    }
-    _raise_if(path, [f"row {number}: {n} cells, {advice}" for number, n in ragged.items()])
+    cells = {number: len(row) for number, row in numbered.items() if len(row) != len(columns)}
+    _raise_if(path, [f"row {number}: {n} cells, {advice}" for number, n in cells.items()])
     table = pd.DataFrame(list(numbered.values()), index=list(numbered), columns=columns, dtype=str)
     return table.assign(**{name: "-1" for name in POSITIONS if name not in columns})
 
@@ -125,21 +113,16 @@ def _problems(model: Tokenizes, cells: dict[str, str]) -> Iterator[str]:
             "or no patch can change what the model should say"
         )
     for name, prompt in POSITIONS.items():
-        yield from _position_problems(name, cells[name].strip(), len(encode(model, cells[prompt])))
-
-
-def _position_problems(name: str, text: str, length: int) -> Iterator[str]:
-    """What is wrong with a position in a prompt of `length` tokens."""
-    if not re.fullmatch("[+-]?[0-9]{1,9}", text):
-        yield f"{name} must be a whole number, such as -1 for the last token, not {text!r}"
-    elif not -length <= int(text) < length:
-        yield f"{name} {text} is outside its prompt: choose from {-length} to {length - 1}"
+        text, length = cells[name].strip(), len(encode(model, cells[prompt]))
+        if not re.fullmatch("[+-]?[0-9]{1,9}", text):
+            yield f"{name} must be a whole number, such as -1 for the last token, not {text!r}"
+        elif not -length <= int(text) < length:
+            yield f"{name} {text} is outside its prompt: choose from {-length} to {length - 1}"
 
 
 def _raise_if(path: str | Path, problems: Sequence[str]) -> None:
     """An error that lists the first problems, if there are any."""
-    shown = [f"{path} cannot be used:", *problems[:PROBLEMS_SHOWN]]
-    if rest := len(problems[PROBLEMS_SHOWN:]):
-        shown.append(f"and {rest} more")
     if problems:
+        shown, rest = problems[:PROBLEMS_SHOWN], len(problems) - PROBLEMS_SHOWN
+        shown = [f"{path} cannot be used:", *shown, *([f"and {rest} more"] if rest > 0 else [])]
         raise PairFileError("\n  ".join(shown))

@@ -1,14 +1,12 @@
 """Pairs of prompts for an interchange: the base is patched, the source gives the activation.
 
-pairs = Pairs.from_prompts(
-    model, ["Mary and John left. John thanked"], ["John and Mary left. John thanked"],
-    answer=["Mary"], counterfactual=["John"],
-)
+Pairs.from_prompts(model, ["Mary and John ..."], ["John and Mary ..."], ["Mary"], ["John"])
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -22,6 +20,8 @@ from helpers.models import require
 
 Tokenizes: TypeAlias = TransformerBridge | PreTrainedTokenizerBase
 Tokens: TypeAlias = tuple[Int[Tensor, "pos"], ...]  # one tensor per prompt: lengths may differ
+Split: TypeAlias = Literal["train", "test"]
+SPLITS = ("train", "test")
 COLUMNS = ("answer", "counterfactual", "position", "source_position")
 Rows: TypeAlias = int | slice | Sequence[int] | Sequence[bool] | np.ndarray | pd.Series | Tensor
 
@@ -32,27 +32,17 @@ class Pairs:
 
     `pairs[rows]` gives `Pairs` again; rows are a number, a slice, a list of numbers or a mask.
 
-    Attributes:
-        base_tokens: Token ids of each base prompt.
-        source_tokens: Token ids of each source prompt.
-        answer: What the model should say after the base prompt, `[pairs]`.
-        counterfactual: What it says if the patch carries the source's value, `[pairs]`.
-        position: The patched position in the base prompt, counted from 0, `[pairs]`.
-        source_position: Where the source's activation is read, `[pairs]`.
-        table: One row per pair: both prompts as text, and whatever else the task knows.
-
-    Raises ValueError: there are no pairs or not one entry for each, a position is outside its
-    prompt, an answer is its counterfactual, or tokens or positions are no tensors [n] of whole
-    numbers.
+    Raises ValueError: no pairs or not one entry for each, a position outside its prompt, or an
+    answer that is its counterfactual.
     """
 
     base_tokens: Tokens
     source_tokens: Tokens
-    answer: Int[Tensor, "pairs"]
-    counterfactual: Int[Tensor, "pairs"]
-    position: Int[Tensor, "pairs"]
-    source_position: Int[Tensor, "pairs"]
-    table: pd.DataFrame
+    answer: Int[Tensor, "pairs"]  # what the model should say after the base prompt
+    counterfactual: Int[Tensor, "pairs"]  # what it says if the patch carries the source's value
+    position: Int[Tensor, "pairs"]  # of the patched token in the base prompt, counted from 0
+    source_position: Int[Tensor, "pairs"]  # where the source's activation is read
+    table: pd.DataFrame  # one row per pair: both prompts, and whatever else the task knows
 
     def __post_init__(self) -> None:
         _check_lengths({field.name: getattr(self, field.name) for field in fields(self)})
@@ -73,7 +63,12 @@ class Pairs:
         return len(self.base_tokens)
 
     def __getitem__(self, rows: Rows) -> "Pairs":
-        rows = _row_numbers(rows, len(self))
+        numbers = np.arange(len(self))
+        if isinstance(rows, slice):
+            rows = numbers[rows].copy()  # torch cannot index by a reversed view
+        else:
+            rows = np.asarray(rows.cpu() if isinstance(rows, Tensor) else rows)
+            rows = np.atleast_1d(numbers[rows]) if rows.size else numbers[:0]
         return Pairs(
             base_tokens=tuple(self.base_tokens[row] for row in rows),
             source_tokens=tuple(self.source_tokens[row] for row in rows),
@@ -97,8 +92,7 @@ class Pairs:
 
         Args:
             model: The model, or only a tokenizer. It decides whether a BOS token comes first.
-            answer: A word for each pair, a single token when it follows a space.
-            counterfactual: Another such word for each pair.
+            answer, counterfactual: A word for each pair, a single token when it follows a space.
             position: The token to patch, for all pairs or for each; negative counts from the end.
             source_position: The token of the source to read; None means `position`, and then base
                 and source must be equally long.
@@ -116,8 +110,14 @@ class Pairs:
         base_tokens = tuple(encode(model, text) for text in base)
         source_tokens = tuple(encode(model, text) for text in source)
         if source_position is None:
-            _check_equally_long(base_tokens, source_tokens, base, source)
             source_position = position
+            for pair, (ours, theirs) in enumerate(zip(base_tokens, source_tokens, strict=True)):
+                if len(ours) != len(theirs):
+                    raise ValueError(
+                        f"pass source_position: base and source of pair {pair} differ in length\n"
+                        f"  {len(ours)} tokens: {base[pair]!r}\n"
+                        f"  {len(theirs)} tokens: {source[pair]!r}"
+                    )
         ids = {w: single_token(model, w) for w in dict.fromkeys([*answer, *counterfactual])}
         other_columns = table.drop(columns=list(texts), errors="ignore").reset_index(drop=True)
         return cls(
@@ -132,10 +132,7 @@ class Pairs:
 
 
 def encode(model: Tokenizes, prompt: str) -> Int[Tensor, "pos"]:
-    """Token ids of a prompt as the model reads it by default: with BOS, if it wants one.
-
-    Raises ValueError: it is no text.
-    """
+    """Token ids of a text as the model reads it by default: with BOS, if it wants one."""
     if not isinstance(prompt, str):
         raise ValueError(f"a prompt must be one text, not {prompt!r}")
     # One at a time: in a batch, the padding could not be told from a prompt's own tokens.
@@ -145,10 +142,7 @@ def encode(model: Tokenizes, prompt: str) -> Int[Tensor, "pos"]:
 
 
 def single_token(model: Tokenizes, word: str) -> int:
-    """The token of a word in mid-sentence, that is after a space.
-
-    Raises ValueError: the word is several tokens, or none that the tokenizer knows, or no text.
-    """
+    """The token of a word after a space; a ValueError if it is several, unknown, or no text."""
     if not isinstance(word, str):
         raise ValueError(f"an answer must be a word, not {word!r}")
     tokenizer = getattr(model, "tokenizer", model)
@@ -162,31 +156,38 @@ def single_token(model: Tokenizes, word: str) -> int:
     return ids[0]
 
 
-def is_single_token(model: Tokenizes, word: str) -> bool:
-    """Whether the word is one token after a space, and one that the tokenizer knows."""
-    try:
-        single_token(model, word)
-    except ValueError:
-        return False
-    return True
+def words_of_split(
+    model: Tokenizes, words: Sequence[str | tuple[str, ...]], kind: str, split: str | None,
+    fewest: int = 4,
+) -> list:  # fmt: skip
+    """Every second one of the words (or rows of words) that are single tokens for this model.
 
+    All of them if `split` is None.
 
-def _row_numbers(rows: Rows, n: int) -> Int[np.ndarray, "rows"]:
-    numbers = np.arange(n)
-    if isinstance(rows, slice):
-        return numbers[rows].copy()  # torch cannot index by a reversed view
-    rows = np.asarray(rows.cpu() if isinstance(rows, Tensor) else rows)
-    return np.atleast_1d(numbers[rows]) if rows.size else numbers[:0]
+    So the splits are disjoint for each model; but a word may change sides from one to another. A
+    ValueError if both splits together have fewer such words than `fewest`.
+    """
+    if split not in (*SPLITS, None):
+        raise ValueError(f"the split must be 'train' or 'test', not {split!r}")
+    usable = []
+    for row in words:
+        with contextlib.suppress(ValueError):
+            [single_token(model, word) for word in ([row] if isinstance(row, str) else row)]
+            usable.append(row)
+    if len(usable) < fewest:
+        raise ValueError(
+            f"only {len(usable)} of our {len(words)} {kind} are single tokens for this model, and "
+            f"{fewest} are needed: its tokenizer does not suit this task"
+        )
+    return usable[SPLITS.index(split) :: 2] if split else usable
 
 
 def _from_start(position: int | Sequence[int], prompts: Tokens) -> Int[Tensor, "pairs"]:
     """Positions counted from 0; those before the start stay negative."""
     given = np.asarray(position)
     if given.dtype.kind not in "iu" or given.shape not in ((), (len(prompts),)):
-        raise ValueError(
-            f"a position must be a whole number, or one for each of {len(prompts)} pairs, not "
-            f"{position!r}"
-        )
+        wanted = f"a position must be a whole number, or one for each of {len(prompts)} pairs"
+        raise ValueError(f"{wanted}, not {position!r}")
     positions = torch.as_tensor(given).expand(len(prompts))
     lengths = torch.tensor([len(tokens) for tokens in prompts], dtype=torch.long)
     return torch.where((positions < 0) & (positions >= -lengths), positions + lengths, positions)
@@ -204,20 +205,10 @@ def _check_lengths(columns: dict[str, Sequence]) -> None:
 
 
 def _check_positions(prompts: Tokens, positions: Int[Tensor, "pairs"], side: str) -> None:
-    for pair, (tokens, position) in enumerate(zip(prompts, positions.tolist(), strict=True)):
-        if not 0 <= position < len(tokens):
-            raise ValueError(
-                f"position {position} is outside the {side} prompt of pair {pair}, "
-                f"which has {len(tokens)} tokens"
-            )
-
-
-def _check_equally_long(
-    base_tokens: Tokens, source_tokens: Tokens, base: Sequence[str], source: Sequence[str]
-) -> None:
-    for pair, (ours, theirs) in enumerate(zip(base_tokens, source_tokens, strict=True)):
-        if len(ours) != len(theirs):
-            raise ValueError(
-                f"pass source_position: base and source of pair {pair} differ in length\n"
-                f"  {len(ours)} tokens: {base[pair]!r}\n  {len(theirs)} tokens: {source[pair]!r}"
-            )
+    lengths = torch.tensor([len(tokens) for tokens in prompts])
+    if (outside := ((positions < 0) | (positions >= lengths))).any():
+        pair = int(outside.nonzero()[0])
+        raise ValueError(
+            f"position {positions[pair]} is outside the {side} prompt of pair {pair}, which has "
+            f"{lengths[pair]} tokens"
+        )

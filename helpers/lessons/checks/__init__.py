@@ -1,14 +1,9 @@
-"""Checks of the exercises: each names the likely mistake.
-
-    checks.check_fldd(fldd)  # an answer
-
-A check prints one line, or raises AssertionError with the likely mistake in its message. An answer
-that changes one of its inputs in place is wrong, whatever it returns.
+"""Checks of the exercises: `checks.check_fldd(fldd)` prints a line, or names the likely mistake.
 
 Every check takes a `seed`, by keyword. Seed 0 is the check that the lessons show. Any other seed is
 a hidden test: the same question and the same list of mistakes, but other data of larger sizes, so
 that an answer with the visible sizes, positions or values typed in fails. The same seed always
-draws the same data.
+draws the same data. An answer that changes one of its inputs in place is wrong, whatever it is.
 """
 
 from helpers.lessons.checks.facts import *  # noqa: F403

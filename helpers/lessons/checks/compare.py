@@ -46,10 +46,7 @@ class Draw:
         return torch.randperm(n, generator=self._generator)
 
     def answers(self, answer: Callable, questions: Sequence[tuple]) -> list:
-        """The answers to these questions, in their order.
-
-        Hidden ones are asked in another order, so that it is of no use to count the calls.
-        """
+        """The answers to these questions; hidden ones are asked in another order."""
         order = range(len(questions)) if self.visible else self.order(len(questions)).tolist()
         found = {place: answer(*questions[place]) for place in order}
         return [found[place] for place in range(len(questions))]

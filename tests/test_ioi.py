@@ -196,7 +196,7 @@ def test_every_architecture(any_model):
         ({"n": 0}, "n must be from 1 to"),
         ({"n": -3}, "n must be from 1 to"),
         ({"n": 10**9}, r"n must be from 1 to \d+"),
-        ({"split": "validation"}, "'train' or 'test', not 'validation'"),
+        ({"split": "validation"}, "'train', 'test' or 'fresh', not 'validation'"),
         ({"templates": ["work"]}, "'work'.*of the train split are"),  # a test template
         ({"templates": []}, "no templates"),
         ({"prefix": "Then,"}, "must end with a space"),

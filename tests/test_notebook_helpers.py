@@ -85,7 +85,7 @@ def test_with_small_sizes_a_headline_has_a_reference_of_its_own(monkeypatch, tmp
     reference.update()
     capsys.readouterr()
     notebook.expect("a number", 0.51, 0.98, tolerance=0.02)
-    assert capsys.readouterr().out == "PASS  a number: 0.5 ± 0.02\n"
+    assert capsys.readouterr().out == "PASS  a number: 0.98 ± 0.02\n"
     with pytest.raises(AssertionError, match="a number: nan"):
         notebook.expect("a number", float("nan"), 0.5, tolerance=0.02)
     with pytest.raises(AssertionError, match="0.53, but the reference for small sizes is 0.5 ±"):

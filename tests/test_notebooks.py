@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FEWEST_EXERCISES = 3  # in all lessons but the first, which only opens the series
+SHOWS = ("plots.show", "plots.effects")  # what shows a figure and takes its words
 FEWEST_LETTERS = 40  # of a figure's alternative text
 
 
@@ -106,7 +107,7 @@ def test_cell_ids_are_words(lesson):
 def words_in(source):
     """The alternative texts that a cell gives its figures, as patterns: numbers are computed."""
     for call in ast.walk(ast.parse(source)):
-        if isinstance(call, ast.Call) and ast.unparse(call.func) == "plots.show":
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in SHOWS:
             (alt,) = [keyword.value for keyword in call.keywords if keyword.arg == "alt"]
             parts = alt.values if isinstance(alt, ast.JoinedStr) else [alt]
             fixed = (part.value if isinstance(part, ast.Constant) else None for part in parts)

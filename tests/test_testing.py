@@ -72,7 +72,7 @@ def test_a_file_stays_in_one_process_from_top_to_bottom_and_long_ones_begin(tmp_
     """With two workers: three lessons of six cells, and a file of tests that counts up."""
     (tmp_path / "tests").mkdir()
     shutil.copy(CONFTEST, tmp_path / "tests")
-    for number in ("03", "07", "09"):
+    for number in ("05", "08", "10"):
         write_lesson(tmp_path / f"{number}_x.ipynb")
     counting = "n = 0\n" + "".join(
         f"def test_{i}():\n    global n\n    assert n == {i}\n    n += 1\n" for i in range(5)
@@ -92,7 +92,7 @@ def test_a_file_stays_in_one_process_from_top_to_bottom_and_long_ones_begin(tmp_
         assert worker.setdefault(file, name) == name, "a file was split"
     assert len(set(worker.values())) == 2
     order = list(worker)
-    assert order.index("07_x") < order.index("tests/test_count.py"), order
+    assert order.index("08_x") < order.index("tests/test_count.py"), order
 
 
 @pytest.mark.parametrize("jobs", ["0", "-1"])

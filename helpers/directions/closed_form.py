@@ -104,7 +104,7 @@ def linear_effect(cached: CachedPairs, basis: Float[Tensor, "d *rank"]) -> float
     A ValueError if the basis does not fit, or the model does not do the task.
     """
     change = patch_subspace(cached.base, cached.source, basis) - cached.base
-    nats = (_double(cached.base_gradient) * _double(change)).sum(-1).mean().item()
+    nats = (cached.base_gradient.cpu().double() * change.cpu().double()).sum(-1).mean().item()
     return -nats / margin(cached.clean_logit_difference)
 
 

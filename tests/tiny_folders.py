@@ -36,12 +36,13 @@ OWN = {
 RELATIONS = ["country_capital", "country_continent", "country_language"]
 RELATIONS += ["city_state", "river_continent", "element_symbol"]
 OPENINGS = "Then, Yesterday, After that, After a long day at work in the city, was were she he"
+SPLITS = ("train", "test", "fresh")
 NAMES, THINGS = 70, 20  # of our names, and of our nouns, objects and places, that are tokens
 # Pairs, split and seed of the IOI pairs in the lessons: few words say which name is meant in a
 # random state, so these prompts are learnt by heart.
 ORDERS = [(60, "train", 0), (100, "train", 0), (40, "train", 0), (24, "train", 0), (80, "train", 0)]
 ORDERS += [(100, "test", 0), (400, "test", 1), (60, "test", 1), (40, "test", 1), (120, "test", 1)]
-ORDERS += [(24, "test", 5)]
+ORDERS += [(24, "test", 5), (20, "test", 1), (120, "fresh", 0)]
 STEPS = 100
 
 
@@ -58,7 +59,7 @@ def make_folder(architecture: str, folder: Path) -> Path:
 
 def lesson_words() -> tuple[str, ...]:
     """Every word of the lessons' prompts, of the lists of words only the first."""
-    texts = [OPENINGS, *(t for split in ("train", "test") for t in ioi.templates(split).values())]
+    texts = [OPENINGS, *(t for split in SPLITS for t in ioi.templates(split).values())]
     for feature in ("number", "gender"):
         task = agreement._task(feature)
         texts += [*task["train"], *task["test"]]
@@ -69,6 +70,8 @@ def lesson_words() -> tuple[str, ...]:
     texts += [*names.to_numpy().ravel()[:NAMES], *nouns.to_numpy().ravel()[: 3 * THINGS]]
     texts += [*ioi._words("names")[:NAMES], *ioi._words("objects")[:THINGS]]
     texts += ioi._words("places")[:THINGS]
+    for kind, number in (("names", NAMES), ("objects", THINGS), ("places", THINGS)):
+        texts += ioi._words(kind, "fresh")[:number]
     split = pre_tokenizers.ByteLevel(add_prefix_space=True).pre_tokenize_str
     pieces = [piece for text in texts for piece, _ in split(re.sub(r"\{\w*\}", " ", text))]
     return tuple(dict.fromkeys(piece.removeprefix("Ġ") for piece in pieces if piece != "Ġ"))

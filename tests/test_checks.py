@@ -1022,7 +1022,7 @@ def test_an_edit_in_place_is_caught_in_every_input(check):
 def test_visible_messages_are_those_in_the_notebooks(capsys):
     cells = [
         cell
-        for path in sorted(NOTEBOOKS.glob("0*.ipynb"))
+        for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
         if "checks.check_" in "".join(cell["source"])
     ]

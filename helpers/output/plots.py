@@ -167,16 +167,17 @@ def effects(
     show(figure, alt)
 
 
-def explore(draw: Callable, **ranges: tuple[float, float, float]) -> None:
-    """Sliders for `draw` in a live notebook, nothing when lessons are run by a program.
+def explore(draw: Callable, **controls: tuple[float, float, float] | str) -> None:
+    """Sliders and text boxes for `draw` in a live notebook, nothing when a program runs lessons.
 
-    Static figures beside it must show the same: a slider is never the only view.
+    A slider is `(low, high, step)`, a text box its first text. Static figures beside it must show
+    the same: it is never the only view.
     """
     if os.environ.get("SUBSPACE_ILLUSION_STATIC"):
         return
     from ipywidgets import interact
 
-    interact(draw, **ranges)
+    interact(draw, **controls)
 
 
 def _luminance(color) -> float:

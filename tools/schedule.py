@@ -16,7 +16,7 @@ Needs = Mapping[str, Collection[str]]  # a lesson's number -> those whose result
 FIRST = ("00", "01", "02")  # what a reader begins with, and what others wait for
 # On two cores, in seconds. They only decide what starts first: the longest, so that no core has to
 # wait for it in the end. A lesson without a number counts as long.
-SECONDS = {"03": 150, "04": 150, "05": 200, "06": 150, "07": 150, "08": 300, "09": 250, "10": 5}
+SECONDS = {"03": 250, "04": 200, "05": 200, "06": 250, "07": 250, "08": 450, "09": 350, "10": 5}
 UNKNOWN = 200
 # What a lesson calls to read another's results, and what that other one calls to write them.
 WRITTEN_BY = {

@@ -55,8 +55,8 @@ def test_the_command_writes_and_prints_the_table(two_models, base, capsys):
     for claim in CLAIM_IDS:
         assert f"\n{claim} " in shown
     counts = [
-        "two: replicated 1 · partly 0 · not 0 · not testable here 1 · not measured 36",
-        "one: replicated 1 · partly 1 · not 0 · not testable here 0 · not measured 36",
+        "two: replicated 1 · partly 0 · not 0 · not testable here 1 · not measured 42",
+        "one: replicated 1 · partly 1 · not 0 · not testable here 0 · not measured 42",
     ]
     assert f"\n{counts[0]}\n{counts[1]}\nAlso in {base}: comparison.md, comparison.html" in shown
     markdown, html = pages(base)

@@ -14,7 +14,7 @@ from helpers.claims import report
 from helpers.claims.report import claims, judge, record, record_untestable, rule_names
 from helpers.output import files
 
-CLAIM_IDS = [f"C{number}" for number in range(1, 39)]
+CLAIM_IDS = [f"C{n}" for n in range(1, 39)] + [f"E{n}" for n in range(1, 7)]
 C4_CONTROLS = {"full_mlp_high": 5.0, "random_high": 2.0}
 numbers = st.floats(-300, 300)
 

@@ -147,7 +147,7 @@ def record_cells() -> dict[str, tuple[str, str]]:
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         for cell in nbformat.read(path, as_version=4).cells:
             printed = "".join(part.get("text", "") for part in cell.get("outputs", ()))
-            for claim in re.findall(r"^(C\d+) · .* -> ", printed, flags=re.M):
+            for claim in re.findall(r"^([A-Z]\d+) · .* -> ", printed, flags=re.M):
                 found[claim] = (path.name, cell.id)
     return found
 

@@ -255,7 +255,7 @@ def test_summary_lists_every_claim(capsys):
         "02",
     )
     assert table.loc["C21", "ours"] == "knows only 3 facts"
-    assert (table["verdict"] == report.UNMEASURED).sum() == 36
+    assert (table["verdict"] == report.UNMEASURED).sum() == 42
     assert report.recorded().keys() == {"C9", "C21"} and report.recorded("gpt2") == {}
 
 

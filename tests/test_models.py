@@ -18,6 +18,7 @@ import threading
 import time
 import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import huggingface_hub
@@ -836,3 +837,15 @@ def test_norm_gain_is_what_the_final_norm_multiplies_with(any_model):
     _, cache = any_model.run_with_cache(tokens, names_filter=names)
     gain = norm_gain(any_model, any_model.ln_final)
     assert torch.allclose(cache[names[0]] * gain, cache[names[1]], atol=1e-4)
+
+
+def test_threads_that_load_at_once_leave_logs_and_bars_as_they_were():
+    before = tqdm.auto.tqdm.__init__, logging.root.manager.disable
+
+    def load_quietly(seconds):
+        with load._quiet():
+            time.sleep(seconds)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(load_quietly, [0.05, 0.1, 0.02, 0.08]))
+    assert (tqdm.auto.tqdm.__init__, logging.root.manager.disable) == before

@@ -13,6 +13,7 @@ import os
 import pickle
 import re
 import textwrap
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import TypeAlias
@@ -211,11 +212,15 @@ def _explained(source: str) -> Iterator[None]:
         ) from error
 
 
+_QUIET = threading.RLock()
+
+
 @contextlib.contextmanager
 def _quiet(bars: bool = False) -> Iterator[None]:
     """Without warnings, log messages and (but for `bars`) progress bars of the libraries."""
-    level, start = logging.root.manager.disable, tqdm.auto.tqdm.__init__
-    with warnings.catch_warnings():
+    # One thread after the other: each restores what it found.
+    with _QUIET, warnings.catch_warnings():
+        level, start = logging.root.manager.disable, tqdm.auto.tqdm.__init__
         warnings.simplefilter("ignore")
         logging.disable(max(level, logging.WARNING))
         if not bars:

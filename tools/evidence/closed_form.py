@@ -8,7 +8,6 @@ run goes on where it was. Everything is found on training pairs and judged on te
 share no name, object, place or template with them (`RULES`).
 """
 
-import argparse
 import functools
 import itertools
 import time
@@ -37,9 +36,8 @@ from helpers.patching.metrics import bootstrap
 from helpers.patching.sites import Site
 from helpers.tasks.ioi import make_pairs
 from helpers.tasks.pairs import Pairs, single_token
-from tools.evidence.store import Evidence, evidence_file
+from tools.evidence.store import Evidence, command
 
-FILE = evidence_file("closed_form")
 SITES = (
     Site(20, "mlp_hidden"),
     Site(21, "mlp_hidden"),
@@ -285,14 +283,5 @@ def show(evidence: dict) -> None:
     print("\n", evidence.get("time"))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser("python -m tools.evidence.closed_form", description=__doc__)
-    parser.add_argument("--print", action="store_true", help="only print what was measured")
-    options, evidence = parser.parse_args(), Evidence(FILE)
-    if not options.print:
-        run(evidence)
-    show(evidence)
-
-
 if __name__ == "__main__":
-    main()
+    command("closed_form", __doc__, run, show)

@@ -1,6 +1,8 @@
 """A file of evidence: a large run that is written row by row, and goes on where it was."""
 
+import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from helpers.output.files import write
@@ -33,6 +35,18 @@ class Evidence(dict):
         at[keys[-1]] = rounded(value)
         write(self.file, as_text(self) + "\n")
         print(*keys, flush=True)
+
+
+def command(
+    name: str, about: str | None, run: Callable[[Evidence], None], show: Callable[[Evidence], None]
+) -> None:
+    """The command `python -m tools.evidence.NAME [--print]`: measure what is missing, print all."""
+    parser = argparse.ArgumentParser(f"python -m tools.evidence.{name}", description=about)
+    parser.add_argument("--print", action="store_true", help="only print what was measured")
+    options, evidence = parser.parse_args(), Evidence(evidence_file(name))
+    if not options.print:
+        run(evidence)
+    show(evidence)
 
 
 def rounded(value: object) -> object:

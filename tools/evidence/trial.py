@@ -8,8 +8,6 @@ to E6 stood in `data/claims.json` before the first run. A row of `data/evidence/
 written as soon as it is measured, so an interrupted run goes on where it was.
 """
 
-import argparse
-
 import torch
 from torch import Tensor
 
@@ -32,9 +30,8 @@ from helpers.models import load_model
 from helpers.output.pages import markdown_table
 from helpers.patching import CachedPairs, Site, cache_sites, metrics
 from helpers.tasks.ioi import make_pairs
-from tools.evidence.store import Evidence, evidence_file
+from tools.evidence.store import Evidence, command
 
-FILE = evidence_file("trial")
 TRAIN, FRESH, SEEDS = 200, 300, 3
 WRITERS = Site(19, "head_output", head=2), Site(20, "head_output", head=0)  # of lesson 04
 SEARCHED = {
@@ -210,14 +207,5 @@ def show(evidence: Evidence) -> None:
     print("\n" + markdown_table(["test", *suspects], rows))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser("python -m tools.evidence.trial", description=__doc__)
-    parser.add_argument("--print", action="store_true", help="only print what was measured")
-    options, evidence = parser.parse_args(), Evidence(FILE)
-    if not options.print:
-        run(evidence)
-    show(evidence)
-
-
 if __name__ == "__main__":
-    main()
+    command("trial", __doc__, run, show)

@@ -141,9 +141,9 @@ def find_pair_directions(
 
 def progress_bar(n: int, name: str, progress: bool) -> Iterable[int]:
     """The numbers below `n`, with a progress bar unless TQDM_DISABLE or `progress` say no."""
-    # In notebooks tqdm itself does not look at the variable.
+    # In notebooks tqdm does not look at the variable; elsewhere only once, when it is imported.
     shown = progress and not os.environ.get("TQDM_DISABLE")
-    return trange(n, desc=name, leave=False) if shown else range(n)
+    return trange(n, desc=name, leave=False, disable=False) if shown else range(n)
 
 
 def _check_arguments(base: Acts, rank: int, init: Tensor | None, **least_one: int | None) -> None:

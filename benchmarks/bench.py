@@ -88,6 +88,7 @@ def works(rounds: int) -> list[Work]:
     many = ("plain_hooks", *(peer for peer in PEERS if peer != "published"))
     closed = {"plain_hooks": "closed form", "ours": "closed form", "ours, DAS": "closed form, DAS"}
     found.append(Work("closed form", closed, min(rounds, 2)))
+    found.append(Work("closed forms", {"ours": "closed forms"}, min(rounds, 2)))
     found.append(Work("facts", dict.fromkeys(hooks, "facts"), min(rounds, 2)))
     found.append(Work("evaluate 1000", dict.fromkeys(many, "evaluate 1000"), rounds=0))
     sweep = dict.fromkeys(many, "sweep") | {ALL_LOGITS: "sweep, all logits"}

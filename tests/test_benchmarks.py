@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import bench, floor, precision, report, reproducibility
 from benchmarks.problem import make_problem
+from helpers.directions.closed_form import best_directions
 from helpers.directions.geometry import patch_subspace, random_direction, row_null_split
 from helpers.models.smollm import packaged_folder
 from helpers.patching.caching import cache_pairs
@@ -90,10 +91,21 @@ def test_the_closed_form_has_a_table_of_its_own():
     measured = json.loads((FOLDER / "results" / "bench.json").read_text(encoding="utf-8"))
     seconds = {"plain_hooks": [6.0, 8.0], "ours": [0.5, 0.5], "ours, DAS": [4.0, 6.0]}
     measured["works"]["closed form"] = {"largest difference": 1e-6, "seconds": seconds}
+    measured["works"]["closed forms"] = {"seconds": {"ours": [12.0, 13.0]}}
     text = report.markdown(measured)
     assert "| closed form, plain PyTorch hooks and the whole matrix | 7.000 | 14 |" in text
     assert "| training, this project, loss on the two answers | 5.000 | 10 |" in text
+    assert "prompts included: 12.5 s" in text
     report.draw(measured)
+
+
+def test_the_closed_form_everywhere_is_that_of_one_site(contestants):
+    run = contestants["ours"]["closed forms"]
+    peer, everywhere = run.__self__, run()
+    site = Site(peer.layer, "mlp_hidden")
+    one = best_directions(cache_pairs(peer.model, peer.pairs("many "), site)).spectrum
+    assert everywhere.shape == (2 * peer.model.cfg.n_layers, 2)
+    torch.testing.assert_close(everywhere[peer.layer], one[[0, -1]], rtol=1e-3, atol=1e-4)
 
 
 def test_plain_passes_find_what_the_engine_finds(tiny_model):

@@ -9,7 +9,7 @@ from peers.bridge import load_bridge
 from peers.steps import DAS_STEPS, interchange, step
 from torch import Tensor
 
-from helpers.directions.closed_form import best_directions
+from helpers.directions.closed_form import best_directions, best_directions_at
 from helpers.directions.geometry import patch_each
 from helpers.directions.search import answer_logit_difference, cross_entropy, find_direction
 from helpers.patching import CachedPairs, cache_pairs, cache_sites
@@ -18,6 +18,7 @@ from helpers.patching.sites import Site
 from helpers.tasks.pairs import Pairs
 
 KINDS = {"mlp": "mlp_hidden", "resid": "resid_post"}
+CLOSED_FORM_PAIRS = 100
 
 
 class Peer:
@@ -35,6 +36,7 @@ class Peer:
             "facts": self.facts(),
             "closed form": self.closed_form(self.prepared("mlp")),
             "closed form, DAS": self.search(self.prepared("mlp")),
+            "closed forms": self.closed_forms,
         }
         for site in KINDS:
             cached = self.prepared(site)
@@ -101,6 +103,13 @@ class Peer:
             return torch.cat([values[:3], values[-3:]])
 
         return run
+
+    def closed_forms(self) -> Tensor:
+        """The ends of the spectrum of 100 pairs at every MLP and residual stream, from tokens."""
+        pairs = self.pairs("many ", n=CLOSED_FORM_PAIRS)
+        sites = [Site(at, kind) for kind in KINDS.values() for at in range(self.model.cfg.n_layers)]
+        found = best_directions_at(cache_sites(self.model, pairs, sites))
+        return torch.stack([best.spectrum[[0, -1]] for best in found])
 
     def search(self, cached: Callable[[], CachedPairs]) -> Callable[[], Tensor]:
         """What the closed form spares: a training; returns its losses."""

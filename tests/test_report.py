@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from helpers.claims import report
+from helpers.claims import reference, report
 from helpers.claims.report import claims, judge, record, record_untestable, rule_names
 from helpers.output import files
 
@@ -62,6 +62,26 @@ def test_rule_is_well_formed(claim):
     assert rule_names(rule) <= {"value", "low", "high"} | detail.keys()
     unjudged = detail.keys() - rule_names(rule)
     assert all("not judged" in detail[name] for name in unjudged)
+
+
+@pytest.mark.parametrize("claim", CLAIM_IDS)
+def test_a_rule_that_could_fail_says_how(claim):
+    spec = claims()[claim]
+    informative, rule = spec["informative"], spec["rule"]
+    assert informative["why"].endswith(".") and 40 < len(informative["why"]) < 160
+    assert ("failing" in informative) == informative["could_fail"]
+    assert spec["dated"].startswith(("The rule ", "Rule and result "))
+    if informative["could_fail"]:
+        failing = informative["failing"]
+        assert failing.keys() == rule_names(rule)
+        assert judge(rule, failing) == "not"
+        assert all(-100 <= number <= 150 for number in failing.values())  # could be recorded
+
+
+def test_nothing_that_failed_is_called_sure_to_pass():
+    for claim, entry in reference.expected().items():
+        could_fail = claims()[claim]["informative"]["could_fail"]
+        assert could_fail or entry["verdict"] == "replicated", claim
 
 
 @given(data=st.data())

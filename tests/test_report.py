@@ -92,7 +92,7 @@ def test_replicated_implies_partly(claim, data):
     bounds = [x for *_, x in rule["replicated"] + rule["partly"] if isinstance(x, (int, float))]
     number = numbers | st.sampled_from([0, *bounds])
     measured = {name: data.draw(number, label=name) for name in sorted(rule_names(rule))}
-    assume(measured.get("chance", 0) >= 0)
+    assume(min(measured.get(name, 0) for name in ("chance", "honest")) >= 0)  # percentages
     if rule["partly"] and judge(rule, measured) == "replicated":
         assert judge({**rule, "replicated": []}, measured) == "partly"
 

@@ -15,16 +15,15 @@ import pytest
 import torch
 from nbclient import NotebookClient
 
-from tools.classroom import assignment, exercises, grade, replay
+from tools.classroom import assignment, grade, replay
 from tools.classroom.gradebook import Result
 from tools.classroom.record import record
-from tools.classroom.restore import restore
-from tools.classroom.submission import read_cells
+from tools.classroom.submission import read_cells, restore
 from tools.schedule import find_lessons
 
 needs_nbgrader = pytest.mark.skipif(not find_spec("nbgrader"), reason="needs nbgrader")
 
-NUMBERS = [number for number in find_lessons(exercises.ROOT / "notebooks") if number != "00"]
+NUMBERS = [number for number in find_lessons(assignment.ROOT / "notebooks") if number != "00"]
 SEEDS = (1, 2, 3)  # of hidden tests, by default
 
 
@@ -34,7 +33,7 @@ def make(tmp_path_factory):
 
     @functools.cache
     def make(number):
-        lesson = exercises.read_lesson(number)
+        lesson = assignment.read_lesson(number)
         folder = tmp_path_factory.mktemp(lesson.assignment) / "made"
         with pytest.MonkeyPatch.context() as patch:
             if number != "01":  # nbgrader takes seconds: for one lesson is enough
@@ -135,7 +134,7 @@ def test_points_are_difficulties_and_all_are_there(made):
 
 
 def test_grade_ids_are_unique_over_all_lessons():
-    lessons = exercises.lessons_with_exercises()
+    lessons = assignment.lessons_with_exercises()
     assert [lesson.number for lesson in lessons] == NUMBERS
     ids = [name for lesson in lessons for e in lesson.exercises for name in (e.grade_id, e.test_id)]
     comments = [e.comment for lesson in lessons for e in lesson.exercises]
@@ -208,7 +207,7 @@ def test_nbgrader_itself_grades_the_export(make, tmp_path):
 
 
 def test_no_badge_leads_from_the_students_copy_to_the_solutions():
-    lesson = exercises.read_lesson("01")
+    lesson = assignment.read_lesson("01")
     badge = "[![Open in Colab](https://example.org/badge.svg)](https://example.org/b/01.ipynb)"
     nav = lesson.notebook.cells[0]
     links, nav.source = nav.source, f"{nav.source}\n\n{badge}\n{badge.replace('Colab', 'Binder')}"
@@ -228,7 +227,7 @@ def test_a_second_run_is_byte_identical(make, tmp_path, monkeypatch):
 
 
 def test_the_seed_chooses_the_hidden_tests():
-    lesson = exercises.read_lesson("03")
+    lesson = assignment.read_lesson("03")
     check = lesson.exercises[0].check_cell
     tests = {by_id(assignment.source_notebook(lesson, s))[check].source for s in (0, 1, 2)}
     assert len(tests) == 3
@@ -274,9 +273,9 @@ def test_a_failure_leaves_nothing_and_what_a_killed_run_left_goes(
     with monkeypatch.context() as patch:
         patch.setattr(assignment, "instructor_notebook", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            assignment.make_assignment(exercises.read_lesson("01"), tmp_path / "out")
+            assignment.make_assignment(assignment.read_lesson("01"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
-    assignment.make_assignment(exercises.read_lesson("01"), tmp_path / "out")
+    assignment.make_assignment(assignment.read_lesson("01"), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

@@ -36,7 +36,7 @@ from helpers.tasks.pair_files import PairFileError, read_pairs
 from helpers.tasks.pairs import Pairs, encode, single_token
 from tools import compare, publish, run
 from tools import reference as update
-from tools.classroom import assignment, exercises, grade
+from tools.classroom import assignment, grade
 
 SITE = Site(1, "mlp_hidden")
 D = 96  # of `SITE` in the tiny model
@@ -619,7 +619,7 @@ JUDGING = [
     (lambda s: criteria.conclude(metrics.Estimate(1, 1, 1), [], []), "at least one"),
     (lambda s: load.load_model(device=object()), "cannot be used", load.ModelError),
     (lambda s: load.load_model("a b\nc"), "cannot be loaded", load.ModelError),
-    (lambda s: exercises.read_lesson(""), "There is no lesson ''", exercises.ClassroomError),
+    (lambda s: assignment.read_lesson(""), "There is no lesson ''", assignment.ClassroomError),
 ]
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tools.classroom import box, record, replay
-from tools.classroom.exercises import ClassroomError
+from tools.classroom.assignment import ClassroomError
 
 CHECKS = ["checks.check_split(split)", "checks.check_split(split, seed=1)"]
 RIGHT = """
@@ -24,7 +24,7 @@ def split(direction, w_out):
     return row, direction - row
 """
 LIMITS = box.Limits(seconds=6, memory_bytes=2 * 2**30)
-WORKS = not box._fails([*box._bubblewrap(LIMITS), "-c", ""])
+WORKS = not box.fails([*box._bubblewrap(LIMITS), "-c", ""])
 boxed = pytest.mark.skipif(not WORKS, reason="bubblewrap is not installed, or may not work here")
 SECRET = "what another student handed in"
 
@@ -182,7 +182,7 @@ def test_who_ends_the_box_loses_and_the_others_do_not():
 def ordinary_user_can_run(python):
     user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     code = "import torch, tools.classroom.record"
-    return not box._fails([*user, "env", f"PYTHONPATH={box.ROOT}", python, "-c", code])
+    return not box.fails([*user, "env", f"PYTHONPATH={box.ROOT}", python, "-c", code])
 
 
 @boxed
@@ -215,7 +215,7 @@ def test_a_box_that_does_not_work_is_no_box(monkeypatch, tmp_path):
     broken.write_text("#!/bin/sh\necho no permission to make namespaces >&2\nexit 1\n")
     broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(box, "_fails", lambda c, real=box._fails: c[0] == "docker" or real(c))
+    monkeypatch.setattr(box, "fails", lambda c, real=box.fails: c[0] == "docker" or real(c))
     with pytest.raises(ClassroomError, match="no permission to make namespaces"):
         box.find_box()
 

@@ -26,7 +26,7 @@ from helpers.output import files
 from helpers.tasks import counterfact
 from tools import compare, run
 from tools.classroom import assignment, box, grade, gradebook
-from tools.classroom.exercises import Lesson
+from tools.classroom.assignment import Lesson
 from tools.classroom.submission import Submission
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
@@ -109,7 +109,7 @@ def test_who_is_killed_while_recording_leaves_no_lock_and_no_half_entry(results)
 
 @posix_only
 def test_killed_grading_leaves_no_process(tmp_path):
-    if box._fails([*box._bubblewrap(box.Limits()), "-c", ""]):
+    if box.fails([*box._bubblewrap(box.Limits()), "-c", ""]):
         pytest.skip("bubblewrap is not installed, or may not work here")
     program = """
         import threading, time

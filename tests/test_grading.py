@@ -17,19 +17,16 @@ from test_reference import assert_in_order
 from tools.classroom import (
     assignment,
     box,
-    exercises,
     grade,
     gradebook,
-    restore,
     submission,
 )
-from tools.classroom.restore import Restored, names, needed, pieces, plain
-from tools.classroom.submission import Cell, Submission
+from tools.classroom.submission import Cell, Restored, Submission, names, needed, pieces, plain
 
-WORKS = not box._fails([*box._bubblewrap(box.Limits()), "-c", ""])
+WORKS = not box.fails([*box._bubblewrap(box.Limits()), "-c", ""])
 boxed = pytest.mark.skipif(not WORKS, reason="bubblewrap is not installed, or may not work here")
 
-NUMBERS = [lesson.number for lesson in exercises.lessons_with_exercises()]
+NUMBERS = [lesson.number for lesson in assignment.lessons_with_exercises()]
 SECONDS = 10  # for each answer
 POINTS = {"patch": 1, "angle": 2, "split": 2, "build": 3}  # of lesson 01
 FILE = "01_build_the_illusion_by_hand.ipynb"
@@ -43,13 +40,13 @@ WRONG_SPLIT = "def split(direction, w_out):\n    return direction, 0 * direction
 class Master:
     """A lesson and what students get of it."""
 
-    lesson: exercises.Lesson
+    lesson: assignment.Lesson
     release: nbformat.NotebookNode
 
 
 @pytest.fixture(scope="module")
 def master():
-    lesson = exercises.read_lesson("01")
+    lesson = assignment.read_lesson("01")
     return Master(lesson, assignment.student_notebook(lesson))
 
 
@@ -314,7 +311,7 @@ def test_the_feedback_needs_no_network_and_names_no_machine(batch):
     for path in (out / "feedback").iterdir():
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=\"(https?:)?//", text)
-        assert str(exercises.ROOT) not in text and "site-packages" not in text
+        assert str(assignment.ROOT) not in text and "site-packages" not in text
 
 
 def test_the_feedback_names_its_language_and_its_headings_are_in_order(batch):
@@ -359,7 +356,7 @@ def submitted(notebook):
 
 
 def restored(master, notebook):
-    return restore.restore(submitted(notebook), master.lesson)
+    return submission.restore(submitted(notebook), master.lesson)
 
 
 def test_a_stripped_notebook_is_restored_to_what_it_was(master):
@@ -409,17 +406,17 @@ def test_comments_and_spaces_do_not_hide_a_copy(master):
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_the_lesson_is_found_from_what_is_in_the_notebook(number):
-    lessons = exercises.lessons_with_exercises()
-    lesson = exercises.read_lesson(number)
+    lessons = assignment.lessons_with_exercises()
+    lesson = assignment.read_lesson(number)
     cells = [Cell(c.cell_type, c.source) for c in lesson.notebook.cells]
-    assert restore.which_lesson(cells, lessons).number == number
+    assert submission.which_lesson(cells, lessons).number == number
     checks = [Cell("code", lesson.exercises[-1].call)]
-    assert restore.which_lesson(checks, lessons).number == number
+    assert submission.which_lesson(checks, lessons).number == number
 
 
 def test_a_notebook_of_no_lesson_is_told_so():
     with pytest.raises(submission.Unreadable, match="--lesson"):
-        restore.which_lesson([Cell("code", "x = 1")], exercises.lessons_with_exercises())
+        submission.which_lesson([Cell("code", "x = 1")], assignment.lessons_with_exercises())
 
 
 @pytest.mark.parametrize(
@@ -484,7 +481,7 @@ def test_one_failure_of_ours_does_not_stop_the_others(master, tmp_path, monkeypa
     def fail(*_):
         raise RuntimeError("=of ours")
 
-    monkeypatch.setattr(grade, "restore", fail)
+    monkeypatch.setattr(submission, "restore", fail)
     nbformat.write(answered(master), tmp_path / "anna.ipynb")
     out = tmp_path / "out"
     assert grade.main(["--submissions", str(tmp_path), "--out", str(out), "--trust"]) == 1
@@ -496,11 +493,11 @@ def whose(name):
 
 
 def exercise(name, title=""):
-    return exercises.Exercise("01", name, title, 1, f"checks.check({name})", name)
+    return assignment.Exercise("01", name, title, 1, f"checks.check({name})", name)
 
 
 def lesson_01(*its_exercises):
-    return exercises.Lesson("01", Path(), None, its_exercises)
+    return assignment.Lesson("01", Path(), None, its_exercises)
 
 
 def test_no_table_holds_a_formula():

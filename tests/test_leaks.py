@@ -10,8 +10,8 @@ import textwrap
 
 import pytest
 
-from tools.classroom import exercises
-from tools.classroom.restore import plain
+from tools.classroom.assignment import lessons_with_exercises
+from tools.classroom.submission import plain
 
 SMALLEST = 3  # operations in an expression, so that it is no everyday one
 TRANSPARENT = {"mean", "detach", "float", "item"}  # methods that change no formula
@@ -112,7 +112,7 @@ def test_names_stand_for_the_same_thing_each_time():
 
 
 def lessons_with_answers():
-    for lesson in exercises.lessons_with_exercises():
+    for lesson in lessons_with_exercises():
         for exercise in lesson.exercises:
             yield pytest.param(lesson, exercise, id=f"{lesson.number}-{exercise.name}")
 

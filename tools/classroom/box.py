@@ -18,35 +18,31 @@ import site
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from threading import Event
+from typing import NamedTuple
 
 import psutil
 
 from helpers.output.files import ROOT
-from tools.classroom.exercises import ClassroomError
+from tools.classroom.assignment import ClassroomError, fails
 from tools.classroom.record import MAX_BYTES
 
 PACKAGES = str(Path(find_spec("torch").origin).parent.parent)
 PYTHONPATH = os.pathsep.join([str(ROOT), PACKAGES])
 OWN = ("helpers", "tools", "data")
-SYSTEM = (
-    "/usr /bin /lib /lib32 /lib64 /etc/alternatives /etc/fonts /etc/ld.so.cache /etc/localtime "
-    "/sys/devices/system/cpu"
-).split()
+SYSTEM = """/usr /bin /lib /lib32 /lib64 /etc/alternatives /etc/fonts /etc/ld.so.cache
+    /etc/localtime /sys/devices/system/cpu""".split()
 VARIABLES = {"HOME": "/tmp", "LANG": "C.UTF-8", "PATH": os.defpath, "TMPDIR": "/tmp"}
 VARIABLES |= {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-VARIABLES |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
+VARIABLES |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1", "PYTHONPATH": PYTHONPATH}
 BWRAP = "bwrap --unshare-all --cap-drop ALL --clearenv --die-with-parent --new-session"
-DOCKER = (
-    "docker run --rm --interactive --init --network none --read-only --cap-drop ALL "
-    "--user 65534:65534 --security-opt no-new-privileges --workdir /tmp"
-)
+DOCKER = """docker run --rm --interactive --init --network none --read-only --cap-drop ALL
+    --user 65534:65534 --security-opt no-new-privileges --workdir /tmp"""
 IMAGE = "subspace-illusion-grading"
 START_SECONDS, WATCH_SECONDS = 300, 0.2  # 300 to import torch on a slow disk
 EXTRA_SECONDS = 3  # for every answer, beside its own time
@@ -78,14 +74,13 @@ def _bubblewrap(limits: Limits) -> list[str]:
     """The command that runs Python in bubblewrap; `nice`, so that whoever watches comes first."""
     packages = [*site.getsitepackages(), site.getusersitepackages(), PACKAGES]
     places = [*SYSTEM, sys.base_prefix, sys.prefix, *packages, *(str(ROOT / own) for own in OWN)]
-    variables = VARIABLES | {"PYTHONPATH": PYTHONPATH}
     size, room = limits.file_bytes, 4 * limits.memory_bytes
     return [
         *f"nice -n 10 prlimit --core=0 --nofile=256 --fsize={size} --as={room}".split(),
         *f"{BWRAP} --proc /proc --dev /dev".split(),
         *(part for place in places for part in ("--ro-bind-try", place, place)),
         *f"--size {size} --tmpfs /tmp --remount-ro /dev --remount-ro / --chdir /tmp".split(),
-        *(part for variable in variables.items() for part in ("--setenv", *variable)),
+        *(part for variable in VARIABLES.items() for part in ("--setenv", *variable)),
         sys.executable,
     ]
 
@@ -102,48 +97,32 @@ def _docker(limits: Limits, name: str) -> list[str]:
     ]
 
 
-def _fails(command: Sequence[str]) -> str:
-    """Why a short program fails, or nothing if it does not."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    except OSError as error:
-        return f"{command[0]}: {error.strerror}"
-    return "" if done.returncode == 0 else done.stderr.strip()[-300:] or f"{command[0]} failed"
-
-
 def find_box(trust: bool = False) -> str:
-    """The best box that works here: "bubblewrap", "docker", or "none" for those who trust.
-
-    Raises:
-        ClassroomError: There is none, and no trust.
-    """
+    """The best box here: "bubblewrap", "docker", "none" for those who trust; or ClassroomError."""
     reason = "neither bubblewrap nor a running Docker was found."
-    if shutil.which("bwrap") and not (reason := _fails([*_bubblewrap(Limits()), "-c", ""])):
+    if shutil.which("bwrap") and not (reason := fails([*_bubblewrap(Limits()), "-c", ""])):
         return "bubblewrap"
-    if shutil.which("docker") and not _fails(["docker", "info"]):
+    if shutil.which("docker") and not fails(["docker", "info"]):
         with tempfile.TemporaryDirectory() as folder:  # with the tested packages, made once
             for file in (ROOT / "requirements-tested.txt", Path(__file__).with_name("Dockerfile")):
                 shutil.copy(file, folder)
-            reason = _fails(["docker", "build", "--quiet", "--tag", IMAGE, folder])
-        if not reason:
-            return "docker"
+            if not (reason := fails(["docker", "build", "--quiet", "--tag", IMAGE, folder])):
+                return "docker"
     if trust and hasattr(os, "fork"):
         return "none"
     raise ClassroomError(INSTALL.format(reason=reason))
 
 
-def _too_much(pid: int, limits: Limits) -> str:
+def _too_much(process: psutil.Popen, limits: Limits) -> str:
     """Which limit the processes below this one break, in words for the student.
 
     What a process shares with the one it was forked from counts twice. To know better takes locks
     that somebody who forks without end does not give back in time.
     """
-    processes, memory = [], 0
-    with contextlib.suppress(psutil.NoSuchProcess):
-        processes = psutil.Process(pid).children(recursive=True)
-    for process in processes:
+    processes, memory = process.children(recursive=True), 0
+    for child in processes:
         with contextlib.suppress(psutil.Error):  # it has ended
-            found = process.memory_info()
+            found = child.memory_info()
             memory += found.rss - getattr(found, "shared", 0)
     if len(processes) > limits.processes:
         return f"your code started more than {limits.processes} processes"
@@ -153,33 +132,31 @@ def _too_much(pid: int, limits: Limits) -> str:
 
 
 @contextlib.contextmanager
-def _started(box: str, job: dict[str, Any], limits: Limits):
+def _started(box: str, job: dict, limits: Limits) -> Iterator[psutil.Popen]:
     """A box at work on a job, ended with all that is in it when the block ends."""
     name = f"grading-{uuid.uuid4().hex}"
     commands = {"bubblewrap": _bubblewrap(limits), "docker": _docker(limits, name)}
     command = [*commands.get(box, [sys.executable]), "-m", "tools.classroom.record"]
-    environment = VARIABLES | {"PYTHONPATH": PYTHONPATH} if box == "none" else None
-    with tempfile.TemporaryFile() as given:
-        given.write(json.dumps(job).encode())
-        given.seek(0)
-        pipes = {"stdin": given, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        with subprocess.Popen(command, env=environment, **pipes) as process:
-            try:
-                yield process
-            finally:
-                if box == "docker":
-                    _fails(["docker", "kill", name])
-                below = psutil.Process(process.pid).children(recursive=True)
-                for child in (process, *below):
-                    with contextlib.suppress(psutil.Error):
-                        child.kill()
-        psutil.wait_procs(below, timeout=10)
+    environment = VARIABLES if box == "none" else None
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with psutil.Popen(command, env=environment, **pipes) as process:
+        try:
+            with contextlib.suppress(BrokenPipeError), process.stdin:
+                process.stdin.write(json.dumps(job).encode())  # read before any answer runs
+            yield process
+        finally:
+            if box == "docker":
+                fails(["docker", "kill", name])
+            below = process.children(recursive=True)
+            for child in (process, *below):
+                with contextlib.suppress(psutil.Error):
+                    child.kill()
+    psutil.wait_procs(below, timeout=10)
 
 
-def _listen(box: str, exercises: list, limits: Limits, stop: threading.Event) -> tuple[bytes, str]:
+def _listen(box: str, exercises: list, limits: Limits, stop: Event) -> tuple[bytes, str]:
     """All that a box sends while it works on some exercises, and why it sends no more."""
     data, deadline = bytearray(), time.monotonic() + START_SECONDS
-    most = 2 * MAX_BYTES * len(exercises)
     with _started(box, {"exercises": exercises, "seconds": limits.seconds}, limits) as process:
         while not stop.is_set():
             if select.select([process.stdout], [], [], WATCH_SECONDS)[0]:
@@ -189,10 +166,10 @@ def _listen(box: str, exercises: list, limits: Limits, stop: threading.Event) ->
                 if not data:  # it is ready
                     deadline = time.monotonic() + len(exercises) * (limits.seconds + EXTRA_SECONDS)
                 data += part
-            problem = "" if box == "docker" else _too_much(process.pid, limits)
+            problem = "" if box == "docker" else _too_much(process, limits)
             if time.monotonic() > deadline:
                 problem = "no answer in time: your code has stopped its box"
-            if problem or len(data) > most:
+            if problem or len(data) > 2 * MAX_BYTES * len(exercises):
                 return bytes(data), problem or "your code sends more than a box may"
     return b"", "grading was interrupted"
 
@@ -208,18 +185,14 @@ def _parsed(data: bytes) -> dict[str, Record]:
     return records
 
 
-def run_answers(
-    box: str, exercises: Sequence[dict[str, Any]], limits: Limits, stop: threading.Event
-) -> dict[str, Record]:
+def run_answers(box: str, jobs: Sequence[dict], limits: Limits, stop: Event) -> dict[str, Record]:
     """Run the answers of one notebook, each in a process of its own, in as few boxes as possible.
 
-    Each exercise has its name as `exercise`, the `name` that its `checks` call, the source of its
-    `answer` and of the cells `before`. Set `stop` to have them end.
-
-    Raises:
-        ClassroomError: The box does not start.
+    Each has the name of its exercise as `exercise`, the `name` that its `checks` call, the source
+    of the `answer` and of the cells `before`. Set `stop` to have them end. A box that does not
+    start raises a ClassroomError.
     """
-    records, left = {}, list(exercises)
+    records, left = {}, list(jobs)
     while left and not stop.is_set():
         data, problem = _listen(box, left, limits, stop)
         if not data.startswith(b"ready") and not stop.is_set():

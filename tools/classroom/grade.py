@@ -2,11 +2,8 @@
 
     python -m tools.classroom.grade --submissions FOLDER [--lesson 03] [--out FOLDER] [--trust]
 
-Takes every notebook below the folder: `anna.ipynb` and `anna/anything.ipynb` are Anna's, and names
-that Canvas and Moodle give are understood. Of two of one student for one lesson the later counts.
-Writes tables and one page of feedback per notebook, at the end, also if it comes early.
-
-Answers run in a box (see `box`), what they gave back is judged here.
+Answers run in a box (see `box`), what they gave back is judged here (see `replay`). The tables and
+one page of feedback per notebook are written at the end, also if it comes early.
 
 Exit status: 0 if every notebook was graded, 1 if some could not be, 2 for wrong use.
 """
@@ -15,34 +12,32 @@ import argparse
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from helpers.output.files import check_writable, without_places
-from tools.classroom import exercises, gradebook, replay
-from tools.classroom.assignment import hidden_seeds
+from tools.classroom import gradebook, replay, submission
+from tools.classroom.assignment import ClassroomError, Lesson, lessons_with_exercises, read_lesson
 from tools.classroom.box import Limits, Record, find_box, run_answers
-from tools.classroom.exercises import ClassroomError, Exercise, Lesson
 from tools.classroom.gradebook import Result, Row
-from tools.classroom.restore import plain, restore, which_lesson
-from tools.classroom.submission import Submission, Unreadable, find_submissions, read_cells
+from tools.classroom.submission import Submission, Unreadable
 
 AT_ONCE = 2
 NO_LESSON = Lesson("", Path(), None, ())
-UNANSWERED = "This exercise has not been answered."
+UNANSWERED = Record(problem="This exercise has not been answered.")
 UNWRITTEN = """\
 Nothing could be written: {}. Choose a folder for the results with --out, and one for temporary
 files with the environment variable TMPDIR, where there is room and you can write."""
 
 
-def read(submission: Submission, lessons: Sequence[Lesson]) -> Result:
+def read(whose: Submission, lessons: Sequence[Lesson]) -> Result:
     """What a submission holds; the whole result, with no points, if it cannot be graded."""
-    result = Result(submission, lessons[0] if len(lessons) == 1 else NO_LESSON)
+    result = Result(whose, lessons[0] if len(lessons) == 1 else NO_LESSON)
     try:
-        cells = read_cells(submission.path)
-        result.lesson = which_lesson(cells, lessons) if len(lessons) > 1 else lessons[0]
-        result.restored = restore(cells, result.lesson)
+        cells = submission.read_cells(whose.path)
+        result.lesson = submission.which_lesson(cells, lessons)
+        result.restored = submission.restore(cells, result.lesson)
     except Exception as error:  # one submission must never stop the others
         reason = f"It could not be graded: {type(error).__name__}: {error}"
         reason = without_places(str(error) if isinstance(error, Unreadable) else reason)
@@ -51,63 +46,48 @@ def read(submission: Submission, lessons: Sequence[Lesson]) -> Result:
     return result
 
 
-def checks(exercise: Exercise, seed: int) -> list[str]:
-    """The calls of an exercise's check: the visible one, then those on other data."""
-    call = exercise.hidden_call
-    return [call.replace("seed=seed", f"seed={number}") for number in (0, *hidden_seeds(seed))]
-
-
 def jobs(result: Result, seed: int) -> list[dict]:
     """What `run_answers` shall run: every exercise that was answered."""
-    answers, before = result.restored.answers, result.restored.before
+    given = result.restored
+    answered = [e for e in result.lesson.exercises if e.name in given.answers]
     return [
-        {"exercise": e.name, "name": e.answer, "answer": plain(answers[e.name])}
-        | {"before": before[e.name], "checks": checks(e, seed)}
-        for e in result.lesson.exercises
-        if e.name in answers
+        {"exercise": e.name, "name": e.answer, "answer": submission.plain(given.answers[e.name])}
+        | {"before": given.before[e.name], "checks": e.checks(seed)}
+        for e in answered
     ]
 
 
 def complete(result: Result, records: Mapping[str, Record], box: str, seed: int) -> None:
     """Complete the result of a submission, from what its answers gave back."""
     for exercise in result.lesson.exercises:
-        record = records.get(exercise.name, Record(problem=UNANSWERED))
-        passed, message = False, replay.readable(record.problem)
-        if not message:
-            passed, message = replay.judge(record.blob, exercise.answer, checks(exercise, seed))
+        blob, problem = records.get(exercise.name, UNANSWERED)
+        passed, message = False, replay.readable(problem)
+        if not problem:
+            passed, message = replay.judge(blob, exercise.answer, exercise.checks(seed))
         answer = result.restored.answers.get(exercise.name, "")
         result.rows.append(Row(exercise, exercise.points * passed, message, answer))
     result.isolation, result.page = box, gradebook.feedback(result)
 
 
-def only_latest(found: Sequence[Result]) -> Iterator[Result]:
+def only_latest(found: Iterable[Result]) -> list[Result]:
     """Without those of which the same student has handed in a later one for the same lesson."""
-    graded = sorted((r for r in found if r.graded), key=lambda r: r.whose.age)
-    latest = {(r.whose.student, r.whose.id, r.lesson.number): r for r in graded}.values()
-    for result in found:
-        if result.graded and result not in latest:
-            print(f"{result.whose.file}: a later one of this student was graded instead.")
-        else:
-            yield result
+    latest = {}
+    for result in sorted(found, key=lambda result: result.whose.age):
+        whose = result.whose
+        key = (whose.student, whose.id, result.lesson.number) if result.graded else whose.path
+        if key in latest:
+            print(f"{latest[key].whose.file}: a later one of this student was graded instead.")
+        latest[key] = result
+    return list(latest.values())
 
 
-def grade_all(
-    found: Sequence[Submission], lessons: Sequence[Lesson], box: str, seed: int, limits: Limits
-) -> Iterator[Result]:
-    """Grade every submission, two at a time, saying how it goes.
-
-    With one lesson, every submission is taken for it. The `box` is one that `find_box` found, the
-    `seed` that of the assignment; `limits` are what each answer may take.
-    """
+def grade_all(found: Sequence[Result], box: str, seed: int, limits: Limits) -> Iterator[Result]:
+    """Grade what was read in a box, two submissions at a time, saying how it goes."""
     start, stop = time.monotonic(), threading.Event()
-    results = list(only_latest([read(submission, lessons) for submission in found]))
-    yield from (result for result in results if not result.graded)
+    yield from (result for result in found if not result.graded)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        running = {
-            pool.submit(run_answers, box, jobs(result, seed), limits, stop): result
-            for result in results
-            if result.graded
-        }
+        graded = [result for result in found if result.graded]
+        running = {pool.submit(run_answers, box, jobs(r, seed), limits, stop): r for r in graded}
         try:
             for done in as_completed(running):
                 complete(result := running[done], done.result(), box, seed)
@@ -121,26 +101,19 @@ def grade_all(
 
 
 def run(options: argparse.Namespace) -> int:
-    """Grade as the command line says; returns the exit status.
-
-    Raises:
-        ClassroomError: There is nothing to grade, or nothing to grade in.
-        OSError: The results cannot be written, or there is no room for temporary files.
-    """
-    if options.lesson:
-        lessons = [exercises.read_lesson(options.lesson)]
-    else:
-        lessons = exercises.lessons_with_exercises()
-    submissions = find_submissions(options.submissions)
-    if not submissions:
+    """Grade as the command line says; returns the exit status."""
+    number = options.lesson
+    lessons = [read_lesson(number)] if number else lessons_with_exercises()
+    if not (submissions := submission.find_submissions(options.submissions)):
         raise ClassroomError(f"There are no notebooks (*.ipynb) in {options.submissions}.")
     options.out.mkdir(parents=True, exist_ok=True)  # now, not after an hour of grading
     check_writable(options.out)
-    box = find_box(options.trust)
+    box, limits = find_box(options.trust), Limits(seconds=options.seconds)
     print(f"Answers run in a box: {box}." if box != "none" else "Answers run without any box.")
-    limits, results = Limits(seconds=options.seconds), []
+    found = only_latest(read(whose, lessons) for whose in submissions)
+    results = []
     try:
-        for result in grade_all(submissions, lessons, box, options.seed, limits):
+        for result in grade_all(found, box, options.seed, limits):
             results.append(result)
     finally:  # whatever happens to one, the others keep what they have got
         results.sort(key=lambda result: (result.whose.student, result.whose.file))
@@ -152,9 +125,8 @@ def run(options: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `python -m tools.classroom.grade`; returns its exit status."""
     sys.stdout.reconfigure(errors="replace")  # names of students may not fit the terminal
-    parser = argparse.ArgumentParser(
-        "python -m tools.classroom.grade", description="Grade a folder of submitted notebooks."
-    )
+    name, about = "python -m tools.classroom.grade", "Grade a folder of submitted notebooks."
+    parser = argparse.ArgumentParser(name, description=about)
     add = parser.add_argument
     add("--submissions", required=True, type=Path, metavar="FOLDER", help="the notebooks")
     add("--lesson", metavar="NN", help="take every notebook for this lesson (default: look)")

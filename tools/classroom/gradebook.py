@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,21 +13,18 @@ from typing import NamedTuple
 
 from helpers.output import files
 from helpers.output.pages import html_page, html_table
-from tools.classroom.exercises import Exercise, Lesson
-from tools.classroom.restore import Restored
-from tools.classroom.submission import Submission
+from tools.classroom.assignment import Exercise, Lesson
+from tools.classroom.submission import Restored, Submission
 
-GRADES = "student id lesson points max_points same_as_published notes isolation file page".split()
-BY_EXERCISE = "student id lesson exercise points max_points message file".split()
+GRADES = "student id lesson points max_points same_as_published notes isolation file page"
+BY_EXERCISE = "student id lesson exercise points max_points message file"
 CANVAS = ("Student", "ID", "SIS User ID", "SIS Login ID", "Section")
 MESSAGE = 500  # characters of a message in the table; the page has all of it
-MAX_PAGE = 60_000  # bytes
-FRAME = 15_000  # of them: the table, the headings, the notes
+ROOM = 45_000  # bytes of a page for answers and messages: with all else it has at most 60 KB
 ON_TOP = 120  # characters of a message in the table of a page
-COMPLETION = (
-    "Checks show completion: they compare what your code gives back, for the data of the lesson "
-    "and for other data. They do not show that you can explain it."
-)
+COMPLETION = """\
+Checks show completion: they compare what your code gives back, for the data of the lesson and for
+other data. They do not show that you can explain it."""
 
 
 class Row(NamedTuple):
@@ -57,9 +55,10 @@ class Result:
 
 
 def _safe(value: object) -> str:
-    """A value for a table cell that no spreadsheet takes for a formula."""
-    text = f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t") else text
+    """A value for a table cell, on one line, that no spreadsheet takes for a formula."""
+    text = " ".join(value) if isinstance(value, list) else value
+    text = f"{text:g}" if isinstance(text, float) else " ".join(str(text).split())
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
 def _table(*rows: Sequence[object]) -> str:
@@ -70,31 +69,27 @@ def _table(*rows: Sequence[object]) -> str:
 
 def grades_table(results: Sequence[Result]) -> str:
     """One line per submission, as CSV, with the name of its page."""
-    rows = []
+    rows = [GRADES.split()]
     for found, page in zip(results, page_names(results), strict=True):
         whose, lesson, said = found.whose, found.lesson, found.restored
-        scored = (whose.student, whose.id, lesson.number, found.points, lesson.points)
-        notes = (" ".join(said.flags), " ".join(said.notes), found.isolation)
-        rows.append((*scored, *notes, whose.file, page))
-    return _table(GRADES, *rows)
+        row = [whose.student, whose.id, lesson.number, found.points, lesson.points]
+        rows.append([*row, said.flags, said.notes, found.isolation, whose.file, page])
+    return _table(*rows)
 
 
 def exercises_table(results: Iterable[Result]) -> str:
     """One line per exercise of every submission, as CSV."""
-    rows = []
+    rows = [BY_EXERCISE.split()]
     for found in results:
         for exercise, points, message, _ in found.rows:
-            whose = (found.whose.student, found.whose.id, found.lesson.number, exercise.name)
-            message = " ".join(message.split())[:MESSAGE]
-            rows.append((*whose, points, exercise.points, message, found.whose.file))
-    return _table(BY_EXERCISE, *rows)
+            whose, message = found.whose, " ".join(message.split())[:MESSAGE]
+            row = [whose.student, whose.id, found.lesson.number, exercise.name, points]
+            rows.append([*row, exercise.points, message, whose.file])
+    return _table(*rows)
 
 
 def canvas_table(results: Iterable[Result]) -> str:
-    """The points as Canvas imports them: a line for each student, a column for each lesson.
-
-    Canvas knows students by their ID, and asks which of its assignments a new column is.
-    """
+    """The points as Canvas imports them: a line for each student ID, a column for each lesson."""
     told = [result for result in results if result.whose.canvas and result.lesson.number]
     most = dict(sorted((result.lesson.number, result.lesson.points) for result in told))
     points = {(r.whose.student, r.whose.id, r.lesson.number): r.points for r in told}
@@ -120,43 +115,34 @@ def page_names(results: Iterable[Result]) -> Iterator[str]:
 
 def _html(text: str, room: int) -> str:
     """A text as HTML of at most so many bytes."""
-    html, cut = escape(text), len(text)
-    while len(html.encode("utf-8", "replace")) > room:
-        cut = cut * 9 // 10
-        html = f"{escape(text[:cut])} ..."
-    return html
+    html = escape(text).encode("utf-8", "replace")
+    whole = re.sub(rb"&[^;]*$", b"", html[:room]).decode("utf-8", "ignore")  # characters
+    return f"{whole} ..." if len(html) > room else whole
 
 
 def feedback(result: Result) -> str:
-    """What a student gets back: one HTML page of at most 60 KB that needs no other file.
-
-    First points and messages, then the student's own lines.
-    """
-    rows, lesson, table, answers = result.rows, result.lesson, [], []
-    room = (MAX_PAGE - FRAME) // (2 * len(rows))  # of one answer, and of its message
-    for exercise, points, message, answer in rows:
-        short = " ".join(message.split())
-        short = short if len(short) <= ON_TOP else f"{short[:ON_TOP]} ..."
+    """What a student gets back: one HTML page of at most 60 KB that needs no other file."""
+    table, answers = [], []
+    room = ROOM // (2 * len(result.rows))  # of one answer, and of its message
+    for exercise, points, message, answer in result.rows:
+        short = textwrap.shorten(message, ON_TOP, placeholder=" ...")
         table.append([exercise.title, f"{points:g} of {exercise.points}", short])
         lines = enumerate(answer.rstrip().split("\n"), start=1)
         source = "\n".join(f"{number:3}  {line}" for number, line in lines)
         answers += [f"<h2>{escape(exercise.title)}</h2>", f"<p>{_html(message, room)}</p>"]
         answers += [f'<pre class="scroll" tabindex="0">{_html(source, room)}</pre>']
-    got = f"<strong>{result.points:g} of {lesson.points} points</strong>"
-    body, notes = [f"<p>{_html(result.whose.student, 500)}: {got}</p>"], result.restored.notes
-    body += ["<ul>", *(f"<li>{_html(note, 500)}</li>" for note in notes), "</ul>"] if notes else []
+    got = f"<strong>{result.points:g} of {result.lesson.points} points</strong>"
+    body = [f"<p>{_html(result.whose.student, 500)}: {got}</p>"]
+    body += [f"<p>{_html(note, 500)}</p>" for note in result.restored.notes]
     body += [html_table("Exercises", ["exercise", "points", "message"], table)]
     body += [f"<p>{COMPLETION}</p>", *answers]
-    return html_page(f"Lesson {lesson.number}", "\n".join(body))
+    return html_page(f"Lesson {result.lesson.number}", "\n".join(body))
 
 
 def write_results(results: Sequence[Result], folder: Path) -> None:
     """Write the tables and `feedback/<student>_lesson_NN.html`, for their owner only.
 
     `grades.csv` comes last: what it names is there. `canvas.csv` is for what came from Canvas.
-
-    Raises:
-        OSError: They cannot be written.
     """
     pages = zip(results, page_names(results), strict=True)
     contents = {f"feedback/{name}": result.page for result, name in pages if name}

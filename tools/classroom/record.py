@@ -14,13 +14,13 @@ import json
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any, TextIO
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -30,13 +30,12 @@ MAX_BYTES = 16 * 2**20  # of one record
 SENT = 42  # exit status of a process that has sent its record
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Every tensor in nested lists, tuples and dicts, in an order that never changes."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from tensors_in(item)
+def all_in(value: Any) -> Iterator[Any]:
+    """A value, and all in nested lists, tuples and dicts, in an order that never changes."""
+    yield value
+    if isinstance(value, list | tuple | dict):
+        for item in (*value.keys(), *value.values()) if isinstance(value, dict) else value:
+            yield from all_in(item)
 
 
 def plain(value: Any) -> Any:
@@ -71,12 +70,13 @@ def watched(answer: Callable, calls: list[dict[str, Any]]) -> Callable:
     """The answer, with what every call of it gives back, or changes in place, added to `calls`."""
 
     def call(*positional: Any, **named: Any) -> Any:
-        tensors = list(tensors_in((positional, named)))
+        tensors = [part for part in all_in((positional, named)) if isinstance(part, Tensor)]
         before = [tensor.clone() for tensor in tensors]
         try:
             value = answer(*positional, **named)
-            pairs = enumerate(zip(before, tensors, strict=True))
-            changed = {n: plain(new) for n, (old, new) in pairs if not same(old, new)}
+            pairs = zip(before, tensors, strict=True)
+            kept = [old.dtype == new.dtype and torch.equal(old, new) for old, new in pairs]
+            changed = {n: plain(tensor) for n, tensor in enumerate(tensors) if not kept[n]}
             calls.append({"value": plain(value), "changed": changed})
         except BaseException as error:
             calls.append({"error": describe(error)})
@@ -84,12 +84,6 @@ def watched(answer: Callable, calls: list[dict[str, Any]]) -> Callable:
         return value
 
     return call
-
-
-def same(old: Tensor, new: Tensor) -> bool:
-    """Whether two tensors are equal, NaN to NaN, with their shapes and types."""
-    alike = old.shape == new.shape and old.dtype == new.dtype
-    return alike and torch.allclose(old, new, rtol=0, atol=0, equal_nan=True)
 
 
 @functools.cache
@@ -142,24 +136,10 @@ def _answer(exercise: dict[str, Any], line: TextIO, seconds: float) -> None:
     for standard in range(3):
         os.dup2(sys.stdout.fileno(), standard)
     torch.manual_seed(0)
-    content = io.BytesIO()
-    torch.save(record(exercise, seconds), content)
+    torch.save(record(exercise, seconds), content := io.BytesIO())
     blob = base64.b64encode(content.getvalue()).decode()
     print(json.dumps({"exercise": exercise["exercise"], "record": blob}), file=line, flush=True)
     os._exit(SENT)
-
-
-def _wait(child: int, seconds: float) -> str:
-    """What became of a process that has so many seconds: "" if it has sent its record."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            code = os.waitstatus_to_exitcode(status)
-            how = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
-            return "" if code == SENT else f"your code ended its own process ({how})"
-        time.sleep(0.01)
-    return f"no answer in {seconds:g} seconds: is there a loop that does not end?"
 
 
 def main() -> None:
@@ -176,7 +156,12 @@ def main() -> None:
                 _answer(exercise, line, job["seconds"])
             finally:
                 os._exit(1)
-        problem = _wait(child, job["seconds"])
+        try:
+            code = psutil.Process(child).wait(job["seconds"])
+            how = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
+            problem = "" if code == SENT else f"your code ended its own process ({how})"
+        except psutil.TimeoutExpired:
+            problem = f"no answer in {job['seconds']:g} seconds: is there a loop that does not end?"
         with contextlib.suppress(OSError):
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)

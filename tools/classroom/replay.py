@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from helpers.output.files import without_places
-from tools.classroom.record import MAX_BYTES, MESSAGE_CHARS, run_checks, tensors_in
+from tools.classroom.record import MAX_BYTES, MESSAGE_CHARS, all_in, run_checks
 
 PASSED = "Passed, also on other data."
-UNREADABLE = (
-    "your answer cannot be checked: give a tensor, a number, a text, or a list, tuple or dict "
-    "of them, and not more than a few megabytes"
-)
-PLAIN = (type(None), bool, int, float, complex, str)
+IN_THE_CHECK = "(in the check: does your answer have the right type and shape?)"
+UNREADABLE = """\
+your answer cannot be checked: give a tensor, a number, a text, or a list, tuple or dict of them,
+and not more than a few megabytes"""
+PLAIN = (type(None), bool, int, float, complex, str, list, tuple, dict)
 MAX_VALUES = 100_000  # in one record
 
 
@@ -37,29 +37,20 @@ def readable(text: str) -> str:
 
 
 def load(blob: bytes) -> dict[str, Any]:
-    """A record as plain values and ordinary tensors, not larger than `MAX_BYTES` in memory.
-
-    Raises:
-        StudentError: It holds something else.
-    """
+    """A record as plain values and ordinary tensors of at most `MAX_BYTES`, or a StudentError."""
     try:
-        with zipfile.ZipFile(io.BytesIO(blob)) as parts:
-            packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist())
-        if packed or len(blob) > MAX_BYTES:
+        parts = zipfile.ZipFile(io.BytesIO(blob)).infolist()
+        if len(blob) > MAX_BYTES or any(p.compress_type != zipfile.ZIP_STORED for p in parts):
             raise ValueError("it would grow")
-        values, size = [torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)], 0
-        for value in values:  # which grows
+        content, size = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True), 0
+        for number, value in enumerate(all_in(content)):
             if type(value) is Tensor and value.layout == torch.strided and not value.is_quantized:
                 size += value.numel() * value.element_size()  # it may be expanded
-            elif type(value) is dict:
-                values += [*value.keys(), *value.values()]
-            elif type(value) in (list, tuple):
-                values += value
             elif type(value) not in PLAIN:
                 raise TypeError(f"a {type(value).__name__}")
-            if len(values) > MAX_VALUES or size > MAX_BYTES:
+            if number > MAX_VALUES or size > MAX_BYTES:
                 raise ValueError("too much")
-        return dict(values[0])
+        return dict(content)
     except Exception as error:
         raise StudentError(UNREADABLE) from error
 
@@ -71,7 +62,7 @@ def _replayed(calls: Sequence[dict]) -> Callable:
         recorded = next(left, {"error": "your code stopped the check before its end"})
         if "error" in recorded:
             raise StudentError(str(recorded["error"]))
-        ours = list(tensors_in((positional, named)))
+        ours = [part for part in all_in((positional, named)) if isinstance(part, Tensor)]
         for place, new in recorded["changed"].items():
             ours[place].data = new
         return recorded["value"]
@@ -80,10 +71,7 @@ def _replayed(calls: Sequence[dict]) -> Callable:
 
 
 def judge(blob: bytes, name: str, checks: Sequence[str]) -> tuple[bool, str]:
-    """Whether an answer passes all its checks, and what to tell the student.
-
-    `blob` is its record, `name` what the calls of the `checks` name it; the visible one is first.
-    """
+    """Whether an answer's record passes its checks, which call it by name, and what to tell."""
     passed = 0
     try:
         record = load(blob)
@@ -97,8 +85,7 @@ def judge(blob: bytes, name: str, checks: Sequence[str]) -> tuple[bool, str]:
     except (AssertionError, StudentError) as error:
         message = str(error) or "the check found a mistake"
     except (Exception, SystemExit) as error:
-        message = f"{type(error).__name__}: {error} (in the check: does your answer "
-        message += "have the right type and shape?)"
+        message = f"{type(error).__name__}: {error} {IN_THE_CHECK}"
     else:
         return True, PASSED
     return False, readable("On other data: " * (passed > 0) + message)

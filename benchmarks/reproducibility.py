@@ -21,7 +21,6 @@ from torch import Tensor
 from transformer_lens import TransformerBridge
 
 from benchmarks import precision
-from helpers.claims.page import versions
 from helpers.directions.geometry import patch_subspace, row_null_split
 from helpers.directions.search import answer_logit_difference, find_direction
 from helpers.models.load import load_model
@@ -30,6 +29,7 @@ from helpers.patching.caching import cache_pairs
 from helpers.patching.sites import Site
 from helpers.tasks.ioi import make_pairs
 from helpers.tasks.pairs import Pairs
+from tools.report import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "benchmarks" / "results" / "reproducibility.md"

@@ -24,7 +24,7 @@ from test_patching import overridden, random_pairs
 
 from helpers import patching
 from helpers.audit import command, criteria, diagnostics, measure, planted
-from helpers.claims import page, reference, report
+from helpers.claims import reference, report
 from helpers.directions import closed_form, geometry, layers, readers, search
 from helpers.directions.sweeps import facts_at_layer, facts_job
 from helpers.editing import conversion, edits, moments, rome
@@ -37,6 +37,7 @@ from helpers.tasks.pairs import Pairs, encode, single_token
 from tools import compare, publish, run
 from tools import reference as update
 from tools.classroom import assignment, grade
+from tools.report import to_markdown
 
 SITE = Site(1, "mlp_hidden")
 D = 96  # of `SITE` in the tiny model
@@ -724,7 +725,7 @@ DAMAGED = [
     (read(entry(note=5)), "C3 is no measurement"),
     (read("{", report.summary_table), "is damaged"),
     (read("{", reference.drifts), "is damaged"),
-    (read("{", page.to_markdown), "is damaged"),
+    (read("{", to_markdown), "is damaged"),
     (read("{", lambda: compare.compare(["smollm2-135m"])), "is damaged"),
     (read("{", lambda: report.record("C9", 1.0, (0, 2))), "is damaged"),
     (site_file("[]"), "sites.json is damaged"),
@@ -741,7 +742,7 @@ RESULTS = [
     (lambda s: report.record("C3", 1.0, detail={"x": 1j}), "1j cannot be stored"),
     (lambda s: report.record_untestable("C3", object()), "cannot be stored"),
     (lambda s: report.save_site("ioi", {"layer": math.nan}, {}), "not JSON compliant: nan"),
-    (lambda s: reference.update("nobody"), "Nothing was recorded for nobody", FileNotFoundError),
+    (lambda s: update.update("nobody"), "Nothing was recorded for nobody", FileNotFoundError),
     (lambda s: publish.stamp_lesson("[]", "a.ipynb", publish.Repository()), "is not a notebook"),
     (lambda s: publish.stamp_lesson("{}", "a.ipynb", publish.Repository()), "is not a notebook"),
     (lambda s: publish.parse_repository("https://[::1/me/it"), "Invalid IPv6 URL"),

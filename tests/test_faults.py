@@ -20,7 +20,7 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from helpers.claims import page, report, sweeps
+from helpers.claims import report, sweeps
 from helpers.editing import moments
 from helpers.output import files
 from helpers.tasks import counterfact
@@ -28,6 +28,7 @@ from tools import compare, run
 from tools.classroom import assignment, box, grade, gradebook
 from tools.classroom.assignment import Lesson
 from tools.classroom.submission import Submission
+from tools.report import write_report
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 HANG = """
@@ -156,7 +157,7 @@ def test_results_that_cannot_be_kept_say_what_to_do(no_folder, monkeypatch, caps
     for keep in (
         lambda: report.record("C3", -2.5),
         lambda: report.save_site("name", {}, {}),
-        lambda: page.write_report(),
+        lambda: write_report(),
         lambda: sweeps.save_sweep("facts", table),
     ):
         with pytest.raises(report.ResultsError, match="SUBSPACE_ILLUSION_RESULTS"):
@@ -195,7 +196,7 @@ def test_a_full_disk_leaves_what_was_there(results, fill_disk):
     for keep in (
         lambda: report.record("C3", -3),
         lambda: sweeps.save_sweep("facts", table.assign(flipped=False)),
-        page.write_report,
+        write_report,
     ):
         with pytest.raises(report.ResultsError, match="Make room there"):
             keep()
@@ -205,7 +206,7 @@ def test_a_full_disk_leaves_what_was_there(results, fill_disk):
 def test_a_damaged_results_file_is_named(results, capsys):
     report.record("C3", -2.5)
     (results / "claims.json").write_text('{"C3": {"val')
-    for read in (report.recorded, lambda: report.record("C3", -3), page.write_report):
+    for read in (report.recorded, lambda: report.record("C3", -3), write_report):
         with pytest.raises(report.ResultsError, match=r"claims.json is damaged: .* Delete it"):
             read()
     assert compare.main(["gpt2"]) == 1

@@ -17,13 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers.audit.command import DirectionFileError, parse_site, read_direction
-from helpers.claims import models, page, report
+from helpers.claims import page, report
 from helpers.claims import reference as expected
 from helpers.directions import geometry
 from helpers.models import require
 from helpers.patching import metrics
 from helpers.patching.sites import HOOKS, OF_ONE_HEAD, Site
 from helpers.tasks.pair_files import NEEDED, POSITIONS, PairFileError, read_pairs, read_table
+from tools.report import to_markdown
 
 pytestmark = pytest.mark.fuzz  # the profile says on how many examples
 
@@ -321,8 +322,8 @@ def test_results_are_read_or_called_damaged(tmp_path, monkeypatch, content, refe
         path.write_bytes(data)
     readers = [
         report.recorded, report.summary_table, expected.expected, expected.drifts,
-        lambda: models.compare(["smollm2-135m"]), page.measurements,
-        page.to_markdown,
+        lambda: page.compare(["smollm2-135m"]), page.measurements,
+        to_markdown,
     ]  # fmt: skip
     for reader in readers:
         try:

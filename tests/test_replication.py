@@ -9,12 +9,12 @@ import pytest
 from markdown_it import MarkdownIt
 from test_output import Page, assert_needs_no_other_file, headings, markdown_tables, one_line
 
-from helpers.claims import page as replication
 from helpers.claims import report
-from helpers.claims.page import figure, record_cells, report_table, to_html, to_json, to_markdown
+from helpers.claims.page import figure, figure_in_words, record_cells, report_table
 from helpers.claims.reference import expected
 from helpers.claims.report import UNMEASURED, UNTESTABLE, claims, record, record_untestable
 from tools import report as command
+from tools.report import to_html, to_json, to_markdown, write_report
 
 CLAIM_IDS = list(claims())
 SHIPPED = expected("smollm2-135m", "quick")
@@ -158,7 +158,7 @@ def test_the_page_holds_the_figure():
     (image,) = (attributes for tag, attributes in page.tags if tag == "img")
     kind, data = image["src"].split(",")
     assert kind == "data:image/png;base64" and base64.b64decode(data).startswith(PNG)
-    assert image["alt"] == replication.figure_in_words(OTHER)
+    assert image["alt"] == figure_in_words(OTHER)
     assert image["alt"].endswith("All claims: partly: 1 · not measured: 43.")
     assert headings(page) == ["h1"]
     assert plt.get_fignums() == [], "the figure is closed"
@@ -263,7 +263,7 @@ def test_the_report_is_written_in_three_forms(results, capsys):
 
 
 def test_an_empty_report_is_written(results):
-    paths = replication.write_report(OTHER)
+    paths = write_report(OTHER)
     (table,) = markdown_tables(paths[0].read_text())
     assert [row[4] for row in table].count(UNMEASURED) == 44
     assert [row[4] for row in Page(paths[1].read_text()).tables[0]].count(UNMEASURED) == 44

@@ -10,10 +10,27 @@ Exit status: 0, 1 if nothing is known of a model, 2 for wrong use or files that 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from helpers.claims.models import compare, counts, write
-from helpers.claims.report import ResultsError
-from helpers.output.pages import text_table
+import pandas as pd
+
+from helpers.claims import compare, counts
+from helpers.claims.report import ResultsError, results_folder, saving
+from helpers.output import files, pages
+from tools.terminal import text_table
+
+
+def write(table: pd.DataFrame) -> Path:
+    """Write a comparison as `comparison.md` and `comparison.html`; the folder comes back."""
+    columns, rows, lines = list(table), table.values.tolist(), counts(table)
+    text = "\n\n".join(["# Models side by side", *lines, pages.markdown_table(columns, rows)])
+    paragraphs = "\n".join(f"<p>{line}</p>" for line in lines)
+    body = f"{paragraphs}\n{pages.html_table('Claims', columns, rows)}"
+    folder = results_folder().parent
+    with saving(folder):
+        files.write(folder / "comparison.md", text + "\n")
+        files.write(folder / "comparison.html", pages.html_page("Models side by side", body))
+    return folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,11 +4,89 @@ python -m tools.report [--model NAME]
 """
 
 import argparse
+import importlib.metadata
+import json
+import platform
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from html import escape
+from pathlib import Path
 
-from helpers.claims.page import write_report
-from helpers.claims.report import ResultsError
+import pandas as pd
+
+from helpers.claims.page import figure, figure_in_words, measurements, record_cells, report_table
+from helpers.claims.report import (
+    UNMEASURED,
+    VERDICTS,
+    ResultsError,
+    claims,
+    results_folder,
+    saving,
+)
+from helpers.output import files, pages, plots
+
+
+def write_report(model: str | None = None) -> list[Path]:
+    """Write the report to `results/<model>/` in its three forms; the paths come back."""
+    folder, kinds = results_folder(model), {"md": to_markdown, "html": to_html, "json": to_json}
+    contents = {folder / f"report.{kind}": make(model) for kind, make in kinds.items()}
+    with saving(folder):
+        for path, content in contents.items():
+            files.write(path, content)
+    return list(contents)
+
+
+def versions() -> str:
+    """Python and the packages that decide the numbers."""
+    packages = ("torch", "transformer_lens", "transformers", "numpy")
+    named = [f"{name} {importlib.metadata.version(name)}" for name in packages]
+    return ", ".join([f"Python {platform.python_version()}", *named])
+
+
+def to_markdown(model: str | None = None) -> str:
+    """The report as Markdown: the count of each verdict, the table, the rules, the versions."""
+    table = report_table(model)
+    rules = [f"- **{claim}** {spec['rule']['text']}" for claim, spec in claims().items()]
+    parts = [
+        f"# Replication on {results_folder(model).name}",
+        _counts(table),
+        pages.markdown_table(list(table), table.values.tolist()),
+        "## The rules, fixed before we measured",
+        "\n".join(rules),
+        f"{versions()}.\n",
+    ]
+    return "\n\n".join(parts)
+
+
+def to_html(model: str | None = None) -> str:
+    """The report as one page, with the figure in it."""
+    table, image = report_table(model), plots.png(figure(model), dpi=110)
+    caption = "Every claim: the published number, ours with its 95 % interval, the verdict"
+    rules = [[claim, spec["statement"], spec["rule"]["text"]] for claim, spec in claims().items()]
+    body = f"""<p class="verdict">{escape(_counts(table))}</p>
+{pages.image(image, figure_in_words(model))}
+{pages.html_table(caption, list(table), table.values.tolist())}
+{pages.html_table("The rules, fixed before we measured", ["claim", "says", "rule"], rules)}
+<p>{escape(versions())}.</p>"""
+    return pages.html_page(f"Replication on {results_folder(model).name}", body)
+
+
+def to_json(model: str | None = None) -> str:
+    """The report for programs: all that is known of each claim."""
+    found, cells = measurements(model), record_cells()
+    entries = {
+        claim: {**spec, "ours": found.get(claim, {"verdict": UNMEASURED}), "cell": cells.get(claim)}
+        for claim, spec in claims().items()
+    }
+    content = {"model": results_folder(model).name, "versions": versions(), "claims": entries}
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _counts(table: pd.DataFrame) -> str:
+    """How many claims have which verdict, in words."""
+    counts = Counter(table["verdict"])
+    return " · ".join(f"{verdict}: {counts[verdict]}" for verdict in VERDICTS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

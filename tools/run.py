@@ -13,7 +13,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from helpers.claims.page import write_report
 from helpers.claims.report import (
     UNMEASURED,
     ResultsError,
@@ -24,10 +23,11 @@ from helpers.claims.report import (
 from helpers.models.load import PACKAGED, model_name
 from helpers.output import files
 from helpers.output.files import ROOT
-from helpers.output.pages import text_table
 from tools import machine
 from tools.execution import Kernels, Lessons
+from tools.report import write_report
 from tools.schedule import find_lessons, find_needs, run_all
+from tools.terminal import text_table
 
 NOTEBOOKS = ROOT / "notebooks"
 NO_HOME = (

@@ -7,6 +7,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from helpers.output import files
+from tools.places import without_places
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 METADATA = {
@@ -37,9 +38,7 @@ def _remove_places(part: NotebookNode) -> None:
     for key in texts.get(part.output_type, ()):
         value = part[key]
         whole = isinstance(value, str)
-        part[key] = (
-            files.without_places(value) if whole else [files.without_places(line) for line in value]
-        )
+        part[key] = without_places(value) if whole else [without_places(line) for line in value]
 
 
 def save_figures(notebook: NotebookNode, lesson: str, folder: Path) -> None:

@@ -3,5 +3,5 @@
 `report.record` judges a measurement by a rule that was written before it.
 """
 
-from helpers.claims.models import compare, counts
+from helpers.claims.page import compare, counts
 from helpers.claims.sweeps import save_sweep, shipped_evidence, shipped_sweep

@@ -1,14 +1,12 @@
-"""The replication report, `python -m tools.report`: every claim, the published number and ours."""
+"""What the replication report shows: `report_table()`, `figure()`, `compare(["gpt2", "gpt2-xl"])`.
+
+`python -m tools.report` and `python -m tools.compare` write it to files.
+"""
 
 import functools
-import importlib.metadata
-import json
-import platform
 import re
 from collections import Counter
-from collections.abc import Mapping
-from html import escape
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -19,8 +17,8 @@ from matplotlib.figure import Figure
 
 from helpers.claims import report
 from helpers.claims.reference import expected
-from helpers.claims.report import UNMEASURED, VERDICTS, claims, claims_table, results_folder
-from helpers.output import files, pages, plots
+from helpers.claims.report import VERDICTS, claims, claims_table
+from helpers.output import plots
 from helpers.output.files import ROOT
 
 MEASURED, REFERENCE = "this run", "our reference run"
@@ -30,16 +28,6 @@ LOOK = {
     "partly": (plots.MLP, "s"),
     "not": (plots.ILLUSORY, "X"),
 }
-
-
-def write_report(model: str | None = None) -> list[Path]:
-    """Write the report to `results/<model>/` in its three forms; the paths come back."""
-    folder, kinds = results_folder(model), {"md": to_markdown, "html": to_html, "json": to_json}
-    contents = {folder / f"report.{kind}": make(model) for kind, make in kinds.items()}
-    with report.saving(folder):
-        for path, content in contents.items():
-            files.write(path, content)
-    return list(contents)
 
 
 def measurements(model: str | None = None) -> dict[str, dict[str, Any]]:
@@ -55,13 +43,6 @@ def report_table(model: str | None = None) -> pd.DataFrame:
     table["cell"] = [record_cells().get(claim, ("", ""))[1] for claim in table["claim"]]
     table["from"] = [found.get(claim, {}).get("from", "") for claim in table["claim"]]
     return table
-
-
-def versions() -> str:
-    """Python and the packages that decide the numbers."""
-    packages = ("torch", "transformer_lens", "transformers", "numpy")
-    named = [f"{name} {importlib.metadata.version(name)}" for name in packages]
-    return ", ".join([f"Python {platform.python_version()}", *named])
 
 
 def figure(model: str | None = None) -> Figure:
@@ -101,43 +82,27 @@ def figure_in_words(model: str | None = None) -> str:
     )
 
 
-def to_markdown(model: str | None = None) -> str:
-    """The report as Markdown: the count of each verdict, the table, the rules, the versions."""
-    table = report_table(model)
-    rules = [f"- **{claim}** {spec['rule']['text']}" for claim, spec in claims().items()]
-    parts = [
-        f"# Replication on {results_folder(model).name}",
-        _counts(table),
-        pages.markdown_table(list(table), table.values.tolist()),
-        "## The rules, fixed before we measured",
-        "\n".join(rules),
-        f"{versions()}.\n",
-    ]
-    return "\n\n".join(parts)
+def compare(models: Sequence[str]) -> pd.DataFrame:
+    """One row per claim: what it says, the published number, then each model's and its verdict.
+
+    As recorded or by our reference values. Raises FileNotFoundError: nothing is known of a model.
+    """
+    table = claims_table({})[["claim", "what", "paper"]]
+    for model in models:
+        name, entries = report.results_folder(model).name, measurements(model)
+        if not entries:
+            raise FileNotFoundError(f"No results for {name}: run it first: make run MODEL={model}")
+        table[[name, f"{name}: verdict"]] = claims_table(entries)[["ours", "verdict"]]
+    return table
 
 
-def to_html(model: str | None = None) -> str:
-    """The report as one page, with the figure in it."""
-    table, image = report_table(model), plots.png(figure(model), dpi=110)
-    caption = "Every claim: the published number, ours with its 95 % interval, the verdict"
-    rules = [[claim, spec["statement"], spec["rule"]["text"]] for claim, spec in claims().items()]
-    body = f"""<p class="verdict">{escape(_counts(table))}</p>
-{pages.image(image, figure_in_words(model))}
-{pages.html_table(caption, list(table), table.values.tolist())}
-{pages.html_table("The rules, fixed before we measured", ["claim", "says", "rule"], rules)}
-<p>{escape(versions())}.</p>"""
-    return pages.html_page(f"Replication on {results_folder(model).name}", body)
-
-
-def to_json(model: str | None = None) -> str:
-    """The report for programs: all that is known of each claim."""
-    found, cells = measurements(model), record_cells()
-    entries = {
-        claim: {**spec, "ours": found.get(claim, {"verdict": UNMEASURED}), "cell": cells.get(claim)}
-        for claim, spec in claims().items()
-    }
-    content = {"model": results_folder(model).name, "versions": versions(), "claims": entries}
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+def counts(table: pd.DataFrame) -> list[str]:
+    """One line per model of a comparison: how many claims have which verdict."""
+    lines = []
+    for name, column in zip(table.columns[3::2], table.columns[4::2], strict=True):
+        counted = Counter(table[column])
+        lines.append(f"{name}: " + " · ".join(f"{v} {counted[v]}" for v in VERDICTS))
+    return lines
 
 
 @functools.cache
@@ -166,11 +131,5 @@ def _draw_claim(ax: Axes, claim: str, entry: Mapping[str, Any]) -> None:
 
 def _title(model: str | None) -> str:
     """The count of every verdict that occurs."""
-    counts = _counts(report_table(model)).split(" · ")
-    return " · ".join(part for part in counts if not part.endswith(" 0"))
-
-
-def _counts(table: pd.DataFrame) -> str:
-    """How many claims have which verdict, in words."""
-    counts = Counter(table["verdict"])
-    return " · ".join(f"{verdict}: {counts[verdict]}" for verdict in VERDICTS)
+    counted = Counter(report_table(model)["verdict"])
+    return " · ".join(f"{verdict}: {counted[verdict]}" for verdict in VERDICTS if counted[verdict])

@@ -1,14 +1,13 @@
-"""Our own reference values, `python -m tools.reference`: what the claims came to in our run.
+"""Our own reference values, compared by `check()`: what the claims came to in our run.
 
 `data/expected/<model>.json` holds each claim's value with a tolerance that a run on another CPU
 should stay within. A run that leaves it has drifted: a package, the data or the code has changed
 what we measure. `data/expected/small/` holds the same for the sizes that tests use, and with them
 the headline numbers of the lessons, which the lessons themselves name for the usual sizes.
+`python -m tools.reference` writes them.
 """
 
-import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,9 @@ from helpers.claims.report import claims, read_json, read_measured, recorded, re
 from helpers.claims.sizes import sizes_name
 from helpers.models import PACKAGED, model_name
 from helpers.models.load import model_slug
-from helpers.output import files
 from helpers.output.files import ROOT
 
-KEPT = ("verdict", "value", "interval", "lesson", "note")  # of what a lesson recorded
 HEADLINE_FILE, HEADLINES = "headlines.json", "headlines"  # in the results, and in the reference
-RELATIVE, FLOOR = 0.05, {"%": 2.0, "": 0.03, "nats": 0.05}  # 5 % of the value, at least these
 
 
 def expected_path(model: str | None = None, sizes: str | None = None) -> Path:
@@ -53,12 +49,6 @@ def headlines(model: str | None = None) -> dict[str, float]:
     return {name: entry["value"] for name, entry in found.items()}
 
 
-def default_tolerance(entry: Mapping[str, Any], unit: str) -> float:
-    """The largest of 5 % of the value, half its interval's width, and what the unit shows."""
-    low, high = entry.get("interval") or (0, 0)
-    return max(RELATIVE * abs(entry["value"]), (high - low) / 2, FLOOR.get(unit, 0.1))
-
-
 def drifts(model: str | None = None) -> list[str]:
     """One sentence for every recorded claim that is off its reference value."""
     found, sentences = recorded(model), []
@@ -85,34 +75,3 @@ def check(model: str | None = None) -> None:
     both = expected(model).keys() & recorded(model).keys()
     print(f"{len(both) - len(moved)} of {len(both)} recorded claims are as in our reference run")
     print(*moved, sep="\n", end="\n" if moved else "")
-
-
-def _short(item: Any, digits: int = 6) -> Any:
-    """Numbers, also in a list, to so many digits; anything else as it is."""
-    if isinstance(item, list):
-        return [_short(number, digits) for number in item]
-    return float(f"{item:.{digits}g}") if isinstance(item, float) else item
-
-
-def update(model: str | None = None) -> Path:
-    """Make what was recorded the reference; other claims and tolerances set before stay."""
-    if not recorded(model):
-        name = results_folder(model).name
-        raise FileNotFoundError(f"Nothing was recorded for {name}: run the lessons on it first")
-    old = expected(model)
-    entries = {claim: old.get(claim) for claim in claims() if claim in old.keys() | recorded(model)}
-    for claim, entry in recorded(model).items():
-        entries[claim] = {key: _short(entry[key]) for key in KEPT if entry.get(key) is not None}
-        if entry.get("value") is not None:
-            used = report.rule_names(claims()[claim]["rule"])
-            judged = sorted(used & entry.get("detail", {}).keys())
-            entries[claim]["detail"] = {name: _short(entry["detail"][name]) for name in judged}
-            default = default_tolerance(entry, claims()[claim]["paper"]["unit"])
-            entries[claim]["tolerance"] = old.get(claim, {}).get("tolerance", _short(default, 2))
-    path = expected_path(model)
-    if sizes_name() == "small":
-        measured = read_json(results_folder(model) / HEADLINE_FILE)
-        numbers = {name: {"value": _short(entry["value"])} for name, entry in measured.items()}
-        entries[HEADLINES] = read_json(path).get(HEADLINES, {}) | numbers
-    files.write(path, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
-    return path

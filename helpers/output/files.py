@@ -1,16 +1,13 @@
-"""Files written in one step, by which nobody learns the names of this machine's folders."""
+"""Files written in one step: `files.write(path, content)`."""
 
 import contextlib
 import glob
 import os
-import re
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-CELL_FILE = re.compile(r"\S*ipykernel_\d+[/\\]\d+\.py")  # where a kernel says that a cell is
 ABANDONED = 600  # seconds: nobody takes so long to write one of these files
 
 
@@ -39,12 +36,3 @@ def check_writable(folder: Path) -> None:
         folder = folder.parent
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"0")
-
-
-def without_places(text: str) -> str:
-    """A text that others may read: without the names of this machine's folders."""
-    home = os.path.expanduser("~")  # still "~" where there is none
-    for place in map(Path, (ROOT, sys.prefix, sys.base_prefix, home)):
-        if place.is_absolute() and place != Path(place.anchor):  # or every slash would go
-            text = text.replace(str(place), "...")
-    return CELL_FILE.sub("cell", text)

@@ -1,11 +1,7 @@
-"""Tables and pages for people: HTML that needs no other file, Markdown, the terminal."""
+"""Tables and pages for people: HTML that needs no other file, and Markdown."""
 
 import base64
-import functools
-import textwrap
 from html import escape
-
-COLUMN_WIDTH = 48  # characters of a table cell on the terminal
 
 ESCAPED = str.maketrans({"|": r"\|", "\\": r"\\"})  # a bar would end a cell of Markdown
 STYLE = """
@@ -76,12 +72,3 @@ def markdown_table(columns: list[str], rows: list[list[str]]) -> str:
         return f"| {' | '.join(cells)} |"
 
     return "\n".join(map(line, [columns, ["---"] * len(columns), *rows]))
-
-
-def text_table(columns: list[str], rows: list[list[str]]) -> str:
-    """A table of plain text in aligned columns, its long cells shortened."""
-    short = functools.partial(textwrap.shorten, width=COLUMN_WIDTH, placeholder=" ...")
-    cells = [[*map(short, row)] for row in (columns, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
-    return "\n".join(lines)

@@ -20,7 +20,7 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from helpers.claims import report, sweeps
+from helpers.claims import reference, report
 from helpers.editing import moments
 from helpers.output import files
 from helpers.tasks import counterfact
@@ -158,7 +158,7 @@ def test_results_that_cannot_be_kept_say_what_to_do(no_folder, monkeypatch, caps
         lambda: report.record("C3", -2.5),
         lambda: report.save_site("name", {}, {}),
         lambda: write_report(),
-        lambda: sweeps.save_sweep("facts", table),
+        lambda: reference.save_sweep("facts", table),
     ):
         with pytest.raises(report.ResultsError, match="SUBSPACE_ILLUSION_RESULTS"):
             keep()
@@ -190,12 +190,12 @@ def test_lessons_without_a_home_say_what_to_do(monkeypatch, capsys):
 def test_a_full_disk_leaves_what_was_there(results, fill_disk):
     table = pd.DataFrame({"layer": [0], "patch": "row", "flipped": True})
     report.record("C3", -2.5)
-    sweeps.save_sweep("facts", table)
+    reference.save_sweep("facts", table)
     before = {path: path.read_bytes() for path in results.iterdir()}
     fill_disk()
     for keep in (
         lambda: report.record("C3", -3),
-        lambda: sweeps.save_sweep("facts", table.assign(flipped=False)),
+        lambda: reference.save_sweep("facts", table.assign(flipped=False)),
         write_report,
     ):
         with pytest.raises(report.ResultsError, match="Make room there"):

@@ -12,7 +12,7 @@ from distributed import Client, LocalCluster
 from joblib import Parallel, delayed
 from test_patching import random_pairs
 
-from helpers.claims.sweeps import save_sweep, shipped_sweep
+from helpers.claims.reference import save_sweep, shipped_sweep
 from helpers.directions.geometry import patch_each, row_null_split
 from helpers.directions.search import find_pair_directions
 from helpers.directions.sweeps import facts_at_layer, facts_job, over_pairs, shared_model
@@ -85,7 +85,7 @@ def test_two_workers_of_a_cluster_give_the_same_table(folder, pairs):
 def test_a_saved_sweep_comes_back_as_its_means(monkeypatch, tmp_path):
     monkeypatch.setenv("SUBSPACE_ILLUSION_MODEL", "some/model")
     monkeypatch.setenv("SUBSPACE_ILLUSION_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setattr("helpers.claims.sweeps.ROOT", tmp_path)
+    monkeypatch.setattr("helpers.claims.reference.ROOT", tmp_path)
     assert shipped_sweep("facts") is None
     sweep = pd.DataFrame(
         {

@@ -19,11 +19,10 @@ import safetensors.torch
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
 from helpers.audit.measure import audit
 from helpers.audit.report import save
-from helpers.models import ModelError, load_model, model_slug
+from helpers.models import Model, ModelError, load_model, model_slug
 from helpers.output.files import check_writable
 from helpers.patching import Site
 from helpers.patching.sites import HOOKS, OF_ONE_HEAD
@@ -80,7 +79,7 @@ def read_direction(path: str | Path) -> Float[Tensor, "d"]:
     return _vector(path, content)
 
 
-def load_pairs(model: TransformerBridge, options: argparse.Namespace) -> Pairs:
+def load_pairs(model: Model, options: argparse.Namespace) -> Pairs:
     """The pairs that the options ask for; a ValueError if they cannot be had for this model."""
     task, n, seed = options.pairs, options.n, options.seed
     if task == "ioi":
@@ -98,7 +97,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m helpers.audit", description="Judge a direction.")
     add = parser.add_argument
     add("--model", help="name, hub id or folder (default: the packaged model)")
-    add("--site", required=True, type=_site, help="such as mlp_hidden.21, "
+    add("--site", required=True, help="such as mlp_hidden.21, "
         "resid_post.21 or head_output.23.1")  # fmt: skip
     add("--direction", required=True, metavar="FILE", help=", ".join(READERS))
     add("--pairs", required=True, metavar="|".join((*TASKS, "FILE.csv")),
@@ -109,7 +108,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seed", type=_at_least(0), default=0, help="(default: 0)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: CUDA if there is one)")
     add("--batch-size", type=_at_least(1), default=64, help="less needs less memory (default: 64)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    try:
+        options.site = parse_site(options.site)
+    except ValueError as error:
+        parser.error(f"argument --site: {error}")
+    return options
 
 
 def run(options: argparse.Namespace) -> None:
@@ -181,14 +185,6 @@ def _vector(path: Path, content: Any) -> Float[Tensor, "d"]:
     if not torch.isfinite(vector).all():
         raise DirectionFileError(f"{path} holds NaN or infinity: check what produced it")
     return vector
-
-
-def _site(text: str) -> Site:
-    """`parse_site`, with errors that argparse shows."""
-    try:
-        return parse_site(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _at_least(least: int) -> Callable[[str], int]:

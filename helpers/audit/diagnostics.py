@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
 from helpers.directions import patch_subspace, read_write_patch, row_null_split, unit
-from helpers.models import require
+from helpers.models import Model, require
 from helpers.patching import Acts, CachedPairs, Estimate, Site, check_sites
 from helpers.patching.metrics import PerPair, bootstrap
 
@@ -47,7 +46,7 @@ class Score(NamedTuple):
         return bootstrap(samples, lambda means: means[..., 0] / means[..., 1], seed=seed)
 
 
-def writing_matrix(model: TransformerBridge, site: Site) -> Writer:
+def writing_matrix(model: Model, site: Site) -> Writer:
     """What takes the activation to the residual stream; None for what is in it already."""
     check_sites(model, [site])
     block = model.blocks[site.layer]

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
 from helpers import __version__
 from helpers.audit import criteria
@@ -18,6 +17,7 @@ from helpers.audit.criteria import SMALLEST_EFFECT, TESTS, Finding
 from helpers.audit.diagnostics import ONLY_READ, Score, scores, writing_matrix
 from helpers.directions import patch_subspace, random_direction, unit
 from helpers.directions.search import progress_bar
+from helpers.models import Model
 from helpers.patching import Estimate, Site, cache_pairs, check_sites
 from helpers.patching.sites import HOOKS, OF_ONE_HEAD
 from helpers.tasks import Pairs
@@ -76,7 +76,7 @@ def _plain(value: Any) -> Any:
 
 
 def audit(
-    model: TransformerBridge,
+    model: Model,
     site: Site,
     direction: Float[Tensor, "d"],
     pairs: Pairs,
@@ -105,7 +105,11 @@ def audit(
     W = writing_matrix(model, site)
     others = [random_direction(len(direction), seed=seed + i) for i in range(N_RANDOM)]
     cached = cache_pairs(model, pairs, site, batch_size=batch_size)
-    _check_margin(cached.clean_logit_difference)
+    if _may_be_zero(margin := cached.clean_logit_difference):
+        raise ValueError(
+            f"the mean clean logit difference is {_nats(margin)}: not clearly a margin that a "
+            "patch could remove. Use more pairs, or pairs whose answers the model knows"
+        )
     base, source = cached.base, cached.source
     patched = [source, *(patch_subspace(base, source, v) for v in (direction, *others))]
     steps = progress_bar(len(patched), "audit", progress)
@@ -126,13 +130,13 @@ def audit(
     )
 
 
-def dimension(model: TransformerBridge, site: Site) -> int:
+def dimension(model: Model, site: Site) -> int:
     """How many dimensions the activation at a site has."""
     W = writing_matrix(model, site)
     return model.cfg.d_model if W is None else W.shape[0]
 
 
-def _checked(model: TransformerBridge, site: Site, direction: Tensor) -> Float[Tensor, "d"]:
+def _checked(model: Model, site: Site, direction: Tensor) -> Float[Tensor, "d"]:
     """The direction as a unit vector, if it fits the site."""
     check_sites(model, [site])
     try:
@@ -153,14 +157,6 @@ def _checked(model: TransformerBridge, site: Site, direction: Tensor) -> Float[T
     return unit(direction.float())
 
 
-def _check_margin(margin: Float[Tensor, "pairs"]) -> None:
-    if _may_be_zero(margin):
-        raise ValueError(
-            f"the mean clean logit difference is {_nats(margin)}: not clearly a margin that a "
-            "patch could remove. Use more pairs, or pairs whose answers the model knows"
-        )
-
-
 def _may_be_zero(values: Float[Tensor, "pairs"]) -> bool:
     """Whether the mean is not clearly above zero, so that shares of it are not numbers."""
     return bool(values.mean() <= 2 * values.std() / len(values) ** 0.5)
@@ -172,7 +168,7 @@ def _nats(values: Float[Tensor, "pairs"]) -> str:
 
 
 def _findings(
-    model: TransformerBridge, site: Site, found: Mapping[str, Score], seed: int, effect: Estimate
+    model: Model, site: Site, found: Mapping[str, Score], seed: int, effect: Estimate
 ) -> tuple[Finding, ...]:
     """What each test says; that it does not apply, if the direction has no effect."""
     findings = []
@@ -187,7 +183,7 @@ def _findings(
     return tuple(findings)
 
 
-def _why_not(model: TransformerBridge, site: Site, name: str, score: Score | None) -> str:
+def _why_not(model: Model, site: Site, name: str, score: Score | None) -> str:
     """Why a test does not apply; empty if it does."""
     if score is None and writing_matrix(model, site) is None:
         return (

@@ -4,4 +4,4 @@
 """
 
 from helpers.claims.page import compare, counts
-from helpers.claims.sweeps import save_sweep, shipped_evidence, shipped_sweep
+from helpers.claims.reference import save_sweep, shipped_evidence, shipped_sweep

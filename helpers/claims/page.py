@@ -48,15 +48,14 @@ def report_table(model: str | None = None) -> pd.DataFrame:
 def figure(model: str | None = None) -> Figure:
     """Published value against ours, claim by claim, where both are numbers of the same kind."""
     found = measurements(model)
-    comparable = {unit: [] for unit in UNITS}
-    for claim, spec in claims().items():
-        paper = spec["paper"]
-        if paper["value"] is not None and "value" in found.get(claim, {}):
-            comparable.get(paper["unit"], []).append(claim)
+    papers = {c: spec["paper"] for c, spec in claims().items() if "value" in found.get(c, {})}
+    both = [c for c, paper in papers.items() if paper["value"] is not None]
+    comparable = {unit: [c for c in both if papers[c]["unit"] == unit] for unit in UNITS}
     with plt.rc_context():  # the style of the caller's other figures stays
         plots.use_style()
         heights = [max(len(names), 1) for names in comparable.values()]
         drawn, axes = plots.new(9, 2 + 0.27 * sum(heights), rows=2, height_ratios=heights)
+        legend = {}
         for ax, (unit, names) in zip(axes, comparable.items(), strict=True):
             for claim in names:
                 _draw_claim(ax, claim, found[claim])
@@ -65,8 +64,6 @@ def figure(model: str | None = None) -> Figure:
             ax.axvline(0, color=plots.REFERENCE, zorder=0)
             ax.invert_yaxis()
             ax.set_visible(bool(names))
-        legend = {}
-        for ax in axes:
             legend |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
         drawn.legend(legend.values(), legend, loc="outside lower center", ncols=4)
         drawn.suptitle(_title(model), weight="bold")

@@ -1,21 +1,25 @@
-"""Our own reference values, compared by `check()`: what the claims came to in our run.
+"""What comes with the project: our own reference values, compared by `check()`; sweeps, large runs.
 
-`data/expected/<model>.json` holds each claim's value with a tolerance that a run on another CPU
-should stay within. A run that leaves it has drifted: a package, the data or the code has changed
-what we measure. `data/expected/small/` holds the same for the sizes that tests use, and with them
-the headline numbers of the lessons, which the lessons themselves name for the usual sizes.
-`python -m tools.reference` writes them.
+`data/expected/<model>.json` holds each claim's value in our run with a tolerance that a run on
+another CPU should stay within. A run that leaves it has drifted: a package, the data or the code
+has changed what we measure. `data/expected/small/` holds the same for the sizes that tests use, and
+with them the headline numbers of the lessons, which the lessons themselves name for the usual
+sizes. `data/README.md` has the commands that made these files.
 """
 
+import json
 import math
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from helpers.claims import report
 from helpers.claims.report import claims, read_json, read_measured, recorded, results_folder
 from helpers.claims.sizes import sizes_name
 from helpers.models import PACKAGED, model_name
 from helpers.models.load import model_slug
+from helpers.output import files
 from helpers.output.files import ROOT
 
 HEADLINE_FILE, HEADLINES = "headlines.json", "headlines"  # in the results, and in the reference
@@ -75,3 +79,22 @@ def check(model: str | None = None) -> None:
     both = expected(model).keys() & recorded(model).keys()
     print(f"{len(both) - len(moved)} of {len(both)} recorded claims are as in our reference run")
     print(*moved, sep="\n", end="\n" if moved else "")
+
+
+def save_sweep(name: str, table: pd.DataFrame) -> Path:
+    """Write a table by layer and patch, such as that of `over_pairs`, to the results; the path."""
+    path = results_folder() / f"{name}-sweep.csv"
+    with report.saving(path.parent):
+        files.write(path, table.to_csv())
+    return path
+
+
+def shipped_sweep(name: str) -> pd.DataFrame | None:
+    """The full-size sweep that comes with the project for this model, by layer and patch."""
+    path = ROOT / "data" / "sweeps" / results_folder().name / f"{name}.csv"
+    return pd.read_csv(path, index_col=["layer", "patch"]) if path.exists() else None
+
+
+def shipped_evidence(name: str) -> dict[str, Any]:
+    """A large run that comes with the project, with the rules that stood before it."""
+    return json.loads((ROOT / "data" / "evidence" / f"{name}.json").read_text(encoding="utf-8"))

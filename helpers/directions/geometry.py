@@ -195,7 +195,5 @@ def _require_matrix(name: str, matrix: Tensor) -> None:
 
 def _require_dimension(name: str, found: int, expected: int) -> None:
     if found != expected:
-        raise ValueError(
-            f"{name} has {found} dimensions but the activation has {expected}: "
-            "was it found at another site or in another model?"
-        )
+        sizes = f"{name} has {found} dimensions but the activation has {expected}"
+        raise ValueError(f"{sizes}: was it found at another site or in another model?")

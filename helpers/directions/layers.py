@@ -12,13 +12,12 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformer_lens import TransformerBridge
 from transformers.activations import ACT2FN
 
 from helpers.directions import geometry
 from helpers.directions.geometry import moves, patch_subspace, row_null_split, unit
 from helpers.directions.search import answer_logit_difference, find_direction
-from helpers.models import require
+from helpers.models import Model, require
 from helpers.patching import Acts, CachedPairs, Estimate, Site, cache_sites, check_sites
 from helpers.patching.metrics import fractional_logit_difference_decrease
 from helpers.tasks import Pairs
@@ -81,9 +80,7 @@ class AtLayer(NamedTuple):
     stream: CachedPairs
 
 
-def cache_layers(
-    model: TransformerBridge, pairs: Pairs, layers: Iterable[int]
-) -> dict[int, AtLayer]:
+def cache_layers(model: Model, pairs: Pairs, layers: Iterable[int]) -> dict[int, AtLayer]:
     """Pairs at the MLPs of several layers: what enters, what is hidden there, what leaves."""
     kinds, layers = ("mlp_hidden", "mlp_in", "resid_post"), list(layers)
     cached = iter(cache_sites(model, pairs, [Site(at, kind) for at in layers for kind in kinds]))
@@ -159,7 +156,7 @@ class RandomMLP:
     act: Callable[[Tensor], Tensor]
 
     @classmethod
-    def like(cls, model: TransformerBridge, layer: int, *, seed: int = 0) -> "RandomMLP":
+    def like(cls, model: Model, layer: int, *, seed: int = 0) -> "RandomMLP":
         """Weights drawn with the standard deviations of the real ones."""
         check_sites(model, [Site(layer, "mlp_hidden")])
         mlp, generator = model.blocks[layer].mlp, torch.Generator().manual_seed(seed)

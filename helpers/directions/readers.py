@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
 from helpers.directions.geometry import row_space, unit
-from helpers.models import norm_gain, require
+from helpers.models import Model, norm_gain, require
 from helpers.patching import CachedPairs, Site, check_sites
 
 Heads = Sequence[Sequence[int]]  # (layer, head), ...
@@ -61,7 +60,7 @@ def attention_preference(
     return pattern[rows, :, io] - pattern[rows, :, subject]
 
 
-def input_space(model: TransformerBridge, heads: Heads, matrix: str = "W_Q") -> Tensor:
+def input_space(model: Model, heads: Heads, matrix: str = "W_Q") -> Tensor:
     """What heads read of the stream by a matrix: an orthonormal basis `[d_model rank]`."""
     weights = getattr(model, matrix)
     gains = [norm_gain(model, model.blocks[layer].ln1)[:, None] for layer, _ in heads]

@@ -11,18 +11,17 @@ import functools
 
 import pandas as pd
 import torch
-from transformer_lens import TransformerBridge
 
 from helpers.directions.geometry import cosine, patch_each, read_write_patch, row_null_split
 from helpers.directions.search import find_pair_directions
-from helpers.models import load_model
+from helpers.models import Model, load_model
 from helpers.patching import Acts, CachedPairs, Site, cache_pairs
 from helpers.patching.metrics import logit_difference
 from helpers.tasks import Pairs
 
 
 @functools.cache
-def shared_model(name: str) -> TransformerBridge:
+def shared_model(name: str) -> Model:
     """The model of this name, loaded once in each process."""
     return load_model(name)
 

@@ -12,14 +12,14 @@ from typing import TypeAlias
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
 from helpers.editing.moments import in_double
-from helpers.models import require
+from helpers.models import Model, require
 from helpers.patching import Site, check_sites
 
 Hidden: TypeAlias = Float[Tensor, "*k d_mlp"]
 Writer: TypeAlias = Float[Tensor, "d_mlp d_model"]
+PerFact: TypeAlias = Float[Tensor, "facts"]
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth value to compare by
@@ -48,7 +48,7 @@ class RankOneEdit:
 
 
 @contextmanager
-def rank_one_edit(model: TransformerBridge, *edits: RankOneEdit) -> Iterator[None]:
+def rank_one_edit(model: Model, *edits: RankOneEdit) -> Iterator[None]:
     """Inside, the model's own weights are edited; afterwards they are bit for bit as before.
 
     Also after an exception, and nested. Run prompts inside: what was cached before (`CachedPairs`)
@@ -79,7 +79,7 @@ def rank_one_edit(model: TransformerBridge, *edits: RankOneEdit) -> Iterator[Non
 
 
 @contextmanager
-def edits_side_by_side(model: TransformerBridge, edits: RankOneEdit) -> Iterator[None]:
+def edits_side_by_side(model: Model, edits: RankOneEdit) -> Iterator[None]:
     """Inside, row `i` of a batch is run with edit `i`: `x @ W + (b_i . x) a_i` at every token.
 
     The same as an edit in the weights for each row, but all rows share one forward pass. Without
@@ -104,7 +104,7 @@ def edits_side_by_side(model: TransformerBridge, edits: RankOneEdit) -> Iterator
 
 
 @torch.no_grad()
-def down_projection(model: TransformerBridge, layer: int) -> Writer:
+def down_projection(model: Model, layer: int) -> Writer:
     """`W_out` of a layer as the model uses it, not a copy: changing it in place edits the model."""
     check_sites(model, [Site(layer, "mlp_out")])
     mlp = model.blocks[layer].mlp
@@ -115,9 +115,7 @@ def down_projection(model: TransformerBridge, layer: int) -> Writer:
     return weight.detach()
 
 
-def rewrite_score(
-    original: Float[Tensor, "facts"], edited: Float[Tensor, "facts"]
-) -> Float[Tensor, "facts"]:
+def rewrite_score(original: PerFact, edited: PerFact) -> PerFact:
     """How much of the missing probability of the new answer an edit supplied (Hase et al. 2023).
 
     `(p_edited - p_original) / (1 - p_original)`: 1 is certainty, 0 no effect, below 0 harm. A

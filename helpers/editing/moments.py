@@ -9,6 +9,7 @@ where later tokens have 53, and this one token in 64 makes up 96 % of the trace 
 the same in every prompt, so no edit of a fact has to avoid it or could read it.
 """
 
+import contextlib
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,9 +21,8 @@ import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
-from helpers.models import model_slug, require
+from helpers.models import Model, model_slug, require
 from helpers.models.smollm import cache_folder
 from helpers.output import files
 from helpers.patching import Site, check_sites
@@ -39,12 +39,7 @@ WIKITEXT = "Salesforce/wikitext", "wikitext-103-raw-v1"
 
 @torch.no_grad()
 def second_moment(
-    model: TransformerBridge,
-    layers: Sequence[int],
-    tokens: Passages,
-    *,
-    skip: int = 1,
-    batch_size: int = 16,
+    model: Model, layers: Sequence[int], tokens: Passages, *, skip: int = 1, batch_size: int = 16
 ) -> dict[int, SecondMoment]:
     """`E[x x^T]` over the inputs `x` of each layer's down projection, by layer.
 
@@ -101,12 +96,7 @@ def in_double(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def cached_second_moment(
-    model: TransformerBridge,
-    layers: Sequence[int],
-    tokens: Passages,
-    *,
-    skip: int = 1,
-    batch_size: int = 16,
+    model: Model, layers: Sequence[int], tokens: Passages, *, skip: int = 1, batch_size: int = 16
 ) -> dict[int, SecondMoment]:
     """`second_moment`, kept in the user's cache folder; arguments and errors are the same.
 
@@ -124,14 +114,16 @@ def cached_second_moment(
     found = _load(paths)
     if missing := [layer for layer in layers if layer not in found]:
         new = second_moment(model, missing, tokens, skip=skip, batch_size=batch_size)
-        _store({paths[layer]: moment for layer, moment in new.items()})
+        try:
+            for layer, moment in new.items():
+                files.write(paths[layer], safetensors.torch.save({"second_moment": moment}))
+        except OSError as error:
+            warnings.warn(f"second moments are not kept in {folder}: {error}", stacklevel=2)
         found |= new
     return {layer: found[layer] for layer in layers}
 
 
-def passages_from_wikitext(
-    model: TransformerBridge, n: int, *, length: int = 64, seed: int = 0
-) -> Passages:
+def passages_from_wikitext(model: Model, n: int, *, length: int = 64, seed: int = 0) -> Passages:
     """Openings of Wikipedia paragraphs as tokens, where there is a network: `n` out of `4 n` read.
 
     Each begins as a prompt does: with BOS if the model's tokenizer puts one. Streamed, so only the
@@ -152,7 +144,7 @@ def passages_from_wikitext(
     return torch.stack(found)[order[:n]]
 
 
-def fingerprint(model: TransformerBridge) -> str:
+def fingerprint(model: Model) -> str:
     """A hash of the model's configuration and of every weight and buffer, bit by bit."""
     digest = hashlib.blake2b(str(model.original_model.config).encode(), digest_size=16)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
@@ -177,7 +169,7 @@ def _wikitext() -> Iterator[str]:
 
 
 def _check_request(
-    model: TransformerBridge, layers: Sequence[int], tokens: Tensor, skip: int, batch_size: int
+    model: Model, layers: Sequence[int], tokens: Tensor, skip: int, batch_size: int
 ) -> list[Site]:
     """The sites of the layers, each once; errors as for `second_moment`."""
     require.whole("skip", skip, least=0)
@@ -196,16 +188,6 @@ def _load(paths: dict[int, Path]) -> dict[int, SecondMoment]:
     """What the files hold, without those that are missing or damaged."""
     found = {}
     for layer, path in paths.items():
-        try:
+        with contextlib.suppress(OSError, SafetensorError, KeyError):
             found[layer] = safetensors.torch.load_file(path)["second_moment"]
-        except (OSError, SafetensorError, KeyError):
-            continue
     return found
-
-
-def _store(moments: dict[Path, SecondMoment]) -> None:
-    try:
-        for path, moment in moments.items():
-            files.write(path, safetensors.torch.save({"second_moment": moment}))
-    except OSError as error:
-        warnings.warn(f"second moments are not kept in {path.parent}: {error}", stacklevel=3)

@@ -21,16 +21,14 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
 from helpers.editing.conversion import SecondMoment, least_read
-from helpers.editing.edits import RankOneEdit, dot, down_projection
-from helpers.models import require
+from helpers.editing.edits import PerFact, RankOneEdit, dot, down_projection
+from helpers.models import Model, require
 from helpers.patching import CachedPairs
 from helpers.patching.sites import check_vocabulary
 from helpers.tasks import Pairs, encode, passages
 
-PerFact: TypeAlias = Float[Tensor, "facts"]
 At: TypeAlias = tuple[Int[Tensor, "pos"], int]  # a prompt as tokens, and where its subject ends
 PLAIN, PREFIXED, ESSENCE = "plain", "prefixed", "essence"  # the roles of prompts
 
@@ -65,7 +63,7 @@ class Shifts:
 
 
 def rome_pairs(
-    model: TransformerBridge,
+    model: Model,
     templates: Sequence[str],
     subjects: Sequence[str],
     targets: Sequence[int],
@@ -221,7 +219,7 @@ def _columns(cached: CachedPairs) -> tuple[dict[str, Tensor], Int[Tensor, "rows"
     return {n: torch.tensor((table["role"] == n).to_numpy(), device=device) for n in names}, fact
 
 
-def _prefixer(model: TransformerBridge, n: int, longest: int, seed: int) -> Callable[[int, At], At]:
+def _prefixer(model: Model, n: int, longest: int, seed: int) -> Callable[[int, At], At]:
     """Puts running text before a prompt, so much that its subject ends at one place."""
     line_break = _ids(model, "\n")
     start = len(encode(model, "\n")) - len(line_break)  # BOS, or nothing
@@ -238,7 +236,7 @@ def _prefixer(model: TransformerBridge, n: int, longest: int, seed: int) -> Call
     return prefixed
 
 
-def _at_subject(model: TransformerBridge, template: str, subject: str) -> At:
+def _at_subject(model: Model, template: str, subject: str) -> At:
     """The prompt as tokens, and the place of the subject's last one."""
     if not isinstance(subject, str) or not subject.strip():
         raise ValueError(f"a subject must be a text, not {subject!r}")
@@ -252,6 +250,6 @@ def _at_subject(model: TransformerBridge, template: str, subject: str) -> At:
     return tokens, end - 1
 
 
-def _ids(model: TransformerBridge, text: str) -> Int[Tensor, "pos"]:
+def _ids(model: Model, text: str) -> Int[Tensor, "pos"]:
     ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     return torch.tensor(ids, dtype=torch.long)

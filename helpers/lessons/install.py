@@ -4,6 +4,7 @@ Notebook services such as Colab and Kaggle bring most, but not all that the less
 there stays exactly as it is, so the kernel need not be restarted.
 """
 
+import contextlib
 import importlib
 import importlib.metadata
 import re
@@ -80,10 +81,8 @@ def installed(names: Iterable[str]) -> dict[str, str]:
     """The versions of those packages that are installed."""
     versions = {}
     for name in names:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions
 
 

@@ -2,6 +2,7 @@
 
 from helpers.models.load import (
     PACKAGED,
+    Model,
     load_model,
     load_untrained,
     model_name,

@@ -30,6 +30,7 @@ from transformer_lens.tools.analysis import random_init_bridge
 from helpers.models.smollm import ModelError, packaged_folder
 
 Device: TypeAlias = str | torch.device | None
+Model: TypeAlias = TransformerBridge  # of TransformerLens
 MODEL_VARIABLE = "SUBSPACE_ILLUSION_MODEL"
 DEVICE_VARIABLE = "SUBSPACE_ILLUSION_DEVICE"
 
@@ -42,7 +43,7 @@ HUB_IDS = {
 SHORT_NAMES = (PACKAGED, *HUB_IDS)
 
 
-def load_model(name: str | None = None, device: Device = None) -> TransformerBridge:
+def load_model(name: str | None = None, device: Device = None) -> Model:
     """A model ready for patching: float32, eval mode, weights processed and frozen.
 
     Args:
@@ -66,9 +67,7 @@ def load_model(name: str | None = None, device: Device = None) -> TransformerBri
     return process_weights(model).eval().requires_grad_(False)
 
 
-def load_untrained(
-    name: str | None = None, device: Device = None, *, seed: int = 0
-) -> TransformerBridge:
+def load_untrained(name: str | None = None, device: Device = None, *, seed: int = 0) -> Model:
     """The same architecture and tokenizer with random weights; the rest is as for `load_model`."""
     name, device = model_name(name), _pick_device(device)
     with _quiet(), contextlib.redirect_stdout(io.StringIO()):
@@ -96,7 +95,7 @@ def model_slug(name: str | None = None) -> str:
     return f"model-{slug}" if taken or reserved else slug
 
 
-def process_weights(model: TransformerBridge) -> TransformerBridge:
+def process_weights(model: Model) -> Model:
     """The same model with its weights rewritten as in the paper, where its norms allow it.
 
     Models with LayerNorm (GPT-2, GPT-NeoX, OPT ...) compute the same probabilities afterwards, from
@@ -137,7 +136,7 @@ def process_weights(model: TransformerBridge) -> TransformerBridge:
     return model.requires_grad_(False) if frozen else model
 
 
-def norm_gain(model: TransformerBridge, norm: torch.nn.Module) -> Float[Tensor, "d_model"]:
+def norm_gain(model: Model, norm: torch.nn.Module) -> Float[Tensor, "d_model"]:
     """What a norm multiplies each dimension by: ones where the gain is folded into matrices."""
     ones = torch.ones(1, 1, model.cfg.d_model, device=model.cfg.device)
     if model.cfg.normalization_type in ("LN", "LNPre"):

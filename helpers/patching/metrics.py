@@ -12,7 +12,9 @@ from helpers.models import require
 
 RESAMPLES = 2000  # of the bootstrap
 PerPair: TypeAlias = Float[Tensor, "pairs"]
+Hits: TypeAlias = Bool[Tensor, "pairs"]
 Labels: TypeAlias = Int[Tensor, "pairs"]  # a token for each pair
+Logits: TypeAlias = Float[Tensor, "pairs d_vocab"]
 
 
 class Estimate(NamedTuple):
@@ -59,9 +61,7 @@ def mean(values: PerPair, *, seed: int = 0) -> Estimate:
     return bootstrap(values[:, None], lambda means: means[..., 0], seed=seed)
 
 
-def logit_difference(
-    logits: Float[Tensor, "pairs d_vocab"], answer: Labels, counterfactual: Labels
-) -> PerPair:
+def logit_difference(logits: Logits, answer: Labels, counterfactual: Labels) -> PerPair:
     """Logit of the base prompt's answer minus logit of the counterfactual one, in nats, per pair.
 
     The labels are the base prompt's, before and after the patch (section 4.1): a patch that works
@@ -108,16 +108,12 @@ def margin(clean: PerPair) -> float:
     """The mean clean logit difference in nats, of which effects are shares; an error if none."""
     mean = clean.mean().item()
     if mean <= 0:
-        raise ValueError(
-            f"the mean clean logit difference is {mean:.3f}: the model does not do this task, so "
-            "there is no margin a patch could remove"
-        )
+        reason = "the model does not do this task, so there is no margin a patch could remove"
+        raise ValueError(f"the mean clean logit difference is {mean:.3f}: {reason}")
     return mean
 
 
-def interchange_accuracy(
-    logits: Float[Tensor, "pairs d_vocab"], counterfactual: Labels
-) -> Estimate:
+def interchange_accuracy(logits: Logits, counterfactual: Labels) -> Estimate:
     """Share of pairs whose top token over the whole vocabulary is the counterfactual answer.
 
     The interval is the exact binomial one (Clopper-Pearson): a bootstrap of 0 hits out of n would
@@ -129,7 +125,7 @@ def interchange_accuracy(
     return share(logits.argmax(-1) == counterfactual.to(logits.device))
 
 
-def share(hits: Bool[Tensor, "pairs"]) -> Estimate:
+def share(hits: Hits) -> Estimate:
     """Share of true values, with the exact binomial interval; a ValueError if there are none."""
     # Here, since the checks import this module and need no model.
     from transformer_lens.utilities.statistics import success_rate_ci
@@ -151,19 +147,17 @@ class Effect:
     fldd: Estimate
     interchange_accuracy: Estimate
     logit_difference: PerPair
-    flipped: Bool[Tensor, "pairs"]
+    flipped: Hits
 
     @classmethod
-    def of(cls, clean: PerPair, patched: PerPair, flipped: Bool[Tensor, "pairs"]) -> "Effect":
+    def of(cls, clean: PerPair, patched: PerPair, flipped: Hits) -> "Effect":
         """The effect from what is known of each pair; `clean` and `patched` in nats."""
         fldd = fractional_logit_difference_decrease(clean, patched)
         return cls(fldd, share(flipped), patched, flipped)
 
     def __str__(self) -> str:
-        return (
-            f"FLDD {self.fldd:.1%}, interchange accuracy {self.interchange_accuracy:.1%} "
-            f"({len(self.logit_difference)} pairs)"
-        )
+        both = f"FLDD {self.fldd:.1%}, interchange accuracy {self.interchange_accuracy:.1%}"
+        return f"{both} ({len(self.logit_difference)} pairs)"
 
 
 def _require_one_per_pair(name: str, values: Tensor) -> None:

@@ -5,9 +5,8 @@ from dataclasses import asdict, dataclass
 
 from jaxtyping import Int
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
-from helpers.models import require
+from helpers.models import Model, require
 
 # TransformerLens hook where each kind is read. `mlp_hidden` is the input of the down projection:
 # for a gated MLP that is act(gate) * up, not the output of the activation function.
@@ -72,7 +71,7 @@ class Site:
         return f"{self.kind}.{self.layer}{head}"
 
 
-def check_sites(model: TransformerBridge, sites: Iterable[Site]) -> None:
+def check_sites(model: Model, sites: Iterable[Site]) -> None:
     """Raise ValueError unless all of these are sites of the model, and not their names."""
     hooks, n_layers, n_heads = model.hook_dict, model.cfg.n_layers, model.cfg.n_heads
     for site in sites:
@@ -89,7 +88,7 @@ def check_sites(model: TransformerBridge, sites: Iterable[Site]) -> None:
             raise ValueError(f"this architecture has no {site.kind}: there is no hook {missing[0]}")
 
 
-def check_vocabulary(model: TransformerBridge, tokens: Int[Tensor, "n"]) -> None:
+def check_vocabulary(model: Model, tokens: Int[Tensor, "n"]) -> None:
     """Raise ValueError if one of the tokens is none of the model's."""
     require.ids("the tokens", tokens)
     size = model.cfg.d_vocab
@@ -98,7 +97,7 @@ def check_vocabulary(model: TransformerBridge, tokens: Int[Tensor, "n"]) -> None
         raise ValueError(f"{there}: were they made for another model?")
 
 
-def before_mlp(model: TransformerBridge) -> str:
+def before_mlp(model: Model) -> str:
     """The kind of site whose stream the MLPs read.
 
     `resid_mid`; where attention and MLP work in parallel (GPT-NeoX), both read `resid_pre`.

@@ -7,6 +7,7 @@ enters block `l` is stored once, and a patched run is: tokens `t, t+1, ...` thro
 """
 
 import copy
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeAlias
@@ -14,13 +15,14 @@ from typing import TypeAlias
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import TransformerBridge
 from transformers.cache_utils import Cache
 
-from helpers.models.load import contiguous
+from helpers.models.load import Model, contiguous
 from helpers.patching.sites import Site, check_sites
 
 Stream: TypeAlias = Float[Tensor, "batch pos d_model"]
+Rows: TypeAlias = Int[Tensor, "rows"]  # numbers of prompts or pairs, which may repeat
+Columns: TypeAlias = Int[Tensor, "columns"]  # tokens whose logits are wanted
 Hook: TypeAlias = tuple[str, Callable]
 # What to write where, and in which of the rows.
 Write: TypeAlias = tuple[Site, Float[Tensor, "some d"], slice]
@@ -36,7 +38,7 @@ class Suffix:
 
     def __init__(
         self,
-        model: TransformerBridge,
+        model: Model,
         tokens: Int[Tensor, "prompts pos"],
         position: int,
         sites: Sequence[Site],
@@ -83,10 +85,10 @@ class Suffix:
 
     def rerun(
         self,
-        rows: Int[Tensor, "rows"],
+        rows: Rows,
         writes: Sequence[Write],
         *,
-        columns: Int[Tensor, "columns"] | None = None,
+        columns: Columns | None = None,
         record: dict[str, Tensor] | None = None,
         add: bool = False,
     ) -> Float[Tensor, "rows columns"]:
@@ -177,7 +179,7 @@ class Suffix:
 
 
 def run_from(
-    model: TransformerBridge, residual: Stream, layer: int, **arguments: object
+    model: Model, residual: Stream, layer: int, **arguments: object
 ) -> Float[Tensor, "batch pos d_vocab"]:
     """The model's logits, given the residual stream that enters block `layer`.
 
@@ -197,7 +199,7 @@ def at_site(activation: Float[Tensor, "batch pos *d"], site: Site, index: int) -
 
 @torch.no_grad()
 def run_to(
-    model: TransformerBridge, tokens: Int[Tensor, "prompts pos"], sites: Sequence[Site]
+    model: Model, tokens: Int[Tensor, "prompts pos"], sites: Sequence[Site]
 ) -> dict[str, Float[Tensor, "prompts pos ..."]]:
     """What the hooks of the sites see, by their names; layers above all of them are not run."""
     top = max(site.layer for site in sites) + 1
@@ -207,7 +209,7 @@ def run_to(
 
 
 @contextmanager
-def recording(model: TransformerBridge, names: set[str]) -> Iterator[dict[str, Tensor]]:
+def recording(model: Model, names: set[str]) -> Iterator[dict[str, Tensor]]:
     """Collects the named activations of the forward passes run inside, by hook name."""
     record = dict.fromkeys(names)
     with model.hooks(fwd_hooks=_reads(record)):
@@ -217,18 +219,13 @@ def recording(model: TransformerBridge, names: set[str]) -> Iterator[dict[str, T
 def _reads(record: dict[str, Tensor]) -> list[Hook]:
     """Hooks that store what they see under their names."""
 
-    def keep(name: str) -> Callable:
-        def hook(activation: Tensor, hook: object) -> None:
-            record[name] = activation
+    def keep(activation: Tensor, hook: object, name: str) -> None:
+        record[name] = activation
 
-        return hook
-
-    return [(name, keep(name)) for name in record]
+    return [(name, functools.partial(keep, name=name)) for name in record]
 
 
-def only_columns(
-    model: TransformerBridge, columns: Int[Tensor, "columns"] | list[int] | None
-) -> AbstractContextManager:
+def only_columns(model: Model, columns: Columns | list[int] | None) -> AbstractContextManager:
     """Inside, the model computes the logits of the tokens `columns` only (None: of all)."""
     if columns is None:
         return nullcontext()
@@ -253,7 +250,7 @@ def _computing(modules: Iterable[torch.nn.Module], forward: Callable) -> Iterato
             del module.__dict__["forward"]
 
 
-def _block_output(model: TransformerBridge) -> Callable:
+def _block_output(model: Model) -> Callable:
     """A stand-in for a block that returns its input in the form this architecture expects."""
     forms, token = [], torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device)
     handle = model.blocks[0].register_forward_hook(lambda *args: forms.append(type(args[-1])))
@@ -267,7 +264,7 @@ def _block_output(model: TransformerBridge) -> Callable:
     return lambda hidden_states, *args, **kwargs: hidden_states
 
 
-def _entry(model: TransformerBridge, site: Site) -> int:
+def _entry(model: Model, site: Site) -> int:
     """The first block that has to be rerun: what leaves block `l` is what enters `l + 1`."""
     is_input_of_next = site.kind == "resid_post" and site.layer + 1 < model.cfg.n_layers
     return site.layer + 1 if is_input_of_next else site.layer
@@ -285,9 +282,7 @@ def _concatenate(caches: list[Cache | None], entry: int) -> Cache | None:
     return joined
 
 
-def _select(
-    cache: Cache | None, rows: Int[Tensor, "rows"] | None = None, entry: int = 0
-) -> Cache | None:
+def _select(cache: Cache | None, rows: Rows | None = None, entry: int = 0) -> Cache | None:
     """A copy of the cache that a forward pass may extend, with the given prompts only."""
     if cache is None:
         return None

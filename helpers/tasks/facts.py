@@ -12,15 +12,15 @@ import contextlib
 import functools
 import json
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens import TransformerBridge
 
-from helpers.models import require
+from helpers.models import Model, require
 from helpers.models.load import contiguous
 from helpers.output import files
 from helpers.tasks.pairs import Pairs, Tokenizes, Tokens, encode
@@ -28,6 +28,7 @@ from helpers.tasks.pairs import Pairs, Tokenizes, Tokens, encode
 FOLDER = files.ROOT / "data" / "facts"
 SLOT = "{subject}"
 COLUMNS = ("relation", "subject", "answer", "template")
+Facts: TypeAlias = pd.DataFrame  # with these columns, a row per fact
 
 
 def relations() -> list[str]:
@@ -42,7 +43,7 @@ def prompts(relation: str) -> list[str]:
     return list(_prompts()[relation])
 
 
-def load_facts(relations: str | Sequence[str] | None = None) -> pd.DataFrame:
+def load_facts(relations: str | Sequence[str] | None = None) -> Facts:
     """The facts of one relation or several, or of the whole project, with the main templates."""
     names = [relations] if isinstance(relations, str) else relations
     templates = {name: prompts(name)[0] for name in (_prompts() if names is None else names)}
@@ -56,9 +57,7 @@ def fill(template: str, subject: str) -> str:
     return template.replace(SLOT, subject)
 
 
-def known_facts(
-    model: TransformerBridge, facts: pd.DataFrame | None = None, *, batch_size: int = 64
-) -> pd.DataFrame:
+def known_facts(model: Model, facts: Facts | None = None, *, batch_size: int = 64) -> Facts:
     """The facts that the model completes: the answer's first token has the largest logit of all.
 
     On one core the packaged model reads about 20 prompts a second: half a minute for all facts,
@@ -87,7 +86,7 @@ def known_facts(
     return facts.assign(**columns)[known.numpy()].reset_index(drop=True)
 
 
-def count_known(facts: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+def count_known(facts: Facts, known: Facts) -> pd.DataFrame:
     """How much of `facts` is in `known`, by relation.
 
     Columns: total; known; answers (different first tokens among the known); pairs (ordered pairs of
@@ -102,18 +101,18 @@ def count_known(facts: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     return total.join(counts).fillna(0).astype(int)
 
 
-def count_pairs(known: pd.DataFrame) -> int:
+def count_pairs(known: Facts) -> int:
     """How many pairs `make_pairs` can draw from known facts, if each relation has one template."""
     return int(count_known(known, known)["pairs"].sum())
 
 
-def with_third_answers(known: pd.DataFrame) -> pd.DataFrame:
+def with_third_answers(known: Facts) -> Facts:
     """The known facts of relations with three answers: each pair has one that is neither fact's."""
     answers = known.groupby("relation")["answer_token"].transform("nunique")
     return known[answers > 2]
 
 
-def split_subjects(facts: pd.DataFrame, *, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+def split_subjects(facts: Facts, *, seed: int = 0) -> tuple[Facts, Facts]:
     """Training and test facts, half each (of each answer too, if possible), of other subjects."""
     _check_table(facts)
     rng = np.random.default_rng(require.whole("seed", seed, least=0))
@@ -126,9 +125,7 @@ def split_subjects(facts: pd.DataFrame, *, seed: int = 0) -> tuple[pd.DataFrame,
     return facts[train].reset_index(drop=True), facts[~train].reset_index(drop=True)
 
 
-def neighbours(
-    facts: pd.DataFrame, fact: Mapping[str, str], *, same_answer: bool | None = None
-) -> pd.DataFrame:
+def neighbours(facts: Facts, fact: Mapping[str, str], *, same_answer: bool | None = None) -> Facts:
     """Facts of other subjects in the relation of `fact`: what an edit of it should leave alone.
 
     `fact` is a row of a table of facts. `same_answer` True keeps those with its answer, False the
@@ -140,7 +137,7 @@ def neighbours(
     return rows.reset_index(drop=True)
 
 
-def make_pairs(model: Tokenizes, facts: pd.DataFrame, n: int, *, seed: int = 0) -> Pairs:
+def make_pairs(model: Tokenizes, facts: Facts, n: int, *, seed: int = 0) -> Pairs:
     """Pairs of facts with one relation and template, different subjects and different answers.
 
     If the patch carries the source's fact, the model says the source's answer. The patched position
@@ -180,7 +177,7 @@ def answer_token(model: Tokenizes, answer: str) -> int:
     return tokens[0]
 
 
-def _check_table(facts: pd.DataFrame) -> None:
+def _check_table(facts: Facts) -> None:
     """Every row must be a fact: texts in all columns, one slot in the template."""
     if not isinstance(facts, pd.DataFrame) or not set(COLUMNS) <= set(facts):
         raise ValueError(f"a table of facts is a DataFrame with the columns {', '.join(COLUMNS)}")
@@ -197,7 +194,7 @@ def _prompts() -> dict[str, list[str]]:
     return json.loads((FOLDER / "prompts.json").read_text(encoding="utf-8"))
 
 
-def _fill(facts: pd.DataFrame) -> list[str]:
+def _fill(facts: Facts) -> list[str]:
     return [fill(*fact) for fact in zip(facts["template"], facts["subject"], strict=True)]
 
 
@@ -211,7 +208,7 @@ def _after_space(model: Tokenizes, words: str) -> list[int]:
 
 @torch.no_grad()
 def _complete(
-    model: TransformerBridge, tokens: Sequence[Tensor], answers: Int[Tensor, "n"], batch_size: int
+    model: Model, tokens: Sequence[Tensor], answers: Int[Tensor, "n"], batch_size: int
 ) -> tuple[Tensor, Float[Tensor, "n"]]:
     """Whether each answer is the most probable next token, and its probability."""
     known, probability = torch.zeros(len(tokens), dtype=torch.bool), torch.zeros(len(tokens))
@@ -227,7 +224,7 @@ def _complete(
 
 
 def _draw(
-    facts: pd.DataFrame, answers: Int[np.ndarray, "facts"], n: int, rng: np.random.Generator
+    facts: Facts, answers: Int[np.ndarray, "facts"], n: int, rng: np.random.Generator
 ) -> Int[np.ndarray, "n 2"]:
     """Rows of the base and the source of each pair: relations take turns, and bases in each."""
     queues = []
@@ -240,15 +237,14 @@ def _draw(
     queues = [queues[place] for place in rng.permutation(len(queues))]
     most = sum(map(len, queues))
     if not 1 <= require.whole("n", n) <= most:
-        raise ValueError(
-            f"n must be from 1 to {most}, the pairs with one relation and template but different "
-            f"answers among these {len(facts)} facts, and it is {n}"
-        )
+        which = "the pairs with one relation and template but different answers"
+        among = f"{which} among these {len(facts)} facts"
+        raise ValueError(f"n must be from 1 to {most}, {among}, and it is {n}")
     turn = np.concatenate([np.arange(len(queue)) for queue in queues])
     return np.concatenate(queues)[np.argsort(turn, kind="stable")[:n]]
 
 
-def _read(model: Tokenizes, facts: pd.DataFrame) -> tuple[Tokens, Int[Tensor, "n"]]:
+def _read(model: Tokenizes, facts: Facts) -> tuple[Tokens, Int[Tensor, "n"]]:
     """The tokens of each prompt, and the position where its subject ends."""
     prompts = _fill(facts)
     starts = [template.index(SLOT) for template in facts["template"]]

@@ -157,10 +157,9 @@ def _find_names(pairs: Pairs) -> dict[str, list[int]]:
         io = (tokens == pairs.answer[row]).nonzero()[:, 0].tolist()
         subject = (tokens == pairs.counterfactual[row]).nonzero()[:, 0].tolist()
         if (len(io), len(subject)) != (1, 2):
-            raise ValueError(
-                f"{len(io)} IO and {len(subject)} S tokens instead of 1 and 2 (is a name in the "
-                f"prefix?): {pairs.table['base'][row]!r}"
-            )
+            counts = f"{len(io)} IO and {len(subject)} S tokens instead of 1 and 2"
+            where = f"(is a name in the prefix?): {pairs.table['base'][row]!r}"
+            raise ValueError(f"{counts} {where}")
         found.append(io + subject)
     columns = ("io_position", "subject_position", "subject2_position")
     return dict(zip(columns, map(list, zip(*found, strict=True)), strict=True))

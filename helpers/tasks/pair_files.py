@@ -87,10 +87,8 @@ def _columns(path: str | Path, header: Sequence[str]) -> list[str]:
     names = [name.strip().lower() or f"column {number}" for number, name in enumerate(header, 1)]
     names = [re.sub("^counterfactual[ _]answer$", "counterfactual", name) for name in names]
     if missing := [name for name in NEEDED if name not in names]:
-        raise PairFileError(
-            f"{path} lacks the columns {missing}: row 1 has {names}. Name the columns in row 1 and "
-            "separate cells by commas"
-        )
+        advice = "Name the columns in row 1 and separate cells by commas"
+        raise PairFileError(f"{path} lacks the columns {missing}: row 1 has {names}. {advice}")
     if double := sorted({name for name in names if names.count(name) > 1}):
         raise PairFileError(f"{path} has the columns {double} more than once: keep one of each")
     return names
@@ -108,10 +106,8 @@ def _problems(model: Tokenizes, cells: dict[str, str]) -> Iterator[str]:
         except ValueError as error:
             yield f"the {name} {error}: choose another word"
     if len(tokens) == 2 and tokens["answer"] == tokens["counterfactual"]:
-        yield (
-            f"answer and counterfactual are both {cells['answer'].strip()!r}: they must differ, "
-            "or no patch can change what the model should say"
-        )
+        reason = "they must differ, or no patch can change what the model should say"
+        yield f"answer and counterfactual are both {cells['answer'].strip()!r}: {reason}"
     for name, prompt in POSITIONS.items():
         text, length = cells[name].strip(), len(encode(model, cells[prompt]))
         if not re.fullmatch("[+-]?[0-9]{1,9}", text):

@@ -13,12 +13,11 @@ import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformer_lens import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
-from helpers.models import require
+from helpers.models import Model, require
 
-Tokenizes: TypeAlias = TransformerBridge | PreTrainedTokenizerBase
+Tokenizes: TypeAlias = Model | PreTrainedTokenizerBase
 Tokens: TypeAlias = tuple[Int[Tensor, "pos"], ...]  # one tensor per prompt: lengths may differ
 Split: TypeAlias = Literal["train", "test"]
 SPLITS = ("train", "test")
@@ -54,10 +53,9 @@ class Pairs:
         _check_positions(self.source_tokens, self.source_position, "source")
         if (same := self.answer == self.counterfactual).any():
             pair = int(same.nonzero()[0])
-            raise ValueError(
-                f"pair {pair} has the same answer and counterfactual (token {self.answer[pair]}): "
-                "no patch can change what the model should say"
-            )
+            reason = "no patch can change what the model should say"
+            both = f"the same answer and counterfactual (token {self.answer[pair]})"
+            raise ValueError(f"pair {pair} has {both}: {reason}")
 
     def __len__(self) -> int:
         return len(self.base_tokens)
@@ -208,7 +206,5 @@ def _check_positions(prompts: Tokens, positions: Int[Tensor, "pairs"], side: str
     lengths = torch.tensor([len(tokens) for tokens in prompts])
     if (outside := ((positions < 0) | (positions >= lengths))).any():
         pair = int(outside.nonzero()[0])
-        raise ValueError(
-            f"position {positions[pair]} is outside the {side} prompt of pair {pair}, which has "
-            f"{lengths[pair]} tokens"
-        )
+        prompt = f"the {side} prompt of pair {pair}, which has {lengths[pair]} tokens"
+        raise ValueError(f"position {positions[pair]} is outside {prompt}")

@@ -8,11 +8,13 @@ def check_double(draw):
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+Mistakes: TypeAlias = dict[str, Tensor | Callable[[object], bool]]  # wrong results, by message
 NOTHING = "your function returns nothing: end it with `return`"
 
 
@@ -123,15 +125,16 @@ def close(found: object, expected: Tensor, atol: float = 1e-5) -> bool:
     return torch.allclose(found.to(expected.dtype), expected, rtol=1e-4, atol=atol)
 
 
-def name_mistake(found: object, expected: Tensor, mistakes: dict[str, Tensor], what: str) -> None:
+def name_mistake(found: object, expected: Tensor, mistakes: Mistakes, what: str) -> None:
     """Pass a right answer; otherwise raise the first listed mistake that gives this result."""
     if not close(found, expected):
         for message, wrong in mistakes.items():
-            require(not close(found, wrong), f"{what}: {message}")
+            made = wrong(found) if callable(wrong) else close(found, wrong)
+            require(not made, f"{what}: {message}")
         raise AssertionError(f"{what}: expected {expected.tolist()}, got {found}")
 
 
-def compare_parts(found: object, right: tuple, mistakes: dict[str, Tensor], what: str) -> None:
+def compare_parts(found: object, right: tuple, mistakes: Mistakes, what: str) -> None:
     """Pass the two parts of a direction, `(row, null)`; `mistakes` are further ones of the row."""
     require(isinstance(found, tuple) and len(found) == 2, f"{what} returns a pair: (row, null)")
     row, null = right

@@ -252,17 +252,15 @@ def check_share_moved(draw: Draw) -> tuple:
     moved = base + across / 2 + (toward * part)[:, None] * direction
     by_run, in_full = ((x - base) @ direction for x in (moved, source))
     right = (by_run * toward).mean() / (in_full * toward).mean()
+    cancelled = by_run.mean() / in_full.mean()
+    far, whole = ((x - base).norm(dim=-1).mean() for x in (moved, source))
+    here, there = ((x @ direction * toward).mean() for x in (moved, source))
     mistakes = {
-        "multiply by `toward` first: movements of the two orders cancel": by_run.mean()
-        / in_full.mean(),
+        "multiply by `toward` first: movements of the two orders cancel": cancelled,
         "a mean of ratios: average over pairs first, divide then": (by_run / in_full).mean(),
         "one value per pair: average over pairs first": by_run / in_full,
-        "project on the direction: you compared whole distances": (moved - base).norm(dim=-1).mean()
-        / (source - base).norm(dim=-1).mean(),
-        "take the base away: you compared positions, not movements": (
-            moved @ direction * toward
-        ).mean()
-        / (source @ direction * toward).mean(),
+        "project on the direction: you compared whole distances": far / whole,
+        "take the base away: you compared positions, not movements": here / there,
         "that is in percent: return a fraction": 100 * right,
         "the ratio is upside down": 1 / right,
     }
@@ -277,16 +275,13 @@ def check_partner(draw: Draw) -> tuple:
     angle = torch.tensor(draw.number(0.5, 0.3, 0.7))
     row, null = angle.cos() * q[:, 0], angle.sin() * q[:, 1]
     right = angle.sin() * q[:, 0] - angle.cos() * q[:, 1]
+    shorter = null.norm() * row - row.norm() * null
     mistakes = {
         "that points against r: its row part should point along r": -right,
         "r - n is orthogonal to v only if both are equally long": row - null,
         "r - n is orthogonal to v only if both are equally long, and it needs length 1 "
         "as well": unit(row - null),
-        "you kept the lengths: exchange them, |n| goes with r and |r| with n": unit(row)
-        * row.norm()
-        - unit(null) * null.norm(),
-        "scale the parts to length 1 first: |n| r - |r| n is shorter": null.norm() * row
-        - row.norm() * null,
+        "scale the parts to length 1 first: |n| r - |r| n is shorter": shorter,
         "that is the direction itself": row + null,
     }
     return (row, null), right, mistakes
@@ -296,14 +291,12 @@ def check_partner(draw: Draw) -> tuple:
 def check_whole_effect(draw: Draw) -> tuple:
     """Exercise 3 of lesson 05: `(gradient, difference [pairs d]) -> nats`."""
     gradient, difference = draw.normal(2, draw.size(5), draw.size(4))
-    products = (gradient * difference).sum(-1)
+    products, of_means = (gradient * difference).sum(-1), gradient.mean(0) @ difference.mean(0)
     mistakes = {
         "the sign is turned round: a fall is positive": products.mean(),
         "one value per pair: average over pairs": -products,
         "you averaged over dimensions: sum over them": -(gradient * difference).mean(),
         "you summed over pairs: average over them": -products.sum(),
-        "you averaged gradient and difference first: multiply within each pair": -(
-            gradient.mean(0) @ difference.mean(0)
-        ),
+        "you averaged gradient and difference first: multiply within each pair": -of_means,
     }
     return (gradient, difference), -products.mean(), mistakes

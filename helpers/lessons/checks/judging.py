@@ -5,15 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from helpers.lessons.checks.compare import (
-    NOTHING,
-    Draw,
-    call,
-    exercise,
-    name_mistake,
-    passed,
-    require,
-)
+from helpers.lessons.checks.compare import NOTHING, Draw, exercise, passed, require
 from helpers.patching import Estimate
 
 
@@ -38,24 +30,25 @@ def check_inner_products(draw: Draw) -> tuple:
     return (x, four), right, mistakes
 
 
-def check_smallest_hidden(smallest_hidden: Callable, *, seed: int = 0) -> None:
+@exercise("the shortest vector that writes d")
+def check_smallest_hidden(draw: Draw) -> tuple:
     """Exercise 2 of lesson 08: `(d [d_model], W_out [d_mlp d_model]) -> [d_mlp]`."""
-    draw = Draw(seed)
     d_model = draw.size(3)
     d, W_out = draw.normal(d_model), draw.normal(2 * d_model + 1, d_model)
     right, other = d @ torch.linalg.pinv(W_out), W_out @ d
+
+    def longer(found: object) -> bool:
+        fits = isinstance(found, Tensor) and found.shape == right.shape
+        writes = fits and torch.allclose(found @ W_out, d, atol=1e-4)
+        return writes and found.norm() > right.norm() + 1e-4
+
     mistakes = {
+        "it writes d, but a shorter one does, too": longer,
         "W_out @ d pushes in a good direction, but does not write d: use the pseudo-inverse": other,
         "keep the length of d in it: it belongs to what shall be written": right / d.norm(),
         "do not normalise: the length is the answer": right / right.norm(),
     }
-    found = call("smallest_hidden", smallest_hidden, d, W_out)
-    if isinstance(found, Tensor) and found.shape == right.shape:
-        writes = torch.allclose(found @ W_out, d, atol=1e-4)
-        longer = writes and found.norm() > right.norm() + 1e-4
-        require(not longer, "smallest_hidden: it writes d, but a shorter one does, too")
-    name_mistake(found, right, mistakes, "smallest_hidden")
-    passed("smallest_hidden: the shortest vector that writes d")
+    return (d, W_out), right, mistakes
 
 
 def check_is_illusion(is_illusion: Callable[..., bool], *, seed: int = 0) -> None:
@@ -93,37 +86,31 @@ def _breaches(draw: Draw, good: dict[str, Estimate]) -> dict[str, dict[str, Esti
     one = good["one"]
     whole, inverse = draw.number(0.12, 0.11, 0.15), draw.number(-0.4, -0.5, -0.15)
     weak, wide = draw.number(0.15, 0.12, 0.19), draw.number(0.25, 0.21, 0.3)
-    half = _around(0.4 * wide, 0.05)
-    low = draw.number(0.45, 0.4, 0.49)
+    half, share = _around(0.4 * wide, 0.05), Estimate(0.55, draw.number(0.45, 0.4, 0.49), 0.65)
+    near, below = draw.number(0.08, 0.06, 0.09), draw.number(0.01, 0.005, 0.02)
+    most = draw.number(0.56, 0.52, 0.7) * one.value
+    inverse, above = _around(inverse, 0.1), Estimate(one.low - 0.03, one.low - 0.13, one.low + 0.01)
     return {
         "the whole MLP has an effect of its own here": {"whole": _around(whole, 0.02)},
-        "an effect of the whole MLP may be negative as well: take abs()": {
-            "whole": _around(inverse, 0.1)
-        },
+        "an effect of the whole MLP may be negative as well: take abs()": {"whole": inverse},
         f"{100 * weak:.0f} % is less than the 20 % asked for": {
             "one": _around(weak, 0.01),
             "row": _around(weak / 3, 0.01),
         },
-        "the interval must lie above that of the random direction": {
-            "random": Estimate(one.low - 0.03, one.low - 0.13, one.low + 0.01)
-        },
+        "the interval must lie above that of the random direction": {"random": above},
         "the interval must lie above that of the whole MLP": {
             "one": _around(wide, wide - 0.05),
-            "whole": _around(draw.number(0.08, 0.06, 0.09), 0.04),
+            "whole": _around(near, 0.04),
             "row": half,
         },
         "the interval must lie above 0": {
-            "one": _around(wide, wide + draw.number(0.01, 0.005, 0.02)),
+            "one": _around(wide, wide + below),
             "whole": _around(-0.05, 0.02),
             "random": _around(-0.1, 0.02),
             "row": half,
         },
-        "the row part keeps more than half": {
-            "row": _around(draw.number(0.56, 0.52, 0.7) * one.value, 0.02)
-        },
-        "the low end of the null part's share must lie above one half": {
-            "null_share": Estimate(0.55, low, 0.65)
-        },
+        "the row part keeps more than half": {"row": _around(most, 0.02)},
+        "the low end of the null part's share must lie above one half": {"null_share": share},
     }
 
 

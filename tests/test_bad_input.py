@@ -27,7 +27,7 @@ from helpers.audit import command, criteria, diagnostics, measure, planted
 from helpers.claims import reference, report
 from helpers.directions import closed_form, geometry, layers, readers, search
 from helpers.directions.sweeps import facts_at_layer, facts_job
-from helpers.editing import conversion, edits, moments, rome
+from helpers.editing import edits, moments, rome
 from helpers.models import load
 from helpers.patching import caching, metrics
 from helpers.patching.sites import Site, check_sites
@@ -503,30 +503,28 @@ EDITING = [
     (entered(edit(read=48, write=96)), r"takes one edit of shape \(96, 48\)"),
     (entered(edit(size=1e30)), "the edit of layer 1 is too large"),
     (entered(edit(), edit(layer=0, size=1e30)), "the edit of layer 0 is too large"),
-    (lambda s: conversion.least_read(torch.ones(5), EYE), "6 rows for 5 hidden dimensions"),
-    (lambda s: conversion.least_read(torch.ones(6).long(), EYE), NOT_FLOATS),
-    (lambda s: conversion.least_read(torch.ones(6), WEIGHT), "symmetric matrix"),
+    (lambda s: edits.least_read(torch.ones(5), EYE), "6 rows for 5 hidden dimensions"),
+    (lambda s: edits.least_read(torch.ones(6).long(), EYE), NOT_FLOATS),
+    (lambda s: edits.least_read(torch.ones(6), WEIGHT), "symmetric matrix"),
     (
-        lambda s: conversion.patch_to_edit(EYE[0], EYE, EYE, EYE[:5], EYE, layer=0),
+        lambda s: edits.patch_to_edit(EYE[0], EYE, EYE, EYE[:5], EYE, layer=0),
         "W_out has 5 rows",
     ),
     (
-        lambda s: conversion.patch_to_edit(EYE[:2], EYE, EYE, EYE, EYE, layer=0),
+        lambda s: edits.patch_to_edit(EYE[:2], EYE, EYE, EYE, EYE, layer=0),
         "one direction for all",
     ),
-    (lambda s: conversion.edit_to_patch(EDIT, WEIGHT.T, EYE), "is it transposed"),
-    (lambda s: conversion.edit_to_patch(EDIT, WEIGHT, EYE, key=torch.ones(5)), "the key has 5"),
-    (lambda s: conversion.edit_to_patch(EDIT, WEIGHT, EYE, beta=math.nan), "size of beta must be"),
-    (lambda s: conversion.edit_to_patch(EDIT, WEIGHT, EYE, beta=0.0), "size of beta must be"),
-    (lambda s: conversion.extra_variance(EDIT, EYE[:5, :5]), "5 rows for 6 hidden dimensions"),
+    (lambda s: edits.edit_to_patch(EDIT, WEIGHT.T, EYE), "is it transposed"),
+    (lambda s: edits.edit_to_patch(EDIT, WEIGHT, EYE, key=torch.ones(5)), "the key has 5"),
+    (lambda s: edits.edit_to_patch(EDIT, WEIGHT, EYE, beta=math.nan), "size of beta must be"),
+    (lambda s: edits.edit_to_patch(EDIT, WEIGHT, EYE, beta=0.0), "size of beta must be"),
+    (lambda s: edits.extra_variance(EDIT, EYE[:5, :5]), "5 rows for 6 hidden dimensions"),
     (
-        lambda s: conversion.DirectionIntervention(0, torch.ones(6), torch.tensor(2.0)),
+        lambda s: edits.DirectionIntervention(0, torch.ones(6), torch.tensor(2.0)),
         "one sign, 1 or -1",
     ),
     (
-        lambda s: conversion.DirectionIntervention(0, torch.ones(6), torch.tensor(1.0))(
-            torch.ones(5)
-        ),
+        lambda s: edits.DirectionIntervention(0, torch.ones(6), torch.tensor(1.0))(torch.ones(5)),
         "hidden has 5 dimensions, but the edit reads 6",
     ),
     (lambda s: edits.rewrite_score(torch.tensor([torch.nan]), torch.ones(1)), "between 0 and 1"),

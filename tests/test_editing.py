@@ -12,17 +12,15 @@ from hypothesis import strategies as st
 
 from helpers.directions.geometry import cosine, orthonormal, patch_subspace
 from helpers.editing import moments
-from helpers.editing.conversion import (
+from helpers.editing.edits import (
     DirectionIntervention,
+    RankOneEdit,
+    down_projection,
     edit_to_patch,
+    edits_side_by_side,
     extra_variance,
     least_read,
     patch_to_edit,
-)
-from helpers.editing.edits import (
-    RankOneEdit,
-    down_projection,
-    edits_side_by_side,
     rank_one_edit,
     rewrite_score,
 )

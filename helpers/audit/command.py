@@ -156,14 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _read_npy(path: Path) -> Any:
-    content = np.load(path, allow_pickle=False)
-    is_float = isinstance(content, np.ndarray) and content.dtype.kind == "f"
-    return torch.from_numpy(content.astype(np.float64)) if is_float else content
-
-
 READERS: Mapping[str, Callable[[Path], Any]] = {
-    ".npy": _read_npy,
+    ".npy": lambda path: np.load(path, allow_pickle=False),
     ".pt": lambda path: torch.load(path, map_location="cpu", weights_only=True),
     ".safetensors": safetensors.torch.load_file,
 }
@@ -171,14 +165,15 @@ READERS: Mapping[str, Callable[[Path], Any]] = {
 
 def _vector(path: Path, content: Any) -> Float[Tensor, "d"]:
     """The content of a file as a vector, if it is one."""
+    if isinstance(content, np.ndarray) and content.dtype.kind == "f":
+        content = torch.from_numpy(content.astype(np.float64))
     if not isinstance(content, Tensor) or not content.is_floating_point():
         kind = getattr(content, "dtype", type(content).__name__)
         raise DirectionFileError(f"{path} holds {kind}, not floating-point numbers: {SHOW_SAVING}")
     shape = tuple(content.shape)
     if len(shape) not in (1, 2) or content.numel() != max(shape) or not content.numel():
-        raise DirectionFileError(
-            f"{path} has the shape {shape}: a direction has the shape [d], [d, 1] or [1, d]"
-        )
+        wanted = "a direction has the shape [d], [d, 1] or [1, d]"
+        raise DirectionFileError(f"{path} has the shape {shape}: {wanted}")
     if content.layout != torch.strided or content.is_meta:
         raise DirectionFileError(f"{path} holds no plain tensor: save v.to_dense() on the CPU")
     vector = content.detach().reshape(-1).float()
@@ -192,9 +187,8 @@ def _at_least(least: int) -> Callable[[str], int]:
 
     def read(text: str) -> int:
         if not re.fullmatch("[0-9]{1,9}", text) or int(text) < least:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is no whole number from {least} to {10**9 - 1}"
-            )
+            wanted = f"whole number from {least} to {10**9 - 1}"
+            raise argparse.ArgumentTypeError(f"{text!r} is no {wanted}")
         return int(text)
 
     return read

@@ -147,10 +147,6 @@ def measured(test: Criterion, value: Estimate) -> Finding:
     return Finding(test.name, test.question, value, verdict, reason, test.limits)
 
 
-def inapplicable(test: Criterion, reason: str) -> Finding:
-    return Finding(test.name, test.question, None, DOES_NOT_APPLY, reason, test.limits)
-
-
 def conclude(effect: Estimate, random: Sequence[Estimate], findings: Sequence[Finding]) -> str:
     """The verdict on a direction.
 

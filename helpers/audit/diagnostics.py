@@ -7,7 +7,7 @@ stream, `[d d_model]`; None where the activation is in the stream as it stands.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -16,12 +16,9 @@ from torch import Tensor
 from helpers.directions import patch_subspace, read_write_patch, row_null_split, unit
 from helpers.models import Model, require
 from helpers.patching import Acts, CachedPairs, Estimate, Site, check_sites
+from helpers.patching.cached import Patchable
 from helpers.patching.metrics import PerPair, bootstrap
 
-if TYPE_CHECKING:
-    from helpers.audit.planted import PlantedPairs
-
-Cached: TypeAlias = "CachedPairs | PlantedPairs"
 Writer: TypeAlias = Float[Tensor, "d d_model"] | None
 Vector: TypeAlias = Float[Tensor, "d"]
 
@@ -64,7 +61,7 @@ def has_kernel(W: Writer) -> bool:
     return W is not None and W.shape[0] > W.shape[1]
 
 
-def scores(cached: Cached, direction: Vector, W: Writer) -> dict[str, Score]:
+def scores(cached: Patchable, direction: Vector, W: Writer) -> dict[str, Score]:
     """All tests of a direction, by name; larger is more suspicious.
 
     `helpers.audit.criteria.TESTS` says what each asks. Effects are falls of the logit difference;
@@ -96,7 +93,7 @@ def scores(cached: Cached, direction: Vector, W: Writer) -> dict[str, Score]:
     return found
 
 
-def patches(cached: Cached, direction: Vector, W: Writer) -> dict[str, Acts]:
+def patches(cached: Patchable, direction: Vector, W: Writer) -> dict[str, Acts]:
     """The patched activations that the tests compare, by name.
 
     natural changes: what the direction moves, projected on `natural_changes`. Where `W` has a
@@ -119,7 +116,7 @@ def patches(cached: Cached, direction: Vector, W: Writer) -> dict[str, Acts]:
 
 
 @torch.no_grad()
-def falls(cached: Cached, patched: Mapping[str, Acts]) -> dict[str, PerPair]:
+def falls(cached: Patchable, patched: Mapping[str, Acts]) -> dict[str, PerPair]:
     """How far the logit difference of each pair falls under each patch, in nats."""
     rows = torch.arange(len(cached), device=cached.base.device).repeat(len(patched))
     after = cached.logit_difference(torch.cat(list(patched.values())), rows).chunk(len(patched))
@@ -127,14 +124,14 @@ def falls(cached: Cached, patched: Mapping[str, Acts]) -> dict[str, PerPair]:
     return {name: (clean - left).cpu() for name, left in zip(patched, after, strict=True)}
 
 
-def natural_changes(cached: Cached) -> Float[Tensor, "d k"]:
+def natural_changes(cached: Patchable) -> Float[Tensor, "d k"]:
     """Orthonormal directions that hold most of the squared change from base to source."""
     _, s, axes = torch.linalg.svd(cached.source - cached.base, full_matrices=False)
     held = s.square().cumsum(0) / s.square().sum()
     return axes[: int((held < NATURAL_SHARE).sum()) + 1].T
 
 
-def beyond_range(cached: Cached, patched: Acts, W: Writer) -> PerPair:
+def beyond_range(cached: Patchable, patched: Acts, W: Writer) -> PerPair:
     """How far the patch drives what is written out of its natural range, in widths of that range.
 
     Along the direction in which the patch changes the stream; natural is what prompts of these
@@ -169,7 +166,7 @@ def distance_ratio(natural: Float[Tensor, "natural d"], patched: Acts) -> PerPai
 
 
 @torch.no_grad()
-def downstream(cached: Cached, patched: Acts) -> tuple[PerPair, PerPair]:
+def downstream(cached: Patchable, patched: Acts) -> tuple[PerPair, PerPair]:
     """What happens above the site: the fall with later units held in range, and how far they are.
 
     The hidden units of all MLPs above the site are clipped, at the patched token, to what they do
@@ -187,7 +184,7 @@ def downstream(cached: Cached, patched: Acts) -> tuple[PerPair, PerPair]:
     return (cached.clean_logit_difference - held).cpu(), far
 
 
-def later_units(cached: Cached, activation: Acts) -> dict[Site, Tensor]:
+def later_units(cached: Patchable, activation: Acts) -> dict[Site, Tensor]:
     """Hidden activations of all MLPs above the site, at the patched token, under a patch."""
     if not isinstance(cached, CachedPairs):  # planted pairs may have units there, too
         return cached.later_units(activation)

@@ -88,12 +88,11 @@ def audit(
 ) -> Audit:
     """Measure what the patch along a direction, of any length, does at `site`, and how.
 
-    Args:
-        pairs: At least 8, better 50: ranges and intervals are taken over them.
-        seed: Of the random directions (`seed`, `seed + 1`, ...) and of the intervals.
-        batch_size: Prompts per forward pass; less needs less memory.
-        name: What to call the model; by default what its configuration does.
-        progress: Show a bar of the steps (the environment variable TQDM_DISABLE=1 hides it, too).
+    At least 8 pairs are needed, better 50: ranges and intervals are taken over them. `seed` is that
+    of the random directions (`seed`, `seed + 1`, ...) and of the intervals, `batch_size` the
+    prompts per forward pass: less needs less memory. `name` is what to call the model, by default
+    what its configuration does. `progress` shows a bar of the steps, which TQDM_DISABLE=1 hides,
+    too.
 
     Raises ValueError: the direction is zero, holds NaN or has the wrong dimension; there are too
     few pairs; the model or a prompt has no such site, or the site writes nothing; or the model does
@@ -176,10 +175,11 @@ def _findings(
         reason = _why_not(model, site, test.name, found.get(test.name))
         if not reason and effect.value < SMALLEST_EFFECT:
             reason = f"The patch removes {effect.value:.1%} of the margin: too little to ask how."
-        if reason:
-            findings.append(criteria.inapplicable(test, reason))
-        else:
+        if not reason:
             findings.append(criteria.measured(test, found[test.name].estimate(seed)))
+            continue
+        no_value = (None, criteria.DOES_NOT_APPLY)
+        findings.append(Finding(test.name, test.question, *no_value, reason, test.limits))
     return tuple(findings)
 
 

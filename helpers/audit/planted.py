@@ -21,7 +21,7 @@ from torch import Tensor
 from helpers.audit.diagnostics import later_units
 from helpers.directions import random_direction, unit
 from helpers.patching import Acts, CachedPairs, Site
-from helpers.patching.cached import Clamp, gradients
+from helpers.patching.cached import Clamp, Patchable
 from helpers.patching.metrics import PerPair
 from helpers.patching.suffix import ALL
 
@@ -54,7 +54,7 @@ class Silent(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class PlantedPairs:
+class PlantedPairs(Patchable):
     """Pairs at the hidden activation of an MLP with planted units, which follow its own.
 
     What it shares with `CachedPairs` means the same.
@@ -84,15 +84,6 @@ class PlantedPairs:
     @cached_property
     def source(self) -> Acts:
         return torch.cat([self.hidden.source, self.source_units], -1)
-
-    @cached_property
-    @torch.no_grad()
-    def clean_logit_difference(self) -> PerPair:
-        return self.logit_difference(self.base)
-
-    @cached_property
-    def base_gradient(self) -> Acts:
-        return gradients(self, self.base)
 
     def written(self, activation: Acts, rows: Rows = ALL) -> Stream:
         """The residual stream behind the MLP, before any silent unit."""
@@ -152,11 +143,12 @@ class Plan(NamedTuple):
 
     def mediator(self, weight: float) -> Unit:
         """Carries the feature and writes it: the natural pathway."""
-        return self._carries(self.push / self.size, weight)
+        return self.sensor(weight)._replace(writes=self.push / self.size)
 
     def sensor(self, weight: float, writes: float = 0.0) -> Unit:
         """Carries the feature and writes nothing, or something that nobody reads."""
-        return self._carries(writes * self.elsewhere / self.size, weight)
+        base, source = (self.size * order for order in self.order)
+        return Unit(base, source, writes * self.elsewhere / self.size, weight, True)
 
     def dormant(self, weight: float, *, through_silent: bool = False) -> Unit:
         """The same on every prompt, and read by the readers (or by silent units)."""
@@ -168,9 +160,6 @@ class Plan(NamedTuple):
         drawn = torch.randn(2, len(self.order[0]), generator=self.generator).to(self.order[0])
         base, source = 3 * self.size * self.read * self.act * drawn
         return Unit(base, source, self._acting(False), weight, False)
-
-    def _carries(self, writes: Tensor, weight: float) -> Unit:
-        return Unit(self.size * self.order[0], self.size * self.order[1], writes, weight, True)
 
     def _acting(self, through_silent: bool) -> Tensor:
         """Scaled so that the patch along sensor and actor writes as much as a mediator does."""

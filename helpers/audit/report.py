@@ -65,6 +65,9 @@ def figure(audit: Audit) -> Figure:
         figure, (left, right) = plots.new(10.5, 4.6, columns=2, width_ratios=[2, 3])
         _draw_effects(left, audit)
         _draw_tests(right, audit)
+        for ax in (left, right):
+            ax.axvline(0, color=plots.REFERENCE, zorder=0)
+            ax.invert_yaxis()
         figure.suptitle(f"The direction at {audit.site}: {audit.verdict}", weight="bold")
     return figure
 
@@ -127,8 +130,6 @@ def _draw_effects(ax: Axes, audit: Audit) -> None:
     for number, other in enumerate(audit.random, start=1):
         plots.estimate(ax, f"random direction {number}", other, color=plots.BASE, marker="v")
     ax.set(title="What the patch does", xlabel="share of the margin removed, FLDD (%)")
-    ax.axvline(0, color=plots.REFERENCE, zorder=0)
-    ax.invert_yaxis()
 
 
 def _draw_tests(ax: Axes, audit: Audit) -> None:
@@ -143,5 +144,3 @@ def _draw_tests(ax: Axes, audit: Audit) -> None:
         title="What the tests say of a natural pathway",
         xlabel="share of the effect, or widths of the range\n(cut at {:g} and {:g})".format(*DRAWN),
     )
-    ax.axvline(0, color=plots.REFERENCE, zorder=0)
-    ax.invert_yaxis()

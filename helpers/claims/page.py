@@ -23,11 +23,7 @@ from helpers.output.files import ROOT
 
 MEASURED, REFERENCE = "this run", "our reference run"
 UNITS = {"%": "percent", "": "number without unit"}  # the two halves of the figure
-LOOK = {
-    "replicated": (plots.NATURAL, "o"),
-    "partly": (plots.MLP, "s"),
-    "not": (plots.ILLUSORY, "X"),
-}
+DOT = {"replicated": (plots.NATURAL, "o"), "partly": (plots.MLP, "s"), "not": (plots.ILLUSORY, "X")}
 
 
 def measurements(model: str | None = None) -> dict[str, dict[str, Any]]:
@@ -116,7 +112,7 @@ def record_cells() -> dict[str, tuple[str, str]]:
 
 def _draw_claim(ax: Axes, claim: str, entry: Mapping[str, Any]) -> None:
     """One row: the published value hollow, ours filled with its interval."""
-    spec, (color, marker) = claims()[claim], LOOK.get(entry["verdict"], (plots.BASE, "."))
+    spec, (color, marker) = claims()[claim], DOT.get(entry["verdict"], (plots.BASE, "."))
     row = f"{spec['title']}  {claim}"
     low, high = entry.get("interval") or (entry["value"], entry["value"])
     ax.plot([low, high], [row, row], color=color, lw=2)

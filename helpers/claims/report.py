@@ -60,13 +60,11 @@ def record(
 ) -> Verdict:
     """Store a measurement in `results/<model>/claims.json`, print it and return its verdict.
 
-    Args:
-        claim: The claim's id, such as "C4".
-        value: The measured number, as the claim's `quantity` describes it.
-        interval: The two ends of its 95 % interval.
-        detail: Further numbers by name; those that the claim's rule names are needed.
-        lesson, model: If not the lesson that is planned for it, or the current model.
-        note: Anything a reader of the report should know.
+    `claim` is its id, such as "C4", `value` the measured number, as the claim's `quantity`
+    describes it, `interval` the two ends of its 95 % interval. `detail` has further numbers by
+    name; those that the claim's rule names are needed. Pass `lesson` and `model` if they are not
+    the lesson that is planned for it and the current model, as `note` anything a reader of the
+    report should know.
 
     Raises ValueError: there is no such claim, or what is passed cannot be judged or stored.
     """

@@ -16,7 +16,6 @@ sensor and half actuator: the mix of section 3 of the paper (arXiv 2311.17030).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -33,8 +32,9 @@ from helpers.patching.metrics import margin
 class BestDirections:
     """The two ends of what the directions of a site can do to the answer.
 
-    `spectrum` holds eigenvalues of M in falling order, shares of the mean clean logit difference:
-    one for each dimension that the gradients and differences span, the others are zero.
+    `spectrum` holds eigenvalues of M in falling order, shares of the mean clean logit difference
+    (of `spectrum_ends` in nats): one for each dimension that the gradients and differences span,
+    the others are zero.
     """
 
     top: Float[Tensor, "d *rank"]  # orthonormal, strongest first; its patch removes most
@@ -108,15 +108,7 @@ def linear_effect(cached: CachedPairs, basis: Float[Tensor, "d *rank"]) -> float
     return -nats / margin(cached.clean_logit_difference)
 
 
-class Ends(NamedTuple):
-    """Eigenvalues in falling order, and the eigenvectors of the first and of the last of them."""
-
-    spectrum: Float[Tensor, "values"]
-    top: Float[Tensor, "d rank"]
-    bottom: Float[Tensor, "d rank"]
-
-
-def spectrum_ends(gradient: Acts, difference: Acts, rank: int = 1) -> Ends:
+def spectrum_ends(gradient: Acts, difference: Acts, rank: int = 1) -> BestDirections:
     """Ends of the spectrum of `-(mean g D' + mean D g') / 2`, in nats, with `rank` vectors at each.
 
     Computed in float64 within the span of the `2 pairs` vectors, outside of which it is zero: no
@@ -138,7 +130,8 @@ def spectrum_ends(gradient: Acts, difference: Acts, rank: int = 1) -> Ends:
     vectors = span @ torch.cat([vectors[:, -rank:].flip(1), vectors[:, :rank]], 1)
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     top, bottom = (vectors * largest.sign()).to(gradient).split(rank, 1)
-    return Ends(values.flip(0).to(gradient), top, bottom)
+    spectrum = values.flip(0).to(gradient)
+    return BestDirections(top, bottom, spectrum, spectrum.sum().item())
 
 
 def refine(
@@ -159,12 +152,10 @@ def refine(
     return basis
 
 
-def _best(
-    cached: CachedPairs, gradient: Tensor, share: float, rank: int, passes: int
-) -> BestDirections:
+def _best(cached: CachedPairs, g: Tensor, share: float, rank: int, passes: int) -> BestDirections:
     """The ends at the bases and after further passes; `share` is the margin in nats."""
-    _check_gradient(cached, gradient.any())
-    ends = spectrum_ends(gradient, cached.source - cached.base, rank)
+    _check_gradient(cached, g.any())
+    ends = spectrum_ends(g, cached.source - cached.base, rank)
     top = refine(cached, ends.top, passes)
     bottom = refine(cached, ends.bottom, passes, bottom=True)
     if rank == 1:

@@ -47,9 +47,7 @@ def clean_queries(cached: CachedPairs, readers: Heads) -> dict[Site, Float[Tenso
     names = {layer: f"blocks.{layer}.attn.hook_q" for layer, _ in readers}
     with torch.no_grad():
         run = cached.record(cached.base, list(names.values()))
-    return {
-        Site(layer, "head_query", head=head): run[names[layer]][:, head] for layer, head in readers
-    }
+    return {Site(layer, "head_query", head=h): run[names[layer]][:, h] for layer, h in readers}
 
 
 def attention_preference(

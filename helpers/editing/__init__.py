@@ -1,16 +1,14 @@
 """Rank-1 edits of a down projection, `with rank_one_edit(model, edit): ...`, patches and ROME."""
 
-from helpers.editing.conversion import (
+from helpers.editing.edits import (
     DirectionIntervention,
+    RankOneEdit,
+    down_projection,
     edit_to_patch,
+    edits_side_by_side,
     extra_variance,
     least_read,
     patch_to_edit,
-)
-from helpers.editing.edits import (
-    RankOneEdit,
-    down_projection,
-    edits_side_by_side,
     rank_one_edit,
     rewrite_score,
 )

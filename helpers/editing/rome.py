@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from helpers.editing.conversion import SecondMoment, least_read
-from helpers.editing.edits import PerFact, RankOneEdit, dot, down_projection
+from helpers.editing.edits import PerFact, RankOneEdit, dot, down_projection, least_read
+from helpers.editing.moments import SecondMoment
 from helpers.models import Model, require
 from helpers.patching import CachedPairs
 from helpers.patching.sites import check_vocabulary
@@ -82,10 +82,9 @@ def rome_pairs(
     Sources are the bases themselves: nothing is interchanged. Columns `fact` and `role` of the
     table say what each row is for; the target is the counterfactual, the answer any other token.
 
-    Args:
-        templates: A prompt for each fact, with `{}` or `{subject}` for its subject.
-        targets: The token it should be continued with.
-        prefix_length: Tokens of the shortest prefix.
+    For each fact there is a template, a prompt with `{}` or `{subject}` for its subject, and a
+    target, the token it should be continued with. `prefix_length` counts the tokens of the shortest
+    prefix.
 
     Raises ValueError: not one entry for each fact, a template without one place for the subject, a
     target that is no token, or what follows the subject changes its last token.

@@ -96,9 +96,8 @@ def _pip(wanted: Iterable[str], kept: Mapping[str, str]) -> None:
         # Not quietly: pip would leave out what a conflict comes from. Nobody sees the rest.
         command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
         command += [*wanted, "-c", str(constraints)]
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-        )
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        done = subprocess.run(command, text=True, errors="replace", **pipes)
     if done.returncode:
         log = [x for x in done.stdout.splitlines() if x.strip() and not x.startswith("WARNING")]
         end = "\n".join(f"    {line}" for line in log[-LOG_LINES:])

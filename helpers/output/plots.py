@@ -155,8 +155,7 @@ def effects(
 ) -> None:  # fmt: skip
     """Show estimates of a share as percentages, a row for each, from top to bottom.
 
-    Args:
-        colors: Of the rows that are not neutral, by name; these get a diamond, the others a circle.
+    Rows that are not neutral have `colors`, by name, and get a diamond, the others a circle.
     """
     figure, ax = new(width=6.8, height=0.9 + 0.36 * len(estimates))
     for name, value in estimates.items():

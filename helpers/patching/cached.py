@@ -23,12 +23,28 @@ from helpers.tasks.pairs import Pairs
 Acts: TypeAlias = Float[Tensor, "pairs d"]  # what stands at a site, a row per pair
 Clamp: TypeAlias = Mapping[Site, Acts]
 Sites: TypeAlias = "Sequence[CachedPairs]"  # the same pairs at several sites
+AtSites: TypeAlias = Sequence[Acts] | None  # what to write at each of several sites
 ROWS_PER_FORWARD = 256  # bounds the memory of one patched forward pass, not its result
 TOKENS_PER_FORWARD = 192  # of several sites together: more are no faster, and need more memory
 
 
+class Patchable:
+    """What follows from `base` and `logit_difference`, for any pairs that have both."""
+
+    @cached_property
+    @torch.no_grad()
+    def clean_logit_difference(self) -> PerPair:
+        """Answer minus counterfactual logit of the unpatched base prompts; computed once."""
+        return self.logit_difference(self.base)
+
+    @cached_property
+    def base_gradient(self) -> Acts:
+        """How each logit difference changes with the base's activation, in nats; computed once."""
+        return gradients(self, self.base)
+
+
 @dataclass(frozen=True, eq=False)
-class CachedPairs:
+class CachedPairs(Patchable):
     """Pairs whose prompts have been run: what stands at a site, and a way to patch it."""
 
     model: Model
@@ -121,17 +137,6 @@ class CachedPairs:
         logits = self.patched_logits(activation, rows, tokens=tokens, clamp=clamp)
         return logits[:, 0] - logits[:, 1]
 
-    @cached_property
-    @torch.no_grad()
-    def clean_logit_difference(self) -> PerPair:
-        """Answer minus counterfactual logit of the unpatched base prompts; computed once."""
-        return self.logit_difference(self.base)
-
-    @cached_property
-    def base_gradient(self) -> Acts:
-        """How each logit difference changes with the base's activation, in nats; computed once."""
-        return gradients(self, self.base)
-
     @torch.no_grad()
     def measure(self, activation: Acts, *, clamp: Clamp | None = None) -> Effect:
         """The effect of writing `activation` at the site of every pair, with intervals."""
@@ -192,7 +197,7 @@ class CachedPairs:
 
 
 @torch.enable_grad()
-def gradients(cached: CachedPairs, activation: Acts) -> Acts:
+def gradients(cached: Patchable, activation: Acts) -> Acts:
     """How each logit difference changes with its activation where that is `activation`, in nats."""
     found = []
     for rows in torch.arange(len(activation), device=activation.device).split(ROWS_PER_FORWARD):
@@ -203,9 +208,7 @@ def gradients(cached: CachedPairs, activation: Acts) -> Acts:
 
 
 @torch.no_grad()
-def logit_differences(
-    cached: Sites, activations: Sequence[Acts] | None = None
-) -> Float[Tensor, "sites pairs"]:
+def logit_differences(cached: Sites, activations: AtSites = None) -> Float[Tensor, "sites pairs"]:
     """`logit_difference` of each site of a `cache_sites` call, in nats; not differentiable.
 
     `activations` are what to write at each; by default the source's, the whole component. A
@@ -219,7 +222,7 @@ def logit_differences(
 
 
 @torch.no_grad()
-def effects(cached: Sites, activations: Sequence[Acts] | None = None) -> list[Effect]:
+def effects(cached: Sites, activations: AtSites = None) -> list[Effect]:
     """`measure` at each site of a `cache_sites` call; arguments and errors as above."""
     answers = _answers(_first(cached, activations))
     patched = cached[0].base.new_empty(len(cached), len(cached[0]))
@@ -257,7 +260,7 @@ def _answers(cached: CachedPairs) -> Int[Tensor, "2 pairs"]:
     return torch.stack([cached.pairs.answer, cached.pairs.counterfactual]).to(cached.base.device)
 
 
-def _first(cached: Sites, activations: Sequence[Tensor] | None) -> CachedPairs:
+def _first(cached: Sites, activations: AtSites) -> CachedPairs:
     """One of the sites, all of which can share forward passes."""
     if isinstance(cached, CachedPairs):
         raise ValueError("give a list of cached sites, not one alone")
@@ -272,7 +275,7 @@ def _first(cached: Sites, activations: Sequence[Tensor] | None) -> CachedPairs:
 
 
 def _patched_together(
-    cached: Sites, activations: Sequence[Acts] | None, columns: Tensor | None
+    cached: Sites, activations: AtSites, columns: Tensor | None
 ) -> Iterator[tuple[int, Rows, Float[Tensor, "rows columns"]]]:
     """Each site's number with some of the pairs and their logits."""
     new = [at.source for at in cached] if activations is None else activations

@@ -14,6 +14,7 @@ RESAMPLES = 2000  # of the bootstrap
 PerPair: TypeAlias = Float[Tensor, "pairs"]
 Hits: TypeAlias = Bool[Tensor, "pairs"]
 Labels: TypeAlias = Int[Tensor, "pairs"]  # a token for each pair
+Statistic: TypeAlias = Callable[[Float[Tensor, "*draws columns"]], Float[Tensor, "*draws"]]
 Logits: TypeAlias = Float[Tensor, "pairs d_vocab"]
 
 
@@ -31,10 +32,7 @@ class Estimate(NamedTuple):
 
 
 def bootstrap(
-    samples: Float[Tensor, "pairs columns"],
-    statistic: Callable[[Float[Tensor, "*draws columns"]], Float[Tensor, "*draws"]],
-    *,
-    seed: int = 0,
+    samples: Float[Tensor, "pairs columns"], statistic: Statistic, *, seed: int = 0
 ) -> Estimate:
     """A statistic of column means with its percentile bootstrap interval over the rows.
 

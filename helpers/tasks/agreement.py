@@ -1,9 +1,8 @@
 """Two features of a single word that a later word must agree with: number and gender.
 
-"Last year, the keys from the north" goes on with *were*, "the key" with *was*; after "Last
-week Anna told us that" the model expects *she*, after Paul *he* (what it has learned of names, not
-a fact about people). The word itself is patched, so the feature is there from the embedding on,
-and heads near the end of the model carry it to the last token.
+The gender of a name is what the model has learned of it, not a fact about people. The word itself
+is patched, so the feature is there from the embedding on, and heads near the end of the model carry
+it to the last token.
 """
 
 import itertools

@@ -1,11 +1,8 @@
 """Facts to recall, patch and edit: a relation, a subject, and an answer that the model completes.
 
-"The location of the Eiffel Tower is in the country of" is a prompt, made from a template of the
-relation `landmark_country`; it ends right before the answer, France. Subjects and answers may be
-several tokens long. Answers are compared by their first token.
-
-Tables of facts have the columns relation, subject, answer and template; a template has the slot
-`{subject}`. `load_facts` gives those of the project, `helpers.tasks.counterfact` a larger set.
+A prompt is made from a template of the relation, which has the slot `{subject}`; it ends right
+before the answer. Subjects and answers may be several tokens long. Answers are compared by their
+first token. `load_facts` gives the facts of the project, `helpers.tasks.counterfact` a larger set.
 """
 
 import contextlib

@@ -49,10 +49,9 @@ def make_pairs(
     order. No prompt comes twice, not even as a source; no name, object, place or template is in
     both splits. The patched position is the last token.
 
-    Args:
-        model: The model, or only its tokenizer: words that it splits into tokens are not used.
-        templates: A template of this split, or several, by name; None for all.
-        prefix: What every prompt begins with, including the space before the first name.
+    `model` may be only its tokenizer: words that it splits into tokens are not used. `templates`
+    are one of this split, or several, by name; None for all. Every prompt begins with `prefix`,
+    which includes the space before the first name.
 
     Returns pairs whose table has the columns base, source, template, io, subject, object and place
     (empty if the template has none), pattern (of the base) and the positions of the names in the
@@ -69,9 +68,7 @@ def make_pairs(
     rows = table.to_dict("records")
     base = [prefix + fill(texts[row["template"]], row["pattern"], row) for row in rows]
     source = [prefix + fill(texts[row["template"]], OTHER[row["pattern"]], row) for row in rows]
-    pairs = Pairs.from_prompts(
-        model, base, source, list(table["io"]), list(table["subject"]), table=table
-    )
+    pairs = Pairs.from_prompts(model, base, source, table["io"], table["subject"], table=table)
     return replace(pairs, table=pairs.table.assign(**_find_names(pairs)))
 
 
@@ -91,10 +88,8 @@ def vocabulary(model: Tokenizes, split: Split) -> dict[str, list[str]]:
     `fresh` has words of its own, for rules that were written before anything was measured on them.
     """
     folder, half = ("fresh", None) if split == "fresh" else ("", split)
-    return {
-        kind: words_of_split(model, _words(kind, folder), kind, half, fewest)
-        for kind, fewest in FEWEST.items()
-    }
+    words = {kind: _words(kind, folder) for kind in FEWEST}
+    return {k: words_of_split(model, words[k], k, half, fewest) for k, fewest in FEWEST.items()}
 
 
 def fill(template: str, pattern: str, words: Mapping[str, str]) -> str:

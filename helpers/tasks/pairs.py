@@ -160,10 +160,8 @@ def words_of_split(
 ) -> list:  # fmt: skip
     """Every second one of the words (or rows of words) that are single tokens for this model.
 
-    All of them if `split` is None.
-
-    So the splits are disjoint for each model; but a word may change sides from one to another. A
-    ValueError if both splits together have fewer such words than `fewest`.
+    All of them if `split` is None. So the splits are disjoint for each model; but a word may change
+    sides from one to another. A ValueError if both together have fewer such words than `fewest`.
     """
     if split not in (*SPLITS, None):
         raise ValueError(f"the split must be 'train' or 'test', not {split!r}")

@@ -6,15 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from helpers.lessons.checks.compare import (
-    NUMBERS,
-    Draw,
-    call,
-    exercise,
-    name_mistake,
-    passed,
-    require,
-)
+from helpers.lessons.checks import compare
+from helpers.lessons.checks.compare import NUMBERS, Draw, exercise, passed, require
 
 
 def check_patch_direction(patch_direction: Callable, *, seed: int = 0) -> None:
@@ -37,8 +30,8 @@ def check_patch_direction(patch_direction: Callable, *, seed: int = 0) -> None:
             "you return only the change: add it to the base": change,
             "that is the whole source, not its component along v": source,
         }
-        found = call("patch_direction", patch_direction, base, source, v)
-        name_mistake(found, base + change, mistakes, f"direction of length {length:.3g}")
+        found = compare.call("patch_direction", patch_direction, base, source, v)
+        compare.name_mistake(found, base + change, mistakes, f"direction of length {length:.3g}")
     passed(f"patch_direction: right for directions of length 1 and {longer:.3g}, inputs untouched")
 
 

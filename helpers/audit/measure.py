@@ -105,28 +105,20 @@ def audit(
     others = [random_direction(len(direction), seed=seed + i) for i in range(N_RANDOM)]
     cached = cache_pairs(model, pairs, site, batch_size=batch_size)
     if _may_be_zero(margin := cached.clean_logit_difference):
-        raise ValueError(
-            f"the mean clean logit difference is {_nats(margin)}: not clearly a margin that a "
-            "patch could remove. Use more pairs, or pairs whose answers the model knows"
-        )
+        reason = "not clearly a margin that a patch could remove"
+        advice = "Use more pairs, or pairs whose answers the model knows"
+        raise ValueError(f"the mean clean logit difference is {_nats(margin)}: {reason}. {advice}")
     base, source = cached.base, cached.source
     patched = [source, *(patch_subspace(base, source, v) for v in (direction, *others))]
     steps = progress_bar(len(patched), "audit", progress)
     found = [cached.measure(patched[step]) for step in steps]
     whole, effect, *random = [Effects(e.fldd, e.interchange_accuracy) for e in found]
     findings = _findings(model, site, scores(cached, direction, W), seed, effect.fldd)
-    return Audit(
-        model=re.split(r"[/\\]", (name or model.cfg.model_name).rstrip("/\\"))[-1],
-        site=site,
-        n_pairs=len(pairs),
-        seed=seed,
-        effect=effect,
-        whole=whole,
-        random=tuple(other.fldd for other in random),
-        findings=findings,
-        versions={"subspace-illusion": __version__, "python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
-    )
+    versions = {"subspace-illusion": __version__, "python": platform.python_version()}
+    versions |= {package: importlib.metadata.version(package) for package in PACKAGES}
+    name = re.split(r"[/\\]", (name or model.cfg.model_name).rstrip("/\\"))[-1]
+    chance = tuple(other.fldd for other in random)
+    return Audit(name, site, len(pairs), seed, effect, whole, chance, findings, versions)
 
 
 def dimension(model: Model, site: Site) -> int:
@@ -186,10 +178,8 @@ def _findings(
 def _why_not(model: Model, site: Site, name: str, score: Score | None) -> str:
     """Why a test does not apply; empty if it does."""
     if score is None and writing_matrix(model, site) is None:
-        return (
-            "The activation is used as it stands: nothing is lost on the way, so there is no part "
-            "that nobody reads by construction."
-        )
+        part = "there is no part that nobody reads by construction"
+        return f"The activation is used as it stands: nothing is lost on the way, so {part}."
     if score is None:
         owner = "a head" if site.head is not None else "this MLP"
         return f"The output matrix of {owner} loses nothing."

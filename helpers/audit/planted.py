@@ -55,9 +55,8 @@ class Silent(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PlantedPairs(Patchable):
-    """Pairs at the hidden activation of an MLP with planted units, which follow its own.
-
-    What it shares with `CachedPairs` means the same.
+    """Pairs at the hidden activation of an MLP with planted units, which follow its own. What it
+    shares with `CachedPairs` means the same.
     """
 
     hidden: CachedPairs  # at `mlp_hidden`
@@ -221,15 +220,10 @@ def plant(
 
     angle = torch.tensor(uniform(25, 65)).deg2rad()
     push = uniform(0.4, 1.2) * feature(stream)[2]
-    plan = Plan(
-        order=feature(before)[:2],
-        push=push,
-        elsewhere=push.norm() * random_direction(len(push), seed=seed).to(push),
-        size=uniform(0.25, 0.75) * (hidden.source - hidden.base).norm(dim=-1).mean().item(),
-        read=angle.cos().item(),
-        act=angle.sin().item(),
-        generator=generator,
-    )
+    elsewhere = push.norm() * random_direction(len(push), seed=seed).to(push)
+    size = uniform(0.25, 0.75) * (hidden.source - hidden.base).norm(dim=-1).mean().item()
+    read, act = angle.cos().item(), angle.sin().item()
+    plan = Plan(feature(before)[:2], push, elsewhere, size, read, act, generator)
     units = _units(family.removesuffix(", spread"), plan)
     if family.endswith(", spread"):
         units = [copy for one in units for copy in _spread(one, plan)]
@@ -241,8 +235,7 @@ def plant(
     if family == "hijack":
         planted = replace(planted, silent=_silent(planted, plan))
     noise = uniform(0, 0.2) * random_direction(hidden.base.shape[1], seed=seed + 1)
-    weights = torch.tensor([one.weight for one in units])
-    return planted, unit(torch.cat([noise, weights]))
+    return planted, unit(torch.cat([noise, torch.tensor([one.weight for one in units])]))
 
 
 def _spread(one: Unit, plan: Plan) -> list[Unit]:
@@ -262,8 +255,7 @@ def _silent(planted: PlantedPairs, plan: Plan) -> Silent:
     reads = torch.stack([axis, -axis], -1)
     source = planted.stream.source + planted.source_units @ planted.writes
     streams = [planted.written(planted.base), planted.written(planted.source), source]
-    natural = torch.cat(streams) @ reads
-    threshold = 1.02 * natural.max().item()
+    threshold = 1.02 * (torch.cat(streams) @ reads).max().item()
     gain = plan.push / (plan.elsewhere.norm() - threshold).clamp(min=0.2 * plan.elsewhere.norm())
     return Silent(reads, threshold, torch.stack([gain, -gain]))
 

@@ -98,10 +98,8 @@ def _png(audit: Audit) -> bytes:
 
 def _rows(audit: Audit) -> list[list[str]]:
     """The cells of the table of findings, below `COLUMNS`."""
-    return [
-        [f.test, f"{SIGN[f.verdict]} {f.verdict}", f.question, f.reason, f.limits]
-        for f in audit.findings
-    ]
+    found = [(f, f"{SIGN[f.verdict]} {f.verdict}") for f in audit.findings]
+    return [[f.test, verdict, f.question, f.reason, f.limits] for f, verdict in found]
 
 
 def _effect_lines(audit: Audit) -> list[str]:
@@ -117,10 +115,8 @@ def _effect_lines(audit: Audit) -> list[str]:
 
 def _footer(audit: Audit) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in audit.versions.items())
-    return (
-        f"{audit.n_pairs} pairs, seed {audit.seed}; 95 % intervals over pairs. FLDD: the share of "
-        f"the model's margin that a patch removes. {versions}."
-    )
+    sizes = f"{audit.n_pairs} pairs, seed {audit.seed}; 95 % intervals over pairs"
+    return f"{sizes}. FLDD: the share of the model's margin that a patch removes. {versions}."
 
 
 def _draw_effects(ax: Axes, audit: Audit) -> None:
@@ -140,7 +136,5 @@ def _draw_tests(ax: Axes, audit: Audit) -> None:
             name = f"{finding.test}\n{finding.verdict}: {finding.value.value:.2f}"
             shown = Estimate(*(min(max(x, DRAWN[0]), DRAWN[1]) for x in finding.value))
             plots.estimate(ax, name, shown, color=color, marker=marker, scale=1)
-    ax.set(
-        title="What the tests say of a natural pathway",
-        xlabel="share of the effect, or widths of the range\n(cut at {:g} and {:g})".format(*DRAWN),
-    )
+    xlabel = "share of the effect, or widths of the range\n(cut at {:g} and {:g})".format(*DRAWN)
+    ax.set(title="What the tests say of a natural pathway", xlabel=xlabel)

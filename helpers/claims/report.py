@@ -29,6 +29,7 @@ VERDICTS = ("replicated", "partly", "not", UNTESTABLE, UNMEASURED)
 
 Claim = Mapping[str, Any]  # an entry of data/claims.json
 Rule = Mapping[str, Any]  # its "rule": the conditions for "replicated" and for "partly"
+Entry = Mapping[str, Any]  # what is stored under a name, such as a measurement
 COMPARE = {
     "<=": operator.le, "<": operator.lt, ">=": operator.ge, ">": operator.gt, "==": operator.eq,
 }  # fmt: skip
@@ -101,7 +102,7 @@ def summary_table(model: str | None = None) -> pd.DataFrame:
     return claims_table(recorded(model))
 
 
-def claims_table(found: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def claims_table(found: Mapping[str, Entry]) -> pd.DataFrame:
     """One row per claim: what it says, the paper's number, ours, the verdict and the lesson."""
     rows = []
     for claim, spec in claims().items():
@@ -112,9 +113,7 @@ def claims_table(found: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["claim", "what", "paper", "ours", "verdict", "lesson"])
 
 
-def save_site(
-    name: str, site: Mapping[str, Any], evidence: Mapping[str, Any], model: str | None = None
-) -> None:
+def save_site(name: str, site: Entry, evidence: Entry, model: str | None = None) -> None:
     """Store a patching site (layer, heads, ...) and the evidence it was derived from."""
     update_json(results_folder(model) / "sites.json", name, {"site": site, "evidence": evidence})
 
@@ -181,7 +180,7 @@ def show_paper(spec: Claim) -> str:
     return f"{paper['source']} {_show(paper['value'], paper['unit'])} {paper['unit']}".strip()
 
 
-def show_ours(spec: Claim, entry: Mapping[str, Any]) -> str:
+def show_ours(spec: Claim, entry: Entry) -> str:
     """Our number with its unit and interval, or why there is none."""
     if entry.get("value") is None:
         return entry.get("note", "")
@@ -264,7 +263,7 @@ def _show(number: float, unit: str) -> str:
     return f"{number:.1f}" if unit == "%" and abs(number) >= 0.05 else f"{number:.3g}"
 
 
-def update_json(path: Path, key: str, entry: Mapping[str, Any]) -> None:
+def update_json(path: Path, key: str, entry: Entry) -> None:
     """Set one entry of a JSON file; lessons that run at the same time wait for each other."""
     # Before anything is made: what cannot be stored must leave no trace.
     plain = json.loads(json.dumps(entry, indent=2, allow_nan=False, default=_plain))
@@ -299,7 +298,7 @@ def _damaged(path: Path, reason: str) -> ResultsError:
     return ResultsError(f"{path} is damaged: {reason}. Delete it, and run the lessons again.")
 
 
-def _is_measured(entry: Mapping[str, Any]) -> bool:
+def _is_measured(entry: Entry) -> bool:
     """Whether an entry has a verdict, and all else that it holds is of its kind."""
     ends = entry.get("interval")
     numbers = [entry[name] for name in ("value", "tolerance") if entry.get(name) is not None]

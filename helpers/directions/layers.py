@@ -50,9 +50,7 @@ def difference_of_means(x: Float[Tensor, "rows d"], first: Bool[Tensor, "rows"])
     return x[first].mean(0) - x[~first].mean(0)
 
 
-def halves(
-    difference: Vector, reads: Vector, W: Tensor, *, exact: bool
-) -> tuple[Vector, Vector, Vector]:
+def halves(difference: Vector, reads: Vector, W: Tensor, *, exact: bool) -> tuple[Vector, ...]:
     """Sensor, actuator and direction of `construct`; an exact one writes only `reads`."""
     sensor = unit(row_null_split(difference, W).null)
     actuator = unit(geometry.shortest_hidden(W)(reads) if exact else W @ reads)
@@ -122,8 +120,7 @@ def illusions_at_layer(
         row, null = row_null_split(v, W)
         patched["row"] = patch_subspace(base, source, row)
         patched["read null"] = geometry.read_write_patch(base, source, null, v)
-    streams = _random_mlp(train, test, reads)
-    tables = [_table(hidden, patched), _table(test.stream, streams)]
+    tables = [_table(hidden, patched), _table(test.stream, _random_mlp(train, test, reads))]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -198,8 +195,7 @@ def _random_mlp(train: AtLayer, test: AtLayer, reads: Vector) -> dict[str, Acts]
     patched = {"whole random MLP": source}
     if v is not None:
         patched["random MLP"] = patch_subspace(base, source, v)
-    stream = test.stream.base
-    return {name: stream + (moved - base) @ mlp.W_out for name, moved in patched.items()}
+    return {name: test.stream.base + (moved - base) @ mlp.W_out for name, moved in patched.items()}
 
 
 @torch.no_grad()

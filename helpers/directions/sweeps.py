@@ -86,5 +86,4 @@ def facts_at_layer(
 
 def over_pairs(sweep: pd.DataFrame) -> pd.DataFrame:
     """The means of a sweep over its pairs, by layer and patch; columns of text are left out."""
-    by_layer = sweep.drop(columns="pair").groupby(["layer", "patch"])
-    return by_layer.mean(numeric_only=True).round(4)
+    return sweep.drop(columns="pair").groupby(["layer", "patch"]).mean(numeric_only=True).round(4)

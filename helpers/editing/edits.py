@@ -80,10 +80,9 @@ def rank_one_edit(model: Model, *edits: RankOneEdit) -> Iterator[None]:
     for edit, weight in zip(edits, weights, strict=True):
         shape = (*edit.read.shape, *edit.write.shape)
         if shape != tuple(weight.shape):
-            raise ValueError(
-                f"layer {edit.layer} takes one edit of shape {tuple(weight.shape)}, got {shape}: "
-                "was it made for another model, or is it a row of edits? Then choose: edits[0]"
-            )
+            wanted = f"one edit of shape {tuple(weight.shape)}, got {shape}"
+            asked = "was it made for another model, or is it a row of edits? Then choose: edits[0]"
+            raise ValueError(f"layer {edit.layer} takes {wanted}: {asked}")
     originals = [weight.clone() for weight in weights]
     try:
         with torch.no_grad():

@@ -55,8 +55,7 @@ def second_moment(
         for site in sites:
             x = seen[site.hook_name][:, skip:].flatten(0, 1)
             total[site] = total[site] + (x.T @ x).cpu().double()
-    count = tokens[:, skip:].numel()
-    return {site.layer: (total[site] / count).float() for site in sites}
+    return {site.layer: (total[site] / tokens[:, skip:].numel()).float() for site in sites}
 
 
 def regularised(second_moment: SecondMoment, ridge: float = 0.1) -> SecondMoment:
@@ -162,10 +161,9 @@ def _wikitext() -> Iterator[str]:
         for row in load_dataset(*WIKITEXT, split="train", streaming=True):
             yield row["text"].strip()
     except Exception as error:  # each library below has its own family of network errors
-        raise ConnectionError(
-            f"the dataset {WIKITEXT[0]} cannot be read: {error}. Without a network, take the texts "
-            "that come with the project: helpers.tasks.text.passages"
-        ) from error
+        reason = f"the dataset {WIKITEXT[0]} cannot be read: {error}"
+        texts = "the texts that come with the project: helpers.tasks.text.passages"
+        raise ConnectionError(f"{reason}. Without a network, take {texts}") from error
 
 
 def _check_request(

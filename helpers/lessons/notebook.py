@@ -31,10 +31,9 @@ def start(seed: int = 0) -> None:
     versions = {package: importlib.metadata.version(package) for package in OLDEST}
     for package, found in versions.items():
         if Version(found) < Version(OLDEST[package]):
-            raise RuntimeError(
-                f"{package} {found} is too old, the lessons need {OLDEST[package]} or newer: run "
-                f"`pip install -U {package}` and restart the kernel"
-            )
+            needed = f"the lessons need {OLDEST[package]} or newer"
+            advice = f"run `pip install -U {package}` and restart the kernel"
+            raise RuntimeError(f"{package} {found} is too old, {needed}: {advice}")
     torch.manual_seed(seed)
     plots.use_style()
     shown = [f"{package} {found}" for package, found in versions.items()]

@@ -59,8 +59,7 @@ def load_model(name: str | None = None, device: Device = None) -> Model:
     name, device = model_name(name), _pick_device(device)
     with _quiet():
         source = _find_source(name)
-    downloads = _is_download(source)
-    if downloads:
+    if downloads := _is_download(source):
         print(f"{source}: downloading from the Hugging Face hub, once", flush=True)
     with _quiet(bars=downloads), _explained(source):
         model = TransformerBridge.boot_transformers(source, device=device, dtype=torch.float32)
@@ -124,15 +123,10 @@ def process_weights(model: Model) -> Model:
         and cfg.n_key_value_heads in (None, cfg.n_heads)
         and getattr(model.adapter, "supports_fold_ln", True)
     )
+    on = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+    options = dict.fromkeys(on, True) | {"refactor_factored_attn_matrices": can_refactor}
     with _quiet():
-        model.enable_compatibility_mode(
-            disable_warnings=True,
-            fold_ln=True,
-            center_writing_weights=True,
-            center_unembed=True,
-            fold_value_biases=True,
-            refactor_factored_attn_matrices=can_refactor,
-        )
+        model.enable_compatibility_mode(disable_warnings=True, **options)
     return model.requires_grad_(False) if frozen else model
 
 
@@ -157,10 +151,9 @@ def _pick_device(device: Device = None) -> torch.device:
     try:
         return torch.zeros(0, device=wanted).device  # asks for the hardware, not only for the name
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise ModelError(
-            f"The device {str(wanted)!r} cannot be used: {_summary(error)}. Choose 'cpu' or "
-            f"'cuda' as `device` or in the environment variable {DEVICE_VARIABLE}."
-        ) from error
+        reason = f"The device {str(wanted)!r} cannot be used: {_summary(error)}"
+        where = f"as `device` or in the environment variable {DEVICE_VARIABLE}"
+        raise ModelError(f"{reason}. Choose 'cpu' or 'cuda' {where}.") from error
 
 
 def _find_source(name: str) -> str:
@@ -195,10 +188,9 @@ def _explained(source: str) -> Iterator[None]:
     try:
         yield
     except pickle.UnpicklingError as error:  # torch's own words tell how to run what is in there
-        raise ModelError(
-            f"The weights in {source!r} are a pickle file that is damaged or holds more than "
-            "tensors, and could run code: only take a folder with .safetensors files."
-        ) from error
+        danger = "is damaged or holds more than tensors, and could run code"
+        reason = f"The weights in {source!r} are a pickle file that {danger}"
+        raise ModelError(f"{reason}: only take a folder with .safetensors files.") from error
     except (OSError, ValueError, SafetensorError) as error:
         reason = f"The model {source!r} cannot be loaded: {_summary(error)}."
         if os.path.isdir(source):

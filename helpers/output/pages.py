@@ -44,9 +44,8 @@ def image(png: bytes, words: str) -> str:
 
 
 def html_table(caption: str, columns: list[str], rows: list[list[str]]) -> str:
-    """A table of plain text whose first column names the rows.
-
-    Where it is too wide it scrolls, also by the arrow keys: so it can have the keyboard's focus.
+    """A table of plain text whose first column names the rows. Where it is too wide it scrolls,
+    also by the arrow keys: so it can have the keyboard's focus.
     """
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
     body = "\n".join(

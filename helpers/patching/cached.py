@@ -130,7 +130,6 @@ class CachedPairs(Patchable):
         self, activation: Acts, rows: Rows | None = None, *, clamp: Clamp | None = None
     ) -> Float[Tensor, "rows"]:
         """Answer minus counterfactual logit under the patch, in nats, from those two columns only.
-
         Arguments and errors are those of `patched_logits`.
         """
         tokens = _answers(self).T[self._rows(rows)]

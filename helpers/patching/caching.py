@@ -139,10 +139,9 @@ def _groups(
     warnings.warn(f"this architecture cannot be resumed in mid-prompt: {instead}", stacklevel=4)
     groups = run(from_start=True)
     if not all(group.is_exact() for group in groups):
-        raise ValueError(
-            "writing the activations of these sites back does not reproduce the model: this "
-            "architecture computes them in a way the engine does not know"
-        )
+        reason = "this architecture computes them in a way the engine does not know"
+        written = "writing the activations of these sites back does not reproduce the model"
+        raise ValueError(f"{written}: {reason}")
     return groups
 
 

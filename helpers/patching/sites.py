@@ -98,8 +98,7 @@ def check_vocabulary(model: Model, tokens: Int[Tensor, "n"]) -> None:
 
 
 def before_mlp(model: Model) -> str:
-    """The kind of site whose stream the MLPs read.
-
-    `resid_mid`; where attention and MLP work in parallel (GPT-NeoX), both read `resid_pre`.
+    """The kind of site whose stream the MLPs read. `resid_mid`; where attention and MLP work in
+    parallel (GPT-NeoX), both read `resid_pre`.
     """
     return "resid_mid" if "blocks.0.hook_resid_mid" in model.hook_dict else "resid_pre"

@@ -106,10 +106,9 @@ class Suffix:
             if self.from_start:
                 return self.model(self.tokens[rows])[:, -1]
             prefix, residual = _select(self.prefix, rows, entry), self.residuals[entry][rows]
+            options = {"past_key_values": prefix, "logits_to_keep": 1}
             with _computing(self.model.blocks[:entry], self.block_output):
-                return self.model(
-                    residual, start_at_layer=entry, past_key_values=prefix, logits_to_keep=1
-                )[:, -1]
+                return self.model(residual, start_at_layer=entry, **options)[:, -1]
 
     @contextmanager
     def _hooked(self, hooks: Sequence[Hook]) -> Iterator[None]:
@@ -172,10 +171,8 @@ class Suffix:
         found = self.rerun(first.repeat(len(tried)), writes)
         part = self.rerun(first, [(highest, own[highest], ALL)], columns=columns)
         tolerance = 1e-4 * expected.abs().max().clamp(min=1.0)
-        return all(
-            torch.allclose(x, y.expand_as(x), rtol=0, atol=tolerance)
-            for x, y in ((found, expected), (part, expected[:, columns]))
-        )
+        both = ((found, expected), (part, expected[:, columns]))
+        return all(torch.allclose(x, y.expand_as(x), rtol=0, atol=tolerance) for x, y in both)
 
 
 def run_from(
@@ -236,9 +233,8 @@ def only_columns(model: Model, columns: Columns | list[int] | None) -> AbstractC
 
 @contextmanager
 def _computing(modules: Iterable[torch.nn.Module], forward: Callable) -> Iterator[None]:
-    """Inside, these modules do this: set on instances, so the bridge sees no changed module.
-
-    Blocks below `start_at_layer`, which would be run for nothing, return their input.
+    """Inside, these modules do this: set on instances, so the bridge sees no changed module. Blocks
+    below `start_at_layer`, which would be run for nothing, return their input.
     """
     modules = list(modules)
     for module in modules:

@@ -48,7 +48,7 @@ def make_pairs(
     if not 2 <= require.whole("n", n) <= 2 * len(contents):
         raise ValueError(f"n must be from 2 to {2 * len(contents)} pairs of {feature}, not {n}")
     rng = np.random.default_rng(require.whole("seed", seed, least=0))
-    rows, positions = [], []
+    rows, places = [], []
     drawn = [rng.choice(len(contents), -(-n // 2), replace=False) for _ in values]
     for number in range(n):
         turn = number % 2
@@ -56,18 +56,12 @@ def make_pairs(
         prompts = [template.replace(SLOT, words[side]) for side in (turn, 1 - turn)]
         rows.append((*prompts, template, values[turn], words[turn], words[1 - turn]))
         base, source = (encode(model, prompt) for prompt in prompts)
-        positions.append(int((base != source).nonzero()[0, 0]))
+        places.append(int((base != source).nonzero()[0, 0]))
     table = pd.DataFrame(rows, columns="base source template value word other".split())
     answers = [task["answers"][value] for value in values]
-    return Pairs.from_prompts(
-        model,
-        base=table["base"],
-        source=table["source"],
-        answer=[answers[number % 2] for number in range(n)],
-        counterfactual=[answers[1 - number % 2] for number in range(n)],
-        position=positions,
-        table=table,
-    )
+    answer, other = ([answers[(number + k) % 2] for number in range(n)] for k in (0, 1))
+    prompts = table["base"], table["source"]
+    return Pairs.from_prompts(model, *prompts, answer, other, places, table=table)
 
 
 def _task(feature: str) -> Mapping[str, Any]:

@@ -83,9 +83,8 @@ def templates(split: Split) -> dict[str, str]:
 
 
 def vocabulary(model: Tokenizes, split: Split) -> dict[str, list[str]]:
-    """The names, objects and places of a split, as by `words_of_split`; errors, too.
-
-    `fresh` has words of its own, for rules that were written before anything was measured on them.
+    """The names, objects and places of a split, as by `words_of_split`; errors, too. `fresh` has
+    words of its own, for rules that were written before anything was measured on them.
     """
     folder, half = ("fresh", None) if split == "fresh" else ("", split)
     words = {kind: _words(kind, folder) for kind in FEWEST}

@@ -67,12 +67,10 @@ class Pairs:
         else:
             rows = np.asarray(rows.cpu() if isinstance(rows, Tensor) else rows)
             rows = np.atleast_1d(numbers[rows]) if rows.size else numbers[:0]
-        return Pairs(
-            base_tokens=tuple(self.base_tokens[row] for row in rows),
-            source_tokens=tuple(self.source_tokens[row] for row in rows),
-            table=self.table.iloc[rows].reset_index(drop=True),
-            **{name: getattr(self, name)[torch.from_numpy(rows)] for name in COLUMNS},
-        )
+        sides = self.base_tokens, self.source_tokens
+        tokens = (tuple(side[row] for row in rows) for side in sides)
+        columns = (getattr(self, name)[torch.from_numpy(rows)] for name in COLUMNS)
+        return Pairs(*tokens, *columns, self.table.iloc[rows].reset_index(drop=True))
 
     @classmethod
     def from_prompts(
@@ -118,15 +116,10 @@ class Pairs:
                     )
         ids = {w: single_token(model, w) for w in dict.fromkeys([*answer, *counterfactual])}
         other_columns = table.drop(columns=list(texts), errors="ignore").reset_index(drop=True)
-        return cls(
-            base_tokens=base_tokens,
-            source_tokens=source_tokens,
-            answer=torch.tensor([ids[word] for word in answer]),
-            counterfactual=torch.tensor([ids[word] for word in counterfactual]),
-            position=_from_start(position, base_tokens),
-            source_position=_from_start(source_position, source_tokens),
-            table=pd.DataFrame({name: list(texts[name]) for name in texts}).join(other_columns),
-        )
+        labels = (torch.tensor([ids[word] for word in column]) for column in words.values())
+        places = _from_start(position, base_tokens), _from_start(source_position, source_tokens)
+        table = pd.DataFrame({name: list(texts[name]) for name in texts}).join(other_columns)
+        return cls(base_tokens, source_tokens, *labels, *places, table)
 
 
 def encode(model: Tokenizes, prompt: str) -> Int[Tensor, "pos"]:
@@ -171,10 +164,9 @@ def words_of_split(
             [single_token(model, word) for word in ([row] if isinstance(row, str) else row)]
             usable.append(row)
     if len(usable) < fewest:
-        raise ValueError(
-            f"only {len(usable)} of our {len(words)} {kind} are single tokens for this model, and "
-            f"{fewest} are needed: its tokenizer does not suit this task"
-        )
+        found = f"{len(usable)} of our {len(words)} {kind} are single tokens for this model"
+        reason = "its tokenizer does not suit this task"
+        raise ValueError(f"only {found}, and {fewest} are needed: {reason}")
     return usable[SPLITS.index(split) :: 2] if split else usable
 
 

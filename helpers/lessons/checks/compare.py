@@ -59,9 +59,8 @@ class Draw:
         return joined[self.order(len(joined))]
 
     def two_places(self, pairs: int, keys: int) -> tuple[Tensor, Tensor]:
-        """Two different places per pair: the earlier one comes first in every other pair only.
-
-        No two pairs have the same earlier place; there must be more keys than pairs.
+        """Two different places per pair: the earlier one comes first in every other pair only. No
+        two pairs have the same earlier place; there must be more keys than pairs.
         """
         earlier = self.order(keys - 1)[:pairs]
         later = earlier + 1 + (self.uniform(0, 1, pairs) * (keys - 1 - earlier)).long()
@@ -116,13 +115,13 @@ def require(condition: bool, message: str) -> None:
         raise AssertionError(message)
 
 
-def close(found: object, expected: Tensor, atol: float = 1e-5) -> bool:
+def close(found: object, expected: Tensor) -> bool:
     """Equal up to rounding, with anything that is not a tensor of that shape counted as unequal."""
     require(found is not None, NOTHING)
     found = torch.as_tensor(found)
     if found.shape != expected.shape:
         return False
-    return torch.allclose(found.to(expected.dtype), expected, rtol=1e-4, atol=atol)
+    return torch.allclose(found.to(expected.dtype), expected, rtol=1e-4, atol=1e-5)
 
 
 def name_mistake(found: object, expected: Tensor, mistakes: Mistakes, what: str) -> None:

@@ -33,11 +33,8 @@ def check_make_pair(make_pair: Callable[[str, str], tuple[str, ...]], *, seed: i
         right_source = template.format(subject, io, subject)
         require(source == right_source, f"the source is {right_source!r}, not {source!r}")
         require(answer == io, f"answer: the model should say {io} on both prompts")
-        require(
-            counterfactual == subject,
-            "counterfactual: the label is the base's: with the source's position the model takes "
-            f"the name at the other place, {subject}",
-        )
+        takes = f"with the source's position the model takes the name at the other place, {subject}"
+        require(counterfactual == subject, f"counterfactual: the label is the base's: {takes}")
     passed("make_pair: one change, and both answers labelled by the base")
 
 

@@ -19,12 +19,15 @@ from helpers.claims.page import figure, figure_in_words, measurements, record_ce
 from helpers.claims.report import (
     UNMEASURED,
     VERDICTS,
+    Claim,
     ResultsError,
     claims,
     results_folder,
     saving,
 )
 from helpers.output import files, pages, plots
+
+RULES = ["claim", "says", "rule", "could it have failed here?"]
 
 
 def write_report(model: str | None = None) -> list[Path]:
@@ -47,10 +50,14 @@ def versions() -> str:
 def to_markdown(model: str | None = None) -> str:
     """The report as Markdown: the count of each verdict, the table, the rules, the versions."""
     table = report_table(model)
-    rules = [f"- **{claim}** {spec['rule']['text']}" for claim, spec in claims().items()]
+    rules = [
+        f"- **{claim}** {spec['rule']['text']} *{_could_fail(spec)}*"
+        for claim, spec in claims().items()
+    ]
     parts = [
         f"# Replication on {results_folder(model).name}",
-        _counts(table),
+        f"**{_headline(table)}**",
+        f"All claims: {_counts(table)}",
         pages.markdown_table(list(table), table.values.tolist()),
         "## The rules, fixed before we measured",
         "\n".join(rules),
@@ -63,11 +70,15 @@ def to_html(model: str | None = None) -> str:
     """The report as one page, with the figure in it."""
     table, image = report_table(model), plots.png(figure(model), dpi=110)
     caption = "Every claim: the published number, ours with its 95 % interval, the verdict"
-    rules = [[claim, spec["statement"], spec["rule"]["text"]] for claim, spec in claims().items()]
-    body = f"""<p class="verdict">{escape(_counts(table))}</p>
+    rules = [
+        [claim, spec["statement"], spec["rule"]["text"], _could_fail(spec)]
+        for claim, spec in claims().items()
+    ]
+    body = f"""<p class="verdict">{escape(_headline(table))}</p>
+<p>All claims: {escape(_counts(table))}</p>
 {pages.image(image, figure_in_words(model))}
 {pages.html_table(caption, list(table), table.values.tolist())}
-{pages.html_table("The rules, fixed before we measured", ["claim", "says", "rule"], rules)}
+{pages.html_table("The rules, fixed before we measured", RULES, rules)}
 <p>{escape(versions())}.</p>"""
     return pages.html_page(f"Replication on {results_folder(model).name}", body)
 
@@ -81,6 +92,17 @@ def to_json(model: str | None = None) -> str:
     }
     content = {"model": results_folder(model).name, "versions": versions(), "claims": entries}
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _headline(table: pd.DataFrame) -> str:
+    """The count among the claims whose rule could have failed, the only ones that say much."""
+    informative = table["claim"].map(lambda claim: claims()[claim]["informative"]["could_fail"])
+    return f"{informative.sum()} claims that could have failed: {_counts(table[informative])}"
+
+
+def _could_fail(spec: Claim) -> str:
+    informative = spec["informative"]
+    return f"{'Could fail' if informative['could_fail'] else 'Hardly'}: {informative['why']}"
 
 
 def _counts(table: pd.DataFrame) -> str:

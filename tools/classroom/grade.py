@@ -3,9 +3,8 @@
     python -m tools.classroom.grade --submissions FOLDER [--lesson 03] [--out FOLDER] [--trust]
 
 Answers run in a box (see `box`), what they gave back is judged here (see `replay`). The tables and
-one page of feedback per notebook are written at the end, also if it comes early.
-
-Exit status: 0 if every notebook was graded, 1 if some could not be, 2 for wrong use.
+one page of feedback per notebook are written at the end, also if it comes early. Exit status: 0 if
+every notebook was graded, 1 if some could not be, 2 for wrong use.
 """
 
 import argparse

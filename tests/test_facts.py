@@ -571,6 +571,33 @@ def test_counterfact_is_a_table_of_facts(site, smollm, tmp_path):
     assert site.asked == [] and not (tmp_path / "cache").exists()
 
 
+def test_other_forms_of_counterfact_are_read_too(tmp_path):
+    file, orsk = tmp_path / "facts.json", "Lake Orsk is located in the continent of"
+    known = {"subject": "Lake Orsk", "attribute": "Europe", "prompt": orsk, "relation_id": "P30"}
+    known["template"] = "{} is located in the continent"  # cut short, as in known_1000.json
+    flat = {"subject": "Mira Ott", "prompt": "The mother tongue of Mira Ott is"}
+    flat |= {"target_new": "English", "ground_truth": "French", "rephrase_prompt": "Mira speaks"}
+    file.write_text(json.dumps([known, flat]))
+    facts = load_counterfact(file)
+    prompts = [fill(*row) for row in zip(facts["template"], facts["subject"], strict=True)]
+    assert prompts == [known["prompt"], flat["prompt"]]  # the prompt wins
+    assert facts["answer"].tolist() == ["Europe", "French"]
+    assert facts["relation"].tolist() == ["P30", "The mother tongue of {subject} is"]
+    assert facts["counterfactual"].tolist() == ["", "English"]
+    assert facts["paraphrases"].tolist() == [[], ["Mira speaks"]]
+    file.write_text(json.dumps([flat | {"subject": "Ira Mott"}]))
+    with pytest.raises(ValueError, match="needs its subject 'Ira Mott' once"):
+        load_counterfact(file)
+
+
+def test_a_slot_without_a_name_will_do(smollm):
+    named = load_facts("city_country").head(6)
+    bare = named.assign(template=named["template"].str.replace("{subject}", "{}"))
+    pairs = [make_pairs(smollm, facts, 4) for facts in (named, bare)]
+    assert pairs[0].table["base"].tolist() == pairs[1].table["base"].tolist()
+    assert torch.equal(pairs[0].position, pairs[1].position)
+
+
 def test_counterfact_is_downloaded_once(site, tmp_path):
     first = load_counterfact()
     assert site.asked == [counterfact.COUNTERFACT]
@@ -591,6 +618,6 @@ def test_without_a_network_the_error_says_what_to_do(site, tmp_path):
 @pytest.mark.parametrize("content", [b"<html>Please log in", b"{}", b'[{"subject": 1}]', b"[1]"])
 def test_other_files_are_errors_and_are_not_kept(site, tmp_path, content):
     site.content = content
-    with pytest.raises(ValueError, match="not CounterFact as it was published"):
+    with pytest.raises(ValueError, match="none of the forms of CounterFact"):
         load_counterfact()
     assert not (tmp_path / "cache" / "counterfact.json").exists()

@@ -19,9 +19,12 @@ COUNTERFACT = "https://rome.baulab.info/data/dsets/counterfact.json"
 def load_counterfact(path: str | os.PathLike | None = None) -> pd.DataFrame:
     """The CounterFact data set, downloaded once into the user's cache, or read from a file.
 
+    A file may also be `known_1000.json` of causal tracing, or CounterFact as EasyEdit has it. What
+    they lack is empty; without a relation the template stands for it.
+
     Returns the columns of a table of facts (the relation is a Wikidata property such as P103), and
     counterfactual (the false answer), paraphrases and neighbourhood (lists of prompts). Raises
-    ConnectionError: it cannot be downloaded. ValueError: the file is not CounterFact.
+    ConnectionError: it cannot be downloaded. ValueError: the file is in none of these forms.
     """
     kept = Path(path).expanduser() if path is not None else cache_folder() / "counterfact.json"
     if path is not None or kept.is_file():
@@ -55,10 +58,13 @@ def _read_counterfact(content: bytes) -> pd.DataFrame:
             raise ValueError("no records")
         return pd.DataFrame(rows)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"this file is not CounterFact as it was published: {error!r}") from error
+        raise ValueError(f"this file has none of the forms of CounterFact: {error!r}") from error
 
 
 def _row(record: dict) -> dict:
+    """A record of CounterFact as a row."""
+    if "requested_rewrite" not in record:
+        return _flat_row(record)
     rewrite = record["requested_rewrite"]
     return {
         "relation": rewrite["relation_id"],
@@ -68,4 +74,24 @@ def _row(record: dict) -> dict:
         "counterfactual": rewrite["target_new"]["str"].strip(),
         "paraphrases": record["paraphrase_prompts"],
         "neighbourhood": record["neighborhood_prompts"],
+    }
+
+
+def _flat_row(record: dict) -> dict:
+    """A record of known_1000.json, or of EasyEdit; its prompt counts, which its template may cut.
+
+    Facts without a relation are of one relation if they are of one template.
+    """
+    if record["prompt"].count(subject := record["subject"]) != 1:
+        raise ValueError(f"the prompt {record['prompt']!r} needs its subject {subject!r} once")
+    template = record["prompt"].replace(subject, SLOT)
+    answer = record["attribute"] if "attribute" in record else record["ground_truth"]
+    return {
+        "relation": record.get("relation_id", template),
+        "subject": subject,
+        "answer": answer.strip(),
+        "template": template.strip(),
+        "counterfactual": record.get("target_new", "").strip(),
+        "paraphrases": [record["rephrase_prompt"]] if "rephrase_prompt" in record else [],
+        "neighbourhood": [record["locality_prompt"]] if "locality_prompt" in record else [],
     }

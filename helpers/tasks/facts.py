@@ -1,13 +1,14 @@
 """Facts to recall, patch and edit: a relation, a subject, and an answer that the model completes.
 
-A prompt is made from a template of the relation, which has the slot `{subject}`; it ends right
-before the answer. Subjects and answers may be several tokens long. Answers are compared by their
-first token. `load_facts` gives the facts of the project, `helpers.tasks.counterfact` a larger set.
+A prompt is made from a template of the relation, which has the slot `{subject}` or `{}`; it ends
+right before the answer. Subjects and answers may be several tokens long. Answers are compared by
+their first token. `load_facts` gives the facts of the project, `helpers.tasks.counterfact` more.
 """
 
 import contextlib
 import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -23,7 +24,7 @@ from helpers.output import files
 from helpers.tasks.pairs import Pairs, Tokenizes, Tokens, encode
 
 FOLDER = files.ROOT / "data" / "facts"
-SLOT = "{subject}"
+SLOT, ANY_SLOT = "{subject}", re.compile(r"\{(?:subject)?\}")
 COLUMNS = ("relation", "subject", "answer", "template")
 Facts: TypeAlias = pd.DataFrame  # with these columns, a row per fact
 
@@ -51,7 +52,7 @@ def load_facts(relations: str | Sequence[str] | None = None) -> Facts:
 
 def fill(template: str, subject: str) -> str:
     """The prompt of a fact: the template with the subject in its slot."""
-    return template.replace(SLOT, subject)
+    return ANY_SLOT.sub(lambda _: subject, template)
 
 
 def known_facts(model: Model, facts: Facts | None = None, *, batch_size: int = 64) -> Facts:
@@ -181,8 +182,10 @@ def _check_table(facts: Facts) -> None:
         for name, text in fact.items():
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"fact {row} has no {name}: fill every cell of the table")
-        if (template := fact["template"]).count(SLOT) != 1:
-            raise ValueError(f"a template needs one {SLOT}, but fact {row} has {template!r}")
+        if len(ANY_SLOT.findall(template := fact["template"])) != 1:
+            raise ValueError(
+                f"a template needs one {SLOT} or {{}}, but fact {row} has {template!r}"
+            )
 
 
 @functools.cache
@@ -243,7 +246,7 @@ def _draw(
 def _read(model: Tokenizes, facts: Facts) -> tuple[Tokens, Int[Tensor, "n"]]:
     """The tokens of each prompt, and the position where its subject ends."""
     prompts = _fill(facts)
-    starts = [template.index(SLOT) for template in facts["template"]]
+    starts = [ANY_SLOT.search(template).start() for template in facts["template"]]
     ends = [start + len(subject) for start, subject in zip(starts, facts["subject"], strict=True)]
     positions = [_token_before(model, *both) for both in zip(prompts, ends, strict=True)]
     return tuple(encode(model, prompt) for prompt in prompts), torch.tensor(positions)

@@ -23,6 +23,7 @@ from helpers.patching.metrics import fractional_logit_difference_decrease
 from helpers.tasks import Pairs
 
 Vector: TypeAlias = Float[Tensor, "d"]
+Halves: TypeAlias = tuple[Vector, Vector, Vector]  # sensor, actuator and their mix
 KINDS = ("pattern", "value")  # columns that say which of the two values a base has
 
 
@@ -50,7 +51,7 @@ def difference_of_means(x: Float[Tensor, "rows d"], first: Bool[Tensor, "rows"])
     return x[first].mean(0) - x[~first].mean(0)
 
 
-def halves(difference: Vector, reads: Vector, W: Tensor, *, exact: bool) -> tuple[Vector, ...]:
+def halves(difference: Vector, reads: Vector, W: Tensor, *, exact: bool) -> Halves:
     """Sensor, actuator and direction of `construct`; an exact one writes only `reads`."""
     sensor = unit(row_null_split(difference, W).null)
     actuator = unit(geometry.shortest_hidden(W)(reads) if exact else W @ reads)

@@ -1,6 +1,7 @@
 """Checks of lessons 02 to 05: IOI, the illusion, the faithful subspace and the trial."""
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,8 +11,10 @@ from helpers.lessons.checks.compare import Draw, exercise, passed, require, unit
 VISIBLE_NAMES = ("Anna", "Paul", "Tom", "Kate")
 HIDDEN_NAMES = ("Laura", "Mark", "Peter", "Lucy", "Emma", "Jack", "Alice", "Dan")
 
+MakePair: TypeAlias = Callable[[str, str], tuple[str, str, str, str]]
 
-def check_make_pair(make_pair: Callable[[str, str], tuple[str, ...]], *, seed: int = 0) -> None:
+
+def check_make_pair(make_pair: MakePair, *, seed: int = 0) -> None:
     """Exercise 1 of lesson 02: `(io, subject) -> (base, source, answer, counterfactual)`."""
     draw = Draw(seed)
     template = "Then, {} and {} went home. {} thanked"

@@ -585,8 +585,12 @@ def test_other_forms_of_counterfact_are_read_too(tmp_path):
     assert facts["relation"].tolist() == ["P30", "The mother tongue of {subject} is"]
     assert facts["counterfactual"].tolist() == ["", "English"]
     assert facts["paraphrases"].tolist() == [[], ["Mira speaks"]]
+    file.write_text(
+        json.dumps([flat | {"subject": "Rome", "prompt": "Rome, the Rome of kings, is in"}])
+    )
+    assert load_counterfact(file)["template"].tolist() == ["{subject}, the Rome of kings, is in"]
     file.write_text(json.dumps([flat | {"subject": "Ira Mott"}]))
-    with pytest.raises(ValueError, match="needs its subject 'Ira Mott' once"):
+    with pytest.raises(ValueError, match="does not name its subject 'Ira Mott'"):
         load_counterfact(file)
 
 

@@ -82,9 +82,9 @@ def _flat_row(record: dict) -> dict:
 
     Facts without a relation are of one relation if they are of one template.
     """
-    if record["prompt"].count(subject := record["subject"]) != 1:
-        raise ValueError(f"the prompt {record['prompt']!r} needs its subject {subject!r} once")
-    template = record["prompt"].replace(subject, SLOT)
+    if (subject := record["subject"]) not in record["prompt"]:
+        raise ValueError(f"the prompt {record['prompt']!r} does not name its subject {subject!r}")
+    template = record["prompt"].replace(subject, SLOT, 1)  # named again, it is part of the text
     answer = record["attribute"] if "attribute" in record else record["ground_truth"]
     return {
         "relation": record.get("relation_id", template),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.editing import rewrite_score
 from helpers.lessons import checks
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
@@ -1030,3 +1031,28 @@ def test_visible_messages_are_those_in_the_notebooks(capsys):
     for check, answers in RIGHT.items():
         check(answers[0])
         assert capsys.readouterr().out in stored, check.__name__
+
+
+class TestAnAnswerIsUsedAfterwards:
+    def test_if_it_passed(self, capsys):
+        def mine(original, edited):
+            return (edited - original) / (1 - original)
+
+        assert checks.accepted(mine, otherwise=rewrite_score) is rewrite_score
+        assert "rewrite_score" in capsys.readouterr().out
+        checks.check_rewrite_score(mine)
+        capsys.readouterr()
+        assert checks.accepted(mine, otherwise=rewrite_score) is mine
+        assert capsys.readouterr().out == ""
+
+    def test_not_if_it_failed(self):
+        def wrong(original, edited):
+            return edited - original
+
+        with pytest.raises(AssertionError):
+            checks.check_rewrite_score(wrong)
+        assert checks.accepted(wrong, otherwise=rewrite_score) is rewrite_score
+
+    def test_also_where_a_check_asks_more_than_one_question(self):
+        checks.check_last_subject_token(subject_token)
+        assert checks.accepted(subject_token, otherwise=rewrite_score) is subject_token

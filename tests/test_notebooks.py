@@ -4,6 +4,7 @@ import ast
 import base64
 import json
 import re
+import statistics
 from pathlib import Path
 
 import nbformat
@@ -13,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FEWEST_EXERCISES = 3  # in all lessons but the first, which only opens the series
 SHOWS = ("plots.show", "plots.effects")  # what shows a figure and takes its words
+EASY: set[str] = set()  # lessons that keep to the limits of `test_easy_to_read`
 FEWEST_LETTERS = 40  # of a figure's alternative text
 
 
@@ -98,6 +100,21 @@ def test_cells_fit_on_a_screen(lesson):
     lines = sorted(len(cell.source.splitlines()) for cell in code(lesson) if cell.id != "setup")
     assert lines[-1] <= 35
     assert lines[len(lines) // 2] <= 12
+
+
+@pytest.mark.skipif(not EASY, reason="no lesson keeps to these limits yet")
+@pytest.mark.parametrize("number", sorted(EASY))
+def test_easy_to_read(number):
+    """Few cells, short ones, and what only draws or records is folded like a solution."""
+    lesson = nbformat.read(LESSONS[int(number)], as_version=4)
+    assert len(lesson.cells) <= 60
+    long = {c.id: len(c.source.split()) for c in lesson.cells if c.cell_type == "markdown"}
+    assert {name: words for name, words in long.items() if words > 120} == {}
+    drawn = [cell for cell in code(lesson) if "plots.show(" in cell.source]
+    open_ = [c for c in code(lesson) if not c.metadata.get("jupyter", {}).get("source_hidden")]
+    assert not [cell.id for cell in drawn if cell in open_]
+    lines = [len([x for x in c.source.splitlines() if x.strip()]) for c in open_ if c.id != "setup"]
+    assert statistics.median(lines) <= 8
 
 
 def test_cell_ids_are_words(lesson):

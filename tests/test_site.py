@@ -190,11 +190,13 @@ def test_mathjax_has_its_fonts(book):
     assert len(list(mathjax.rglob("*.woff"))) > 20
 
 
-def test_set_up_and_solutions_are_folded(lesson):
+def test_set_up_solutions_and_figures_are_folded(lesson):
     cells, page = lesson
     hidden = [c for c in cells if c["metadata"].get("jupyter", {}).get("source_hidden")]
     assert page.classes.count("tag_hide-input") == len(hidden) + 1
-    assert page.text.count("Show the solution") == len(hidden)
+    solutions = [c for c in hidden if "### BEGIN SOLUTION" in "".join(c["source"])]
+    assert page.text.count("Show the solution") == len(solutions)
+    assert page.text.count("Show the code") == len(hidden) - len(solutions)
 
 
 def test_hints_are_set_as_text(lesson):

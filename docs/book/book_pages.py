@@ -40,7 +40,8 @@ def _mark(cell):
     """
     metadata, shown = cell["metadata"], cell["metadata"].setdefault("mystnb", {})
     if metadata.get("jupyter", {}).get("source_hidden"):
-        _fold(metadata, "the solution")
+        solution = "### BEGIN SOLUTION" in "".join(cell["source"])
+        _fold(metadata, "the solution" if solution else "the code")
     if cell["id"] == "setup":
         _fold(metadata, "the set-up, the same in every lesson")
     for alt in alternative_texts(cell):

@@ -4,8 +4,11 @@ Every check takes a `seed`, by keyword. Seed 0 is the check that the lessons sho
 a hidden test: the same question and the same list of mistakes, but other data of larger sizes, so
 that an answer with the visible sizes, positions or values typed in fails. The same seed always
 draws the same data. An answer that changes one of its inputs in place is wrong, whatever it is.
+
+The cells after an exercise use `checks.accepted(answer, otherwise=...)`: an answer that passed.
 """
 
+from helpers.lessons.checks.compare import accepted as accepted
 from helpers.lessons.checks.facts import *  # noqa: F403
 from helpers.lessons.checks.ioi import *  # noqa: F403
 from helpers.lessons.checks.judging import *  # noqa: F403

@@ -35,7 +35,10 @@ def check_last_subject_token(
         mistake = mistakes.get(found, f"expected {right}")
         require(found == right, f"{mistake} (stop {stop}, got {found})")
     sizes = f"one and {NUMBERS[n_subject]} tokens"
-    passed(f"last_subject_token: right with and without BOS, for subjects of {sizes}")
+    passed(
+        f"last_subject_token: right with and without BOS, for subjects of {sizes}",
+        last_subject_token,
+    )
 
 
 @exercise("half sensor, half actuator, for every pair")

@@ -38,7 +38,7 @@ def check_make_pair(make_pair: MakePair, *, seed: int = 0) -> None:
         require(answer == io, f"answer: the model should say {io} on both prompts")
         takes = f"with the source's position the model takes the name at the other place, {subject}"
         require(counterfactual == subject, f"counterfactual: the label is the base's: {takes}")
-    passed("make_pair: one change, and both answers labelled by the base")
+    passed("make_pair: one change, and both answers labelled by the base", make_pair)
 
 
 @exercise("a ratio of means")

@@ -69,7 +69,9 @@ def check_is_illusion(is_illusion: Callable[..., bool], *, seed: int = 0) -> Non
     require(bool(first), f"is_illusion: {like} passes all four tests")
     for message, found in zip(breaches, others, strict=True):
         require(not found, f"is_illusion: {message}")
-    passed("is_illusion: inert as a whole, strong in one direction, read by the null part")
+    passed(
+        "is_illusion: inert as a whole, strong in one direction, read by the null part", is_illusion
+    )
 
 
 def _around(value: float, half: float) -> Estimate:
@@ -194,7 +196,7 @@ def check_verdict(verdict: Callable[[float, float, float, float], str], *, seed:
         require(found is not None, NOTHING)
         shown = ", ".join(f"{number:g}" for number in numbers)
         require(found == right, f"({shown}) is {right!r}, not {found!r}: {why}")
-    passed("verdict: the rule to the letter, also at its edges")
+    passed("verdict: the rule to the letter, also at its edges", verdict)
 
 
 def check_largest_share(largest_share: Callable[[int], float], *, seed: int = 0) -> None:
@@ -215,7 +217,7 @@ def check_largest_share(largest_share: Callable[[int], float], *, seed: int = 0)
             require(abs(found - wrong) > 1e-6, f"largest_share({n}): {message}")
         close = abs(found - right) <= 1e-4
         require(close, f"largest_share({n}): expected {right:.4f}, got {found}")
-    passed("largest_share: what none of n leaves open")
+    passed("largest_share: what none of n leaves open", largest_share)
 
 
 def check_is_fragile(is_fragile: Callable[..., bool], *, seed: int = 0) -> None:
@@ -237,4 +239,4 @@ def check_is_fragile(is_fragile: Callable[..., bool], *, seed: int = 0) -> None:
     for numbers, (_, right, why), found in zip(moved, cases, answers, strict=True):
         require(found is not None, NOTHING)
         require(bool(found) == right, f"{numbers} is {right}: {why}")
-    passed("is_fragile: the verdict at both ends of the interval")
+    passed("is_fragile: the verdict at both ends of the interval", is_fragile)

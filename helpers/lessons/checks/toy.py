@@ -32,7 +32,10 @@ def check_patch_direction(patch_direction: Callable, *, seed: int = 0) -> None:
         }
         found = compare.call("patch_direction", patch_direction, base, source, v)
         compare.name_mistake(found, base + change, mistakes, f"direction of length {length:.3g}")
-    passed(f"patch_direction: right for directions of length 1 and {longer:.3g}, inputs untouched")
+    passed(
+        f"patch_direction: right for directions of length 1 and {longer:.3g}, inputs untouched",
+        patch_direction,
+    )
 
 
 @exercise("right at {} angles")

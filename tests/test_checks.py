@@ -131,6 +131,14 @@ def seen_by_solve(v, W, g):
     return columns @ torch.linalg.solve(columns.T @ columns, columns.T @ v)
 
 
+def rows_of(x):
+    return x.norm(dim=-1)
+
+
+def moved(z, b, h):
+    return ((z * h).sum(-1) / b).abs() * rows_of(z) / rows_of(h)
+
+
 def minimal(h, C):
     solved = torch.linalg.solve(C, h)
     return solved / (solved @ h)
@@ -318,6 +326,13 @@ RIGHT = {
         lambda p, q: (q - p) / (1 - p),
         lambda p, q: 1 - (1 - q) / (1 - p),
         lambda p, q: [(after - before) / (1 - before) for before, after in zip(p, q, strict=True)],
+    ],
+    checks.check_moved: [
+        lambda z, b, h: ((z * h).sum(-1) / b).abs() * z.norm(dim=-1) / h.norm(dim=-1),
+        lambda z, b, h: ((z * h).sum(-1, keepdim=True) / b[:, None] * z).norm(dim=1) / rows_of(h),
+        lambda z, b, h: [
+            float((z[i] @ h[i] / b[i] * z[i]).norm() / h[i].norm()) for i in range(len(b))
+        ],
     ],
     checks.check_inner_products: [
         lambda x, four: torch.linalg.vecdot(*differences(x, four)),
@@ -689,6 +704,15 @@ WRONG = [
     (checks.check_rewrite_score, lambda p, q: (p - q) / (1 - p), "swapped"),
     (checks.check_rewrite_score, lambda p, q: ((q - p) / (1 - p)).mean(), "one value per fact"),
     (checks.check_rewrite_score, lambda p, q: ((q - p) / (1 - p)).clamp(min=0), "harm"),
+    (checks.check_moved, lambda z, b, h: moved(z, b, h) * b.sign(), "value of beta"),
+    (checks.check_moved, lambda z, b, h: moved(z, b, h) * ((z * h).sum(-1) * b).sign(), "negative"),
+    (checks.check_moved, lambda z, b, h: moved(z, b, h) * rows_of(h), "length of the key"),
+    (checks.check_moved, lambda z, b, h: moved(z, b, h) / rows_of(z), "length of z"),
+    (checks.check_moved, lambda z, b, h: moved(z, b, h) * b**2, "not multiply"),
+    (checks.check_moved, lambda z, b, h: moved(z, b, h) * b.abs().sqrt(), "not by its root"),
+    (checks.check_moved, lambda z, b, h: moved(z, b, h) / b.abs(), "not by its square"),
+    (checks.check_moved, lambda z, b, h: moved(z, b, h) * b.abs(), "beta is missing"),
+    (checks.check_moved, lambda z, b, h: moved(z, b, h).mean(), "per fact"),
     (
         checks.check_inner_products,
         lambda x, four: torch.mul(*differences(x, four)),

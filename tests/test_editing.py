@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.directions.geometry import cosine, orthonormal, patch_subspace
-from helpers.editing import moments
+from helpers.editing import moments, shipped
 from helpers.editing.edits import (
     DirectionIntervention,
     RankOneEdit,
@@ -28,6 +28,7 @@ from helpers.editing.rome import RomeSettings, find_shifts, rome_edit, rome_pair
 from helpers.patching.caching import cache_pairs
 from helpers.patching.sites import Site
 from helpers.tasks.pairs import Pairs, encode
+from tools.evidence.moments import training_passages
 
 seeds = st.integers(0, 2**31)
 
@@ -503,6 +504,38 @@ def test_a_damaged_file_is_made_again_and_a_folder_that_cannot_be_written_is_no_
 TEXTS = ["", " = Paris = ", "Then Mary and John went to the store ."]
 TEXTS += [f" Then {name} and Tom had a lot of fun at the park ." for name in ("Anna", "Dan")]
 ROWS = [{"text": text} for text in TEXTS]
+
+
+def test_a_second_moment_packed_into_bytes_stays_positive_definite():
+    x = normal(200, 40, seed=3) @ torch.diag(torch.logspace(-1, 1, 40).double())
+    moment = x.T @ x / len(x)
+    below, scale, diagonal = shipped.packed(moment)
+    assert below.dtype == torch.int8 and below.numel() == 40 * 39 // 2
+    again = shipped.unpacked(below, scale, diagonal)
+    assert torch.equal(again, again.T) and torch.linalg.eigvalsh(again.double()).min() > 0
+    spread = moment.diagonal().sqrt()
+    assert ((again - moment).abs() / torch.outer(spread, spread)).max() < 0.02
+    with pytest.raises(RuntimeError):  # rounding could hide what is singular
+        shipped.packed(torch.ones(3, 3))
+
+
+def test_shipped_moments_agree_with_a_small_sample_of_the_text(smollm):
+    found, tokens = shipped.shipped_second_moments(smollm)
+    assert tokens > 40_000 and list(found) == [2, 7, 12, 17, 22, 27]
+    sample = moments.second_moment(smollm, [2, 7], training_passages(smollm)[:24])
+    for layer, here in sample.items():
+        whole = found[layer]
+        torch.linalg.cholesky(whole.double())  # positive definite without a ridge
+        assert cosine(whole.flatten(), here.flatten()) > 0.8
+        ratio = (here.diagonal() / whole.diagonal()).sqrt()  # of each unit's size
+        assert ratio.quantile(0.1) > 0.8 and ratio.quantile(0.9) < 1.25
+        assert ratio.median().item() == pytest.approx(1, abs=0.05)
+
+
+def test_shipped_moments_are_not_for_other_weights(smollm):
+    edit = RankOneEdit(5, *(normal(d, seed=1) for d in down_projection(smollm, 5).shape))
+    with rank_one_edit(smollm, edit):
+        assert shipped.shipped_second_moments(smollm) == ({}, 0)
 
 
 @pytest.mark.parametrize("bos", [True, False])

@@ -14,3 +14,4 @@ from helpers.editing.edits import (
 )
 from helpers.editing.moments import cached_second_moment, regularised
 from helpers.editing.rome import RomeSettings, rome_edit, rome_pairs
+from helpers.editing.shipped import shipped_second_moments

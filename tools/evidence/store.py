@@ -50,9 +50,9 @@ def command(
 
 
 def rounded(value: object) -> object:
-    """Numbers to four places, so that the file is small."""
+    """Numbers to four places, small ones to four digits, so that the file is small."""
     if isinstance(value, float):
-        return round(value, 4)
+        return round(value, 4) if abs(value) >= 0.1 else float(f"{value:.4g}")
     if isinstance(value, dict):
         return {key: rounded(each) for key, each in value.items()}
     return [rounded(each) for each in value] if isinstance(value, list | tuple) else value

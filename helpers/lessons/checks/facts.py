@@ -138,3 +138,29 @@ def check_rewrite_score(draw: Draw) -> tuple:
         "an edit may do harm: do not cut off below zero": right.clamp(min=0),
     }
     return (original, edited), right, mistakes
+
+
+@exercise("the smaller beta, the harder the blow")
+def check_moved(draw: Draw) -> tuple:
+    """Exercise 4 of lesson 07: `(z, beta, key)`, `[facts d]` and `[facts]` -> `[facts]`."""
+    facts, d = draw.size(4), draw.size(5)
+    z, key = draw.normal(2, facts, d)
+    beta = draw.shuffled(-draw.uniform(0.05, 0.5, 1), draw.uniform(0.05, 0.5, facts - 1))
+    read, length, size = (z * key).sum(-1).abs(), z.norm(dim=-1), key.norm(dim=-1)
+    right = read * length / (beta.abs() * size)
+    mistakes = {
+        "a length is never negative: take the absolute value of beta": read * length / beta / size,
+        "a length is never negative: take the absolute value": (z * key).sum(-1)
+        * length
+        / (beta * size),
+        "that is |Δx|: divide by the length of the key": read * length / beta.abs(),
+        "multiply by the length of z: Δx is a number times z": read / (beta.abs() * size),
+        "divide by beta, not multiply: small betas move more": read * length * beta.abs() / size,
+        "divide by |beta|, not by its root: alpha comes in twice": read
+        * length
+        / (beta.abs().sqrt() * size),
+        "divide by |beta|, not by its square": read * length / (beta**2 * size),
+        "beta is missing": read * length / size,
+        "one number per fact": right.mean(),
+    }
+    return (z, beta, key), right, mistakes

@@ -19,7 +19,7 @@ class Sizes:
     pair_steps: int  # of `find_pair_directions` on facts
     layers: int  # sweeps over facts look at about so many, or at all if there are fewer
     seeds: int = 3  # how often a search is started anew
-    draws: int = 10  # planted models of each family
+    draws: int = 8  # planted models of each family
     share: float = 1.0  # of any other number of pairs or steps, see `some`
 
     def some(self, number: int, least: int = 1) -> int:

@@ -9,7 +9,7 @@ import pytest
 from helpers.claims import reference as expected
 from helpers.claims import report
 from helpers.claims.reference import check, drifts, expected_path
-from helpers.claims.report import claims, judge, record, record_untestable
+from helpers.claims.report import claims, judge_choices, record, record_untestable
 from tools.reference import KEPT, default_tolerance, update
 
 CLAIM_IDS = list(claims())
@@ -77,7 +77,7 @@ def test_the_rule_gives_the_stored_verdict(claim):
         pytest.skip("a claim that could not be tested has no numbers")
     low, high = entry.get("interval", (None, None))
     numbers = {**entry["detail"], "value": entry["value"], "low": low, "high": high}
-    assert judge(claims()[claim]["rule"], numbers) == entry["verdict"]
+    assert judge_choices(claims()[claim], numbers) == entry["verdict"]
 
 
 def test_the_reference_itself_has_not_drifted():

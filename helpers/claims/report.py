@@ -25,7 +25,8 @@ from helpers.output.files import ROOT
 
 UNTESTABLE = "not testable here"
 UNMEASURED = "not measured"
-VERDICTS = ("replicated", "partly", "not", UNTESTABLE, UNMEASURED)
+DEPENDS = "depends on a choice"  # that the claim's source does not state
+VERDICTS = ("replicated", "partly", "not", DEPENDS, UNTESTABLE, UNMEASURED)
 
 Claim = Mapping[str, Any]  # an entry of data/claims.json
 Rule = Mapping[str, Any]  # its "rule": the conditions for "replicated" and for "partly"
@@ -82,7 +83,7 @@ def record(
         if low > high:
             raise ValueError(f"The interval is reversed: pass interval=({high:g}, {low:g}).")
         numbers["low"], numbers["high"] = ends
-    verdict = judge(spec["rule"], _needed(spec, numbers))
+    verdict = judge_choices(spec, _needed(spec, numbers))
     measured = {"value": value, "interval": ends, "detail": detail or {}}
     return _store(Verdict(claim, verdict, value, ends), measured, lesson, note, model)
 
@@ -164,6 +165,16 @@ def judge(rule: Rule, numbers: Mapping[str, float]) -> str:
     return "not"
 
 
+def judge_choices(spec: Claim, numbers: Mapping[str, float]) -> str:
+    """The verdict of a claim's rule; `DEPENDS` if other choices, as good as ours, have another.
+
+    They are the numbers named in the claim's "choice", each judged in place of the value.
+    """
+    values = [numbers["value"], *(numbers[name] for name in spec.get("choice", ()))]
+    verdicts = {judge(spec["rule"], {**numbers, "value": value}) for value in values}
+    return verdicts.pop() if len(verdicts) == 1 else DEPENDS
+
+
 def rule_names(rule: Rule) -> set[str]:
     """Every name that the conditions of a rule use."""
     conditions = rule["replicated"] + rule["partly"]
@@ -231,7 +242,7 @@ def _store(
 
 def _needed(spec: Claim, numbers: Mapping[str, Any]) -> dict[str, float]:
     """The numbers that the claim's rule names; an error says what to pass if one is missing."""
-    names = rule_names(spec["rule"])
+    names = rule_names(spec["rule"]) | set(spec.get("choice", ()))
     missing = sorted(names - numbers.keys())
     if {"low", "high"} & set(missing):
         raise ValueError(f"The rule of {spec['id']} needs interval=(low, high).")

@@ -282,7 +282,7 @@ def summary(score: Tensor, values: dict[str, list[float]]) -> dict[str, float]:
         "|v|": of["length"].median(),
         "kernel share": of["kernel share"].median(),
         "of a at key": of["share of a"].median(),
-        "|cos| with b": of["cosine"].median(),
+        "|cos| with b": of["cosine"].mean(),
         "variance, times": 10 ** of["log10 ratio"].median(),
     }
     return {name: float(f"{value.item():.4g}") for name, value in found.items()}

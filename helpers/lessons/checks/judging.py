@@ -118,14 +118,14 @@ def _breaches(draw: Draw, one: Estimate) -> Changes:
         "the whole MLP has an effect of its own here": {"whole": _around(whole, 0.02)},
         "an effect of the whole MLP may be negative as well: take abs()": {"whole": inverse},
         less: {"one": _around(weak, 0.01), "row": row},
-        f"{less}, whatever its high end": {"one": _around(weak, 0.09), "row": row},
+        f"{less}, whatever its high end": {"one": Estimate(weak, weak, weak + 0.09), "row": row},
         "the interval must lie above that of the random direction": {"random": above},
         "the interval must lie above that of the whole MLP": over,
         "the interval must lie above 0": over_0 | {"one": _around(wide, wide + below)},
         "as high as the whole MLP's high end is not 'above'": {"whole": high},
         "as high as the random direction's high end is not 'above'": {"random": high},
         "a low end of 0 is not 'above 0'": over_0 | {"one": Estimate(wide, 0.0, 2 * wide)},
-        "the row part keeps more than half": {"row": _around(most, 0.02)},
+        "the row part keeps more than half": {"row": _around(most, 0.004)},
         "the row part keeps more than half: its low end does not count": {
             "row": _around(most, 0.3)
         },

@@ -19,6 +19,7 @@ from helpers.directions.geometry import moves, patch_subspace, row_null_split, u
 from helpers.directions.search import answer_logit_difference, find_direction
 from helpers.models import Model, require
 from helpers.patching import Acts, CachedPairs, Estimate, Site, cache_sites, check_sites
+from helpers.patching.cached import base_gradients
 from helpers.patching.metrics import fractional_logit_difference_decrease
 from helpers.tasks import Pairs
 
@@ -80,10 +81,17 @@ class AtLayer(NamedTuple):
 
 
 def cache_layers(model: Model, pairs: Pairs, layers: Iterable[int]) -> dict[int, AtLayer]:
-    """Pairs at the MLPs of several layers: what enters, what is hidden there, what leaves."""
+    """Pairs at the MLPs of several layers: what enters, what is hidden there, what leaves.
+
+    Clean logit differences and gradients at the bases are found for all sites together.
+    """
     kinds, layers = ("mlp_hidden", "mlp_in", "resid_post"), list(layers)
-    cached = iter(cache_sites(model, pairs, [Site(at, kind) for at in layers for kind in kinds]))
-    return {at: AtLayer(next(cached), next(cached), next(cached)) for at in layers}
+    cached = cache_sites(model, pairs, [Site(at, kind) for at in layers for kind in kinds])
+    clean = max(cached, key=lambda at: at.site.layer).clean_logit_difference
+    for at, gradient in zip(cached, base_gradients(cached), strict=True):
+        vars(at).update(clean_logit_difference=clean, base_gradient=gradient)
+    triples = zip(cached[::3], cached[1::3], cached[2::3], strict=True)
+    return {at: AtLayer(*three) for at, three in zip(layers, triples, strict=True)}
 
 
 def illusions_at_layer(

@@ -81,17 +81,13 @@ class AtLayer(NamedTuple):
 
 
 def cache_layers(model: Model, pairs: Pairs, layers: Iterable[int]) -> dict[int, AtLayer]:
-    """Pairs at the MLPs of several layers: what enters, what is hidden there, what leaves.
-
-    Clean logit differences and gradients at the bases are found for all sites together.
-    """
+    """Pairs at the MLPs of several layers: what enters, what is hidden there, what leaves."""
     kinds, layers = ("mlp_hidden", "mlp_in", "resid_post"), list(layers)
     cached = cache_sites(model, pairs, [Site(at, kind) for at in layers for kind in kinds])
     clean = max(cached, key=lambda at: at.site.layer).clean_logit_difference
-    for at, gradient in zip(cached, base_gradients(cached), strict=True):
+    for at, gradient in zip(cached, base_gradients(cached), strict=True):  # one pass for all
         vars(at).update(clean_logit_difference=clean, base_gradient=gradient)
-    triples = zip(cached[::3], cached[1::3], cached[2::3], strict=True)
-    return {at: AtLayer(*three) for at, three in zip(layers, triples, strict=True)}
+    return {at: AtLayer(*cached[3 * n : 3 * n + 3]) for n, at in enumerate(layers)}
 
 
 def illusions_at_layer(

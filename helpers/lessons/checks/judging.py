@@ -1,15 +1,12 @@
 """Checks of lessons 08 to 10: how common the illusion is, what shows it, the report."""
 
 from collections.abc import Callable
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from helpers.lessons.checks.compare import NOTHING, Draw, exercise, passed, require
 from helpers.patching import Estimate
-
-Changes: TypeAlias = dict[str, dict[str, Estimate]]  # of what the exercise gives, by message
 
 
 @exercise("of differences, one number per foursome")
@@ -73,15 +70,15 @@ def check_is_illusion(is_illusion: Callable[..., bool], *, seed: int = 0) -> Non
     for message, found in zip((*holds, *fails), answers, strict=True):
         require(found is not None, NOTHING)
         require(bool(found) == (message in holds), f"is_illusion: {message}")
-    praise = "inert as a whole, strong in one direction, read by the null part"
-    passed(f"is_illusion: {praise}", is_illusion)
+    said = "inert as a whole, strong in one direction, read by the null part"
+    passed(f"is_illusion: {said}", is_illusion)
 
 
 def _around(value: float, half: float) -> Estimate:
     return Estimate(value, value - half, value + half)
 
 
-def _limits(draw: Draw, one: Estimate) -> Changes:
+def _limits(draw: Draw, one: Estimate) -> dict[str, dict[str, Estimate]]:
     """What to change so that a limit is met exactly, or an end of an interval lies beyond it."""
     near, wide = _around(draw.number(0.07, 0.06, 0.09), 0.05), draw.number(0.4, 0.3, 0.6)
     low, row, half = (
@@ -102,7 +99,7 @@ def _limits(draw: Draw, one: Estimate) -> Changes:
     }
 
 
-def _breaches(draw: Draw, one: Estimate) -> Changes:
+def _breaches(draw: Draw, one: Estimate) -> dict[str, dict[str, Estimate]]:
     """What to change so that exactly one condition fails, by the message that names it."""
     whole, inverse = draw.number(0.12, 0.11, 0.15), draw.number(-0.4, -0.5, -0.15)
     weak, wide = draw.number(0.15, 0.12, 0.19), draw.number(0.25, 0.21, 0.3)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.directions import four_point_products
 from helpers.editing import rewrite_score
 from helpers.lessons import checks
 
@@ -188,7 +189,13 @@ def rules(one, whole, random, row, null_share):
 
 
 def without(rule):
+    """An answer that forgets a rule."""
     return lambda **given: all(kept for name, kept in rules(**given).items() if name != rule)
+
+
+def instead(rule, of):
+    """An answer with another rule in place of this one: `of` gets what the exercise gives."""
+    return lambda **given: without(rule)(**given) and of(**given)
 
 
 def one_by_one(one, whole, random, row, null_share):
@@ -197,6 +204,12 @@ def one_by_one(one, whole, random, row, null_share):
     if any(one.low <= other for other in (0, whole.high, random.high)):
         return False
     return 2 * row.value <= one.value and null_share.low > 0.5
+
+
+def by_shares(one, whole, random, row, null_share):
+    bar = max(whole.high, random.high, 0)
+    weak = abs(100 * whole.value) > 10 or 100 * one.value < 20 or one.low - bar <= 0
+    return not weak and row.value / one.value <= 0.5 and null_share[1] > 1 - null_share[1]
 
 
 def beyond(value, natural):
@@ -345,15 +358,22 @@ RIGHT = {
         lambda x, four: torch.linalg.vecdot(*differences(x, four)),
         lambda x, four: torch.einsum("nd,nd->n", *differences(x, four)),
         lambda x, four: torch.stack([(x[a] - x[b]) @ (x[c] - x[e]) for a, b, c, e in four]),
+        lambda x, four: [float((x[a] - x[b]) @ (x[c] - x[e])) for a, b, c, e in four.tolist()],
+        lambda x, four: torch.diag(torch.inner(*differences(x, four))),
+        four_point_products,
     ],
     checks.check_smallest_hidden: [
         pinv_write,
         lambda d, W: W @ torch.linalg.solve(W.T @ W, d),
         lambda d, W: torch.linalg.lstsq(W.T, d[:, None], driver="gelsd").solution[:, 0],
+        lambda d, W: torch.linalg.lstsq(W.T, d[:, None]).solution.flatten(),
+        lambda d, W: torch.einsum("d,dm->m", d, torch.linalg.pinv(W)),
+        lambda d, W: torch.linalg.pinv(W.double().T).float() @ d,
     ],
     checks.check_is_illusion: [
         lambda **given: all(rules(**given).values()),
         one_by_one,
+        by_shares,
         lambda **given: torch.tensor(list(rules(**given).values())).all(),
     ],
     checks.check_opened: [
@@ -780,6 +800,11 @@ WRONG = [
         lambda x, four: torch.cosine_similarity(*differences(x, four)),
         "a cosine",
     ),
+    (
+        checks.check_inner_products,
+        lambda x, four: torch.inner(*differences(x, four)),
+        "every row with every other",
+    ),
     (checks.check_inner_products, lambda x, four: None, "returns nothing"),
     (checks.check_inner_products, lambda x, four: torch.zeros(3), "expected"),
     (checks.check_smallest_hidden, lambda d, W: W @ d, "use the pseudo-inverse"),
@@ -796,6 +821,8 @@ WRONG = [
         "a shorter one does, too",
     ),
     (checks.check_smallest_hidden, lambda d, W: pinv_write(d, W)[None], "expected"),
+    (checks.check_smallest_hidden, lambda d, W: unit(W @ d), "does not write d"),
+    (checks.check_smallest_hidden, lambda d, W: -pinv_write(d, W), "is not d"),
     (checks.check_smallest_hidden, lambda d, W: None, "returns nothing"),
     (checks.check_is_illusion, without("inert"), "effect of its own"),
     (
@@ -817,8 +844,99 @@ WRONG = [
         ),
         "low end of the null part's share",
     ),
+    (
+        checks.check_is_illusion,
+        instead("inert", lambda whole, **_: abs(whole.value) < 0.1),
+        "\\+0.10 for the whole MLP",
+    ),
+    (
+        checks.check_is_illusion,
+        instead("inert", lambda whole, **_: -0.1 < whole.value <= 0.1),
+        "-0.10 for the whole MLP",
+    ),
+    (
+        checks.check_is_illusion,
+        instead("inert", lambda whole, **_: abs(whole.high) <= 0.1),
+        "not its interval",
+    ),
+    (
+        checks.check_is_illusion,
+        instead("inert", lambda whole, **_: whole.low >= -0.1 and whole.high <= 0.1),
+        "not its interval",
+    ),
+    (
+        checks.check_is_illusion,
+        instead("strong", lambda one, **_: one.value > 0.2),
+        "'at least' 0.20",
+    ),
+    (
+        checks.check_is_illusion,
+        instead("strong", lambda one, **_: one.low >= 0.2),
+        "the low end need not",
+    ),
+    (
+        checks.check_is_illusion,
+        instead("strong", lambda one, **_: one.high >= 0.2),
+        "whatever its high end",
+    ),
+    (
+        checks.check_is_illusion,
+        instead("above whole", lambda one, whole, **_: one.low >= whole.high),
+        "as high as the whole",
+    ),
+    (
+        checks.check_is_illusion,
+        instead("above whole", lambda one, whole, **_: one.low > whole.value),
+        "above that of the whole",
+    ),
+    (
+        checks.check_is_illusion,
+        instead("above whole", lambda one, whole, **_: one.value > whole.high),
+        "above that of the whole",
+    ),
+    (
+        checks.check_is_illusion,
+        instead("above random", lambda one, random, **_: one.low >= random.high),
+        "as high as the random",
+    ),
+    (
+        checks.check_is_illusion,
+        instead("above random", lambda one, random, **_: one.low > random.value),
+        "above that of the random",
+    ),
+    (
+        checks.check_is_illusion,
+        instead("above 0", lambda one, **_: one.low >= 0),
+        "not 'above 0'",
+    ),
+    (
+        checks.check_is_illusion,
+        instead("lost by the row part", lambda one, row, **_: row.high <= one.value / 2),
+        "not its high end",
+    ),
+    (
+        checks.check_is_illusion,
+        instead("lost by the row part", lambda one, row, **_: row.low <= one.value / 2),
+        "low end does not count",
+    ),
+    (
+        checks.check_is_illusion,
+        instead("lost by the row part", lambda one, row, **_: row.value < one.value / 2),
+        "'at most half'",
+    ),
+    (
+        checks.check_is_illusion,
+        instead("lost by the row part", lambda one, row, **_: row.value <= one.low / 2),
+        "not of its low end",
+    ),
+    (
+        checks.check_is_illusion,
+        instead("sensed by the null part", lambda null_share, **_: null_share.low >= 0.5),
+        "not 'above one half'",
+    ),
     (checks.check_is_illusion, lambda **given: True, "effect of its own"),
-    (checks.check_is_illusion, lambda **given: None, "passes all four"),
+    (checks.check_is_illusion, lambda **given: None, "returns nothing"),
+    (checks.check_is_illusion, lambda **given: False, "passes all four"),
     (checks.check_opened, lambda fall, shut: shut.mean() / fall.mean(), "share that is left"),
     (checks.check_opened, lambda fall, shut: 1 - (shut / fall).mean(), "mean of ratios"),
     (checks.check_opened, lambda fall, shut: (fall - shut).mean(), "difference in nats"),
@@ -939,7 +1057,9 @@ TYPED_IN = [
     ),
     (
         checks.check_is_illusion,
-        lambda **given: all(rules(**given).values()) and given["one"].value == 0.36,
+        lambda **given: (
+            all(rules(**given).values()) and given["one"].value in (0.36, 0.2, 0.24, 0.4)
+        ),
     ),
 ]
 

@@ -19,6 +19,7 @@ from helpers.directions.geometry import moves, patch_subspace, row_null_split, u
 from helpers.directions.search import answer_logit_difference, find_direction
 from helpers.models import Model, require
 from helpers.patching import Acts, CachedPairs, Estimate, Site, cache_sites, check_sites
+from helpers.patching.cached import base_gradients
 from helpers.patching.metrics import fractional_logit_difference_decrease
 from helpers.tasks import Pairs
 
@@ -82,8 +83,11 @@ class AtLayer(NamedTuple):
 def cache_layers(model: Model, pairs: Pairs, layers: Iterable[int]) -> dict[int, AtLayer]:
     """Pairs at the MLPs of several layers: what enters, what is hidden there, what leaves."""
     kinds, layers = ("mlp_hidden", "mlp_in", "resid_post"), list(layers)
-    cached = iter(cache_sites(model, pairs, [Site(at, kind) for at in layers for kind in kinds]))
-    return {at: AtLayer(next(cached), next(cached), next(cached)) for at in layers}
+    cached = cache_sites(model, pairs, [Site(at, kind) for at in layers for kind in kinds])
+    clean = max(cached, key=lambda at: at.site.layer).clean_logit_difference
+    for at, gradient in zip(cached, base_gradients(cached), strict=True):  # one pass for all
+        vars(at).update(clean_logit_difference=clean, base_gradient=gradient)
+    return {at: AtLayer(*cached[3 * n : 3 * n + 3]) for n, at in enumerate(layers)}
 
 
 def illusions_at_layer(

@@ -26,6 +26,7 @@ def check_inner_products(draw: Draw) -> tuple:
         "one of the differences has the wrong sign": -right,
         "that is one product over all foursomes: keep one per row": right.sum(),
         "that is a cosine: lengths belong to an inner product": cosine,
+        "that is every row with every other: keep those of a row with itself": (a - b) @ (c - e).T,
     }
     return (x, four), right, mistakes
 
@@ -37,16 +38,16 @@ def check_smallest_hidden(draw: Draw) -> tuple:
     d, W_out = draw.normal(d_model), draw.normal(2 * d_model + 1, d_model)
     right, other = d @ torch.linalg.pinv(W_out), W_out @ d
 
-    def longer(found: object) -> bool:
+    def writes(found: object) -> bool | None:  # None: of another shape
         fits = isinstance(found, Tensor) and found.shape == right.shape
-        writes = fits and torch.allclose(found @ W_out, d, atol=1e-4)
-        return writes and found.norm() > right.norm() + 1e-4
+        return torch.allclose(found @ W_out, d, atol=1e-4) if fits else None
 
     mistakes = {
-        "it writes d, but a shorter one does, too": longer,
+        "it writes d, but a shorter one does, too": writes,
         "W_out @ d pushes in a good direction, but does not write d: use the pseudo-inverse": other,
         "keep the length of d in it: it belongs to what shall be written": right / d.norm(),
         "do not normalise: the length is the answer": right / right.norm(),
+        "h @ W_out is not d: it does not write d": lambda found: writes(found) is False,
     }
     return (d, W_out), right, mistakes
 
@@ -54,60 +55,79 @@ def check_smallest_hidden(draw: Draw) -> tuple:
 def check_is_illusion(is_illusion: Callable[..., bool], *, seed: int = 0) -> None:
     """Exercise 3 of lesson 08: `(one, whole, random, row, null_share) -> bool`."""
     draw = Draw(seed)
-    one = draw.number(0.36, 0.21, 0.6)
-    good = {  # passes all four tests; for seed 0 near MLP 21 in lesson 03
-        "one": Estimate(one, one - 0.03, one + 0.02),
-        "whole": _around(draw.number(-0.03, -0.09, 0.04), 0.01),
+    one = _around(draw.number(0.36, 0.26, 0.6), 0.02)
+    good = {  # passes all four tests, whichever ends are compared; see MLP 21 of lesson 03
+        "one": one,
+        "whole": _around(draw.number(-0.03, -0.08, 0.04), 0.01),
         "random": _around(draw.number(0.0, -0.02, 0.02), 0.01),
-        "row": _around(draw.number(0.47, 0.3, 0.49) * one, 0.01),
+        "row": _around(draw.number(0.43, 0.3, 0.42) * one.value, 0.01),
         "null_share": _around(draw.number(0.55, 0.52, 0.8), 0.01),
     }
     like = "MLP 21 of lesson 03" if draw.visible else "an MLP like MLP 21 of lesson 03"
-    breaches = _breaches(draw, good)
-    questions = [(good,), *((good | change,) for change in breaches.values())]
-    first, *others = draw.answers(lambda given: is_illusion(**given), questions)
-    require(bool(first), f"is_illusion: {like} passes all four tests")
-    for message, found in zip(breaches, others, strict=True):
-        require(not found, f"is_illusion: {message}")
-    passed(
-        "is_illusion: inert as a whole, strong in one direction, read by the null part", is_illusion
-    )
+    holds, fails = {f"{like} passes all four tests": {}} | _limits(draw, one), _breaches(draw, one)
+    questions = [(good | change,) for change in (holds | fails).values()]
+    answers = draw.answers(lambda given: is_illusion(**given), questions)
+    for message, found in zip((*holds, *fails), answers, strict=True):
+        require(found is not None, NOTHING)
+        require(bool(found) == (message in holds), f"is_illusion: {message}")
+    said = "inert as a whole, strong in one direction, read by the null part"
+    passed(f"is_illusion: {said}", is_illusion)
 
 
 def _around(value: float, half: float) -> Estimate:
     return Estimate(value, value - half, value + half)
 
 
-def _breaches(draw: Draw, good: dict[str, Estimate]) -> dict[str, dict[str, Estimate]]:
+def _limits(draw: Draw, one: Estimate) -> dict[str, dict[str, Estimate]]:
+    """What to change so that a limit is met exactly, or an end of an interval lies beyond it."""
+    near, wide = _around(draw.number(0.07, 0.06, 0.09), 0.05), draw.number(0.4, 0.3, 0.6)
+    low, row, half = (
+        _around(draw.number(0.24, 0.21, 0.25), 0.06),
+        _around(0.06, 0.01),
+        one.value / 2,
+    )
+    of_wide = {"one": _around(wide, 0.1), "row": _around(0.45 * wide, 0.005)}
+    return {
+        "+0.10 for the whole MLP is within the limit": {"whole": Estimate(0.1, 0.09, 0.1)},
+        "-0.10 for the whole MLP is within the limit": {"whole": Estimate(-0.1, -0.1, -0.09)},
+        "the whole MLP's value counts, not its interval": {"whole": near},
+        "exactly 0.20 is 'at least' 0.20": {"one": Estimate(0.2, 0.2, 0.22), "row": row},
+        "the value is at least 0.20, the low end need not be": {"one": low, "row": row},
+        "half of the direction's value, not of its low end": of_wide,
+        "the row part's value counts, not its high end": {"row": _around(0.9 * half, 0.2 * half)},
+        "exactly half is 'at most half'": {"row": Estimate(half, half - 0.01, half)},
+    }
+
+
+def _breaches(draw: Draw, one: Estimate) -> dict[str, dict[str, Estimate]]:
     """What to change so that exactly one condition fails, by the message that names it."""
-    one = good["one"]
     whole, inverse = draw.number(0.12, 0.11, 0.15), draw.number(-0.4, -0.5, -0.15)
     weak, wide = draw.number(0.15, 0.12, 0.19), draw.number(0.25, 0.21, 0.3)
     half, share = _around(0.4 * wide, 0.05), Estimate(0.55, draw.number(0.45, 0.4, 0.49), 0.65)
     near, below = draw.number(0.08, 0.06, 0.09), draw.number(0.01, 0.005, 0.02)
-    most = draw.number(0.56, 0.52, 0.7) * one.value
+    most, row = draw.number(0.56, 0.52, 0.7) * one.value, _around(0.02, 0.01)
     inverse, above = _around(inverse, 0.1), Estimate(one.low - 0.03, one.low - 0.13, one.low + 0.01)
+    high, near = Estimate(0.0, -one.low, one.low), _around(near, 0.04)
+    over = {"one": _around(wide, wide - near.value - 0.02), "whole": near, "row": half}
+    over_0 = {"whole": _around(-0.05, 0.02), "random": _around(-0.1, 0.02), "row": half}
+    less = f"{100 * weak:.0f} % is less than the 20 % asked for"
     return {
         "the whole MLP has an effect of its own here": {"whole": _around(whole, 0.02)},
         "an effect of the whole MLP may be negative as well: take abs()": {"whole": inverse},
-        f"{100 * weak:.0f} % is less than the 20 % asked for": {
-            "one": _around(weak, 0.01),
-            "row": _around(weak / 3, 0.01),
-        },
+        less: {"one": _around(weak, 0.01), "row": row},
+        f"{less}, whatever its high end": {"one": Estimate(weak, weak, weak + 0.09), "row": row},
         "the interval must lie above that of the random direction": {"random": above},
-        "the interval must lie above that of the whole MLP": {
-            "one": _around(wide, wide - 0.05),
-            "whole": _around(near, 0.04),
-            "row": half,
+        "the interval must lie above that of the whole MLP": over,
+        "the interval must lie above 0": over_0 | {"one": _around(wide, wide + below)},
+        "as high as the whole MLP's high end is not 'above'": {"whole": high},
+        "as high as the random direction's high end is not 'above'": {"random": high},
+        "a low end of 0 is not 'above 0'": over_0 | {"one": Estimate(wide, 0.0, 2 * wide)},
+        "the row part keeps more than half": {"row": _around(most, 0.004)},
+        "the row part keeps more than half: its low end does not count": {
+            "row": _around(most, 0.3)
         },
-        "the interval must lie above 0": {
-            "one": _around(wide, wide + below),
-            "whole": _around(-0.05, 0.02),
-            "random": _around(-0.1, 0.02),
-            "row": half,
-        },
-        "the row part keeps more than half": {"row": _around(most, 0.02)},
         "the low end of the null part's share must lie above one half": {"null_share": share},
+        "a share of one half is not 'above one half'": {"null_share": Estimate(0.6, 0.5, 0.7)},
     }
 
 

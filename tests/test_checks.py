@@ -84,6 +84,10 @@ def by_pinv(v, W):
     return row, v - row
 
 
+def by_columns_of_length_one(v, W):
+    return v @ rows(W.T).T @ rows(W.T)
+
+
 def whole_space(v, W):
     u = torch.linalg.svd(W)[0]
     return v @ u @ u.T, v - v @ u @ u.T
@@ -215,7 +219,8 @@ RIGHT = {
     checks.check_predicted_output: [half_pi, lambda a: 1 + 8 * a.sin() * a.cos(), by_units],
     checks.check_split: [
         lambda v, w: (w * (v @ w) / (w @ w), v - w * (v @ w) / (w @ w)),
-        lambda v, w: (torch.outer(w, w) @ v / (w @ w), v - torch.outer(w, w) @ v / (w @ w)),
+        lambda v, w: [torch.outer(w, w) @ v / (w @ w), v - torch.outer(w, w) @ v / (w @ w)],
+        lambda v, w: torch.stack(by_loop(v, w)),
         by_loop,
     ],
     checks.check_my_illusion: [
@@ -225,6 +230,7 @@ RIGHT = {
     ],
     checks.check_make_pair: [
         lambda io, s: (T.format(io, s, s), T.format(s, io, s), io, s),
+        lambda io, s: list(swapped_text(io, s)),
         swapped_text,
         joined,
     ],
@@ -238,7 +244,7 @@ RIGHT = {
         lambda p, i, s: (gathered(p, i) - gathered(p, s)).mean(0),
         preferences,
     ],
-    checks.check_row_null: [row_null, by_svd, by_pinv],
+    checks.check_row_null: [row_null, by_svd, by_pinv, lambda v, W: list(by_svd(v, W))],
     checks.check_read_write: [
         lambda b, s, r, w: b + ((s - b) @ r)[:, None] * w,
         lambda b, s, r, w: b + torch.outer((s - b) @ r, w),
@@ -256,6 +262,7 @@ RIGHT = {
     ],
     checks.check_partner: [
         lambda r, n: n.norm() * unit(r) - r.norm() * unit(n),
+        lambda r, n: r.norm() * unit(n) - n.norm() * unit(r),  # the other sign patches alike
         lambda r, n: unit(r / (r @ r) - n / (n @ n)),
         lambda r, n: unit(r - (r @ (r + n)) * (r + n)),
     ],
@@ -393,7 +400,17 @@ WRONG = [
         "only the change",
     ),
     (checks.check_patch_direction, lambda b, s, v: s.clone(), "whole source"),
-    (checks.check_patch_direction, lambda b, s, v: b.mean(), "expected"),
+    (
+        checks.check_patch_direction,
+        lambda b, s, v: b.mean(),
+        r"expected a tensor of shape \(\d, \d\), got one number$",
+    ),
+    (
+        checks.check_patch_direction,
+        lambda b, s, v: [x + (y - x).dot(v) / v.dot(v) * v for x, y in zip(b, s, strict=True)],
+        r"expected a tensor of shape \(\d, \d\), got a list$",
+    ),
+    (checks.check_patch_direction, lambda b, s, v: b, r"expected \[\[.*\], got tensor"),
     (checks.check_predicted_output, lambda a: 4 * torch.sin(2 * a), "before the patch"),
     (checks.check_predicted_output, lambda a: 1 + 2 * torch.sin(2 * a), "its weight is 2"),
     (checks.check_predicted_output, lambda a: 1 + 8 * a.sin(), "4 cos a"),
@@ -475,6 +492,12 @@ WRONG = [
     (checks.check_row_null, lambda v, W: (unit(row_null(v, W)[0]), v), "rescaled"),
     (checks.check_row_null, lambda v, W: (row_null(v, W)[0], unit(row_null(v, W)[1])), "rescaled"),
     (checks.check_row_null, lambda v, W: (v @ W @ W.T, v), "not orthonormal"),
+    (checks.check_row_null, lambda v, W: (by_columns_of_length_one(v, W), v), "orthogonal yet"),
+    (
+        checks.check_row_null,
+        lambda v, W: [x[None] for x in row_null(v, W)],
+        r"row part: expected a tensor of shape \(\d+,\), got a tensor of shape \(1, \d+\)$",
+    ),
     (checks.check_row_null, lambda v, W: (v @ W, v), "hidden space"),
     (checks.check_row_null, lambda v, W: (v @ torch.linalg.qr(W)[0], v), "coordinates"),
     (checks.check_row_null, whole_space, "full_matrices"),
@@ -494,6 +517,11 @@ WRONG = [
         checks.check_read_write,
         lambda b, s, r, w: b + ((s - b) @ unit(r))[:, None] * unit(w),
         "normalised both",
+    ),
+    (
+        checks.check_read_write,
+        lambda b, s, r, w: b + ((s - b) @ r)[:, None] * w / (r @ r),
+        r"divided by \|read\|²",
     ),
     (
         checks.check_read_write,
@@ -555,7 +583,6 @@ WRONG = [
         lambda m, b, s, u, t: 100 * ((m - b) @ u * t).mean() / ((s - b) @ u * t).mean(),
         "percent",
     ),
-    (checks.check_partner, lambda r, n: r.norm() * unit(n) - n.norm() * unit(r), "against r"),
     (checks.check_partner, lambda r, n: r - n, "equally long"),
     (checks.check_partner, lambda r, n: n.norm() * r - r.norm() * n, "scale the parts"),
     (checks.check_partner, lambda r, n: r + n, "the direction itself"),
@@ -567,7 +594,7 @@ WRONG = [
     (
         checks.check_mean_difference,
         lambda x, a: unit(x[~a].mean(0) - x[a].mean(0)),
-        "from ABB to BAB",
+        "projects the other way",
     ),
     (checks.check_mean_difference, lambda x, a: x[a].mean(0) - x[~a].mean(0), "length 1"),
     (checks.check_mean_difference, lambda x, a: unit(x[a].sum(0) - x[~a].sum(0)), "would win"),
@@ -602,6 +629,11 @@ WRONG = [
     (checks.check_seen_by, lambda v, W, g: seen(v, W, torch.ones_like(g)), "gain of the norm"),
     (checks.check_seen_by, lambda v, W, g: seen(v, W, 1 / g), "divide by the gain"),
     (checks.check_seen_by, lambda v, W, g: v - seen(v, W, g), "do NOT see"),
+    (
+        checks.check_seen_by,
+        lambda v, W, g: by_columns_of_length_one(v, g[:, None] * torch.cat(list(W), 1)),
+        "not orthogonal yet",
+    ),
     (checks.check_seen_by, lambda v, W, g: seen(v, W[:1], g), "first head"),
     (
         checks.check_seen_by,

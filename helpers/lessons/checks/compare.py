@@ -71,12 +71,12 @@ class Draw:
         return torch.where(swap, later, earlier), torch.where(swap, earlier, later)
 
 
-def exercise(praise: str, name: str | None = None) -> Callable:
+def exercise(praise: str, name: str | None = None, *, either_sign: bool = False) -> Callable:
     """A check out of a function that draws one question and knows the likely wrong results.
 
     It returns the arguments, the right answer (a tensor, or the parts of a direction), the mistakes
     by message and, if `praise` has gaps, what to put there. Messages call the answer `name`, or
-    else what follows `check_`.
+    else what follows `check_`. `either_sign`: the right answer's negative is as good.
     """
 
     def decorate(question: Callable[[Draw], tuple]) -> Callable:
@@ -86,7 +86,9 @@ def exercise(praise: str, name: str | None = None) -> Callable:
         def check(answer: Callable, *, seed: int = 0) -> None:
             arguments, right, mistakes, *shown = question(Draw(seed))
             compare = compare_parts if isinstance(right, tuple) else name_mistake
-            compare(call(what, answer, *arguments), right, mistakes, what)
+            found = call(what, answer, *arguments)
+            right = -right if either_sign and close(found, -right) else right
+            compare(found, right, mistakes, what)
             passed(f"{what}: {praise.format(*shown)}", answer)
 
         del check.__wrapped__  # the signature of the check is its own
@@ -132,10 +134,24 @@ def require(condition: bool, message: str) -> None:
 def close(found: object, expected: Tensor) -> bool:
     """Equal up to rounding, with anything that is not a tensor of that shape counted as unequal."""
     require(found is not None, NOTHING)
-    found = torch.as_tensor(found)
-    if found.shape != expected.shape:
+    tensor = _tensor(found)
+    if tensor is None or tensor.shape != expected.shape:
         return False
-    return torch.allclose(found.to(expected.dtype), expected, rtol=1e-4, atol=1e-5)
+    return torch.allclose(tensor.to(expected.dtype), expected, rtol=1e-4, atol=1e-5)
+
+
+def _tensor(found: object) -> Tensor | None:
+    try:
+        return torch.as_tensor(found)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _kind(found: object) -> str:
+    """One number, a tensor of which shape, or what else it is."""
+    if (tensor := _tensor(found)) is None:
+        return f"a {type(found).__name__}"
+    return f"a tensor of shape {tuple(tensor.shape)}" if tensor.ndim else "one number"
 
 
 def name_mistake(found: object, expected: Tensor, mistakes: Mistakes, what: str) -> None:
@@ -144,12 +160,15 @@ def name_mistake(found: object, expected: Tensor, mistakes: Mistakes, what: str)
         for message, wrong in mistakes.items():
             made = wrong(found) if callable(wrong) else close(found, wrong)
             require(not made, f"{what}: {message}")
-        raise AssertionError(f"{what}: expected {expected.tolist()}, got {found}")
+        right, wrong = _kind(expected), _kind(found)
+        shown = (expected.tolist(), found) if right == wrong else (right, wrong)
+        raise AssertionError("{}: expected {}, got {}".format(what, *shown))
 
 
 def compare_parts(found: object, right: tuple, mistakes: Mistakes, what: str) -> None:
     """Pass the two parts of a direction, `(row, null)`; `mistakes` are further ones of the row."""
-    require(isinstance(found, tuple) and len(found) == 2, f"{what} returns a pair: (row, null)")
+    pair = isinstance(found, tuple | list | Tensor) and len(found) == 2
+    require(pair, f"{what} returns a pair: (row, null)")
     row, null = right
     rescaled = "the {} part is rescaled to length 1: leave it as it is"
     general = {"row and null are swapped": null, rescaled.format("row"): unit(row)}

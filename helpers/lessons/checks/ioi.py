@@ -21,7 +21,7 @@ def check_make_pair(make_pair: MakePair, *, seed: int = 0) -> None:
     names = VISIBLE_NAMES if draw.visible else [HIDDEN_NAMES[n] for n in draw.order(8)]
     for io, subject in zip(names[::2], names[1::2], strict=True):
         found = make_pair(io, subject)
-        require(isinstance(found, tuple) and len(found) == 4, "return four things, as a tuple")
+        require(isinstance(found, tuple | list) and len(found) == 4, "return four things")
         base, source, answer, counterfactual = found
         right_base = template.format(io, subject, subject)
         require(base == right_base, f"the ABB base is {right_base!r}, not {base!r}")
@@ -90,9 +90,10 @@ def check_row_null(draw: Draw) -> tuple:
     d_mlp = 2 * d_model + 1
     direction, W_out = draw.normal(d_mlp), draw.normal(d_mlp, d_model)
     q, _ = torch.linalg.qr(W_out)
-    row = direction @ q @ q.T
+    row, columns = direction @ q @ q.T, unit(W_out.T)
     mistakes = {
         "W_out is not orthonormal: take a basis of its columns first": direction @ W_out @ W_out.T,
+        "columns of length 1 are not orthogonal yet: use qr": direction @ columns.T @ columns,
         "that is what the MLP writes, [d_model]: go back to the hidden space": direction @ W_out,
         "those are coordinates in the basis: multiply by q.T to get a vector": direction @ q,
         "`full_matrices=True` (or `mode='complete'`) adds the null space to the basis: with it "
@@ -116,6 +117,7 @@ def check_read_write(draw: Draw) -> tuple:
         "you normalised `read`: here the lengths matter": base + change / read.norm(),
         "you normalised `write`: here the lengths matter": base + change / write.norm(),
         "you normalised both: here the lengths matter": base + change / read.norm() / write.norm(),
+        "you divided by |read|²: here the lengths matter": base + change / (read @ read),
         "base and source are swapped in the difference": base - change,
         "you sense the source alone: take the base's part away": base + alone,
         "you return only the change: add it to the base": change,
@@ -164,7 +166,7 @@ def check_mean_difference(draw: Draw) -> tuple:
     sums = activation[is_abb].sum(0) - activation[~is_abb].sum(0)
     centred = activation[is_abb].mean(0) - activation.mean(0)
     mistakes = {
-        "that points from ABB to BAB: turn the sign round": -right,
+        "that points from ABB to BAB, which patches alike but projects the other way": -right,
         "scale the difference to length 1": difference,
         "sums instead of means: the larger class would win": unit(sums),
         "sums instead of means, and not of length 1": sums,
@@ -209,13 +211,14 @@ def check_seen_by(draw: Draw) -> tuple:
 
     stacked = torch.cat(list(W_Q), dim=1)
     read = gain * stacked
-    right, divided = project(read), project(stacked / gain)
+    right, divided, even = project(read), project(stacked / gain), unit(read.T)
     mistakes = {
         "the gain of the norm is missing: multiply the rows of W_Q by it": project(stacked),
         "divide by the gain? The head reads x * gain, so its rows are multiplied": divided,
         "that is what the heads do NOT see": direction - right,
         "only the first head: stack the columns of all": project(gain * W_Q[0]),
         "the columns are not orthonormal: take a basis of them first": direction @ read @ read.T,
+        "columns of length 1 are not orthogonal yet: take a basis": direction @ even.T @ even,
         "those are queries, not a part of the direction: project back": direction @ read,
     }
     return (direction, W_Q, gain[:, 0]), right, mistakes
@@ -265,7 +268,7 @@ def check_share_moved(draw: Draw) -> tuple:
     return (moved, base, source, direction, toward), right, mistakes
 
 
-@exercise("orthogonal to the direction, in the plane of its parts")
+@exercise("orthogonal to the direction, in the plane of its parts", either_sign=True)
 def check_partner(draw: Draw) -> tuple:
     """Exercise 2 of lesson 05: `(row, null [d])`, parts of a unit vector, `-> unit vector [d]`."""
     d = draw.size(5)
@@ -275,7 +278,6 @@ def check_partner(draw: Draw) -> tuple:
     right = angle.sin() * q[:, 0] - angle.cos() * q[:, 1]
     shorter = null.norm() * row - row.norm() * null
     mistakes = {
-        "that points against r: its row part should point along r": -right,
         "r - n is orthogonal to v only if both are equally long": row - null,
         "r - n is orthogonal to v only if both are equally long, and it needs length 1 "
         "as well": unit(row - null),

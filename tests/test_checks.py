@@ -314,6 +314,7 @@ RIGHT = {
         subject_token,
         lambda o, stop, n: n + max(t for t, (a, b) in enumerate(o) if a <= stop - 1),
         lambda o, stop, n: [b >= stop for _, b in o].index(True) + n,
+        lambda o, stop, n: (torch.tensor(o)[:, 1] >= stop).nonzero()[0, 0] + n,
     ],
     checks.check_start: [
         lambda b, s, g: rows(rows(s - b) - rows(g)),
@@ -324,6 +325,8 @@ RIGHT = {
         lambda b, s, g: torch.stack(
             [unit(unit(y - x) - unit(z)) for x, y, z in zip(b, s, g, strict=True)]
         ),
+        lambda b, s, g: rows(rows(b - s) + rows(g)),  # its negative patches alike
+        lambda b, s, g: rows(rows(s - b) - rows(g)).tolist(),
     ],
     checks.check_patch_each: [
         lambda b, s, v: b + ((s - b) * v).sum(-1, keepdim=True) / (v * v).sum(-1, keepdim=True) * v,
@@ -696,11 +699,22 @@ WRONG = [
     (checks.check_last_subject_token, lambda o, stop, n: subject_token(o, stop, n) - 1, "early"),
     (checks.check_last_subject_token, lambda o, stop, n: n, "first token"),
     (checks.check_last_subject_token, lambda o, stop, n: None, "returns nothing"),
+    (checks.check_last_subject_token, lambda o, stop, n: stop - 1, "place of a character"),
+    (checks.check_last_subject_token, lambda o, stop, n: len(o) - 1 + n, "last token of the text"),
+    (
+        checks.check_last_subject_token,
+        lambda o, stop, n: [t + n for t, (a, b) in enumerate(o) if a < stop <= b],
+        "one position",
+    ),
+    (checks.check_last_subject_token, lambda o, stop, n: float(subject_token(o, stop, n)), "whole"),
     (checks.check_start, lambda b, s, g: rows(rows(s - b) + rows(g)), "rise"),
     (checks.check_start, lambda b, s, g: rows(rows(b - s) - rows(g)), "wrong way"),
     (checks.check_start, lambda b, s, g: rows(s - b - g), "before you mix"),
     (checks.check_start, lambda b, s, g: rows(s - b) - rows(g), "again"),
     (checks.check_start, lambda b, s, g: unit(unit(s - b) - unit(g)), "own length"),
+    (checks.check_start, lambda b, s, g: rows(s - b), "only senses"),
+    (checks.check_start, lambda b, s, g: -rows(g), "only acts"),
+    (checks.check_start, lambda b, s, g: unit(unit((s - b).mean(0)) - unit(g.mean(0))), "its own"),
     (checks.check_patch_each, each_in_place, "in place"),
     (
         checks.check_patch_each,
@@ -713,6 +727,12 @@ WRONG = [
         "not by",
     ),
     (checks.check_patch_each, lambda b, s, v: b + (s - b) @ v.T @ v, "row by row"),
+    (
+        checks.check_patch_each,
+        lambda b, s, v: b + ((s - b) * v).sum(-1) / (v * v).sum(-1) * v,
+        "keepdim",
+    ),
+    (checks.check_patch_each, lambda b, s, v: s, "whole source"),
     (
         checks.check_patch_each,
         lambda b, s, v: b + ((s - b) * v).sum(-1, keepdim=True) * v / v.norm() ** 2,

@@ -174,6 +174,13 @@ def answer_token(model: Tokenizes, answer: str) -> int:
     return tokens[0]
 
 
+def last_subject_token(offsets: Sequence, subject_stop: int, n_before: int) -> int | None:
+    """The token whose characters, `offsets` `(start, stop)`, include the last before the stop."""
+    spans = enumerate(offsets, n_before)
+    holding = [token for token, (start, stop) in spans if start < subject_stop <= stop]
+    return holding[-1] if holding else None
+
+
 def _check_table(facts: Facts) -> None:
     """Every row must be a fact: texts in all columns, one slot in the template."""
     if not isinstance(facts, pd.DataFrame) or not set(COLUMNS) <= set(facts):
@@ -258,10 +265,9 @@ def _token_before(model: Tokenizes, prompt: str, end: int) -> int:
     if tokenizer.is_fast:
         plain = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
         before = len(tokens) - len(plain["input_ids"])  # BOS
-        spans = enumerate(plain["offset_mapping"], before)
-        holding = [position for position, (start, stop) in spans if start < end <= stop]
-        if holding and tokens[max(before, 0) :] == plain["input_ids"]:
-            return holding[-1]
+        position = last_subject_token(plain["offset_mapping"], end, before)
+        if position is not None and tokens[max(before, 0) :] == plain["input_ids"]:
+            return position
     else:
         start = encode(model, prompt[:end]).tolist()
         if start and tokens[: len(start)] == start:

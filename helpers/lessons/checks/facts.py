@@ -17,22 +17,26 @@ def check_last_subject_token(
     widths = torch.tensor([5, 3, 2, 3, 3, 5]) if draw.visible else draw.integers(1, 7, draw.size(6))
     stops = widths.cumsum(0).tolist()
     offsets = list(zip([0, *stops], stops, strict=False))
-    after = 2 if draw.visible else int(draw.integers(1, 3))
+    after = 2 if draw.visible else int(draw.integers(2, 3))
     n_subject, n_bos = len(offsets) - after, draw.size(2)
     long, short = stops[n_subject - 1], stops[0]
     for stop, n_before in [(long, 0), (long, n_bos), (short, n_bos)]:
         right = next(t for t, (a, b) in enumerate(offsets) if a < stop <= b) + n_before
         found = last_subject_token(offsets, stop, n_before)
         require(found is not None, "your function returns nothing: does any token match?")
+        whole = not isinstance(found, float | list | tuple)
+        require(whole, f"return one position, a whole number, not {found!r}")
         # Where two positions agree the last one is named, a forgotten BOS: the first round has none
         # and has caught the others.
         mistakes = {
+            stop - 1: "that is the place of a character: which token covers it?",
+            len(offsets) - 1 + n_before: "that is the last token of the text, not of the subject",
             n_before: "that is the subject's first token: take the last",
             right + 1: "that is the token after the subject: `subject_stop` is not part of it",
             right - 1: "that is one token too early: the subject's last token, not an earlier one",
             right - n_before: "count the tokens that stand before the text, too (BOS)",
         }
-        mistake = mistakes.get(found, f"expected {right}")
+        mistake = mistakes.get(int(found), f"expected {right}")
         require(found == right, f"{mistake} (stop {stop}, got {found})")
     sizes = f"one and {NUMBERS[n_subject]} tokens"
     passed(
@@ -41,7 +45,7 @@ def check_last_subject_token(
     )
 
 
-@exercise("half sensor, half actuator, for every pair")
+@exercise("half sensor, half actuator, for every pair", either_sign=True)
 def check_start(draw: Draw) -> tuple:
     """Exercise 2 of lesson 06: `(base, source, gradient [pairs d]) -> unit vectors [pairs d]`."""
     base, source, gradient = draw.normal(3, draw.size(4), draw.size(5))
@@ -49,7 +53,11 @@ def check_start(draw: Draw) -> tuple:
     right = unit(unit(change) - unit(gradient))
     rising = unit(unit(change) + unit(gradient))
     one_length = change / change.norm() - gradient / gradient.norm()
+    one_for_all = unit(unit(change.mean(0)) - unit(gradient.mean(0)))
     mistakes = {
+        "that only senses: take away the gradient, at length 1": unit(change),
+        "that only acts: add the difference of the activations, at length 1": -unit(gradient),
+        "one direction for all pairs: each pair has its own": one_for_all,
         "that makes the logit difference rise: against the gradient": rising,
         "the sensor points the wrong way: source minus base": unit(unit(-change) - unit(gradient)),
         "scale both parts to length 1 before you mix them": unit(change - gradient),
@@ -72,7 +80,10 @@ def check_patch_each(draw: Draw) -> tuple:
     change, right = along(source - base), base + along(source - base) / length**2
     along_all = (source - base) @ directions.T @ directions
     one_length, added = change / directions.norm() ** 2, along(source) / length**2
+    spread = ((source - base) * directions).sum(-1) / length[:, 0] ** 2 * directions
     mistakes = {
+        "a number of each pair must meet its row: sum(-1, keepdim=True)": base + spread,
+        "that is the whole source: move along the direction only": source,
         "the directions may have any length: divide by |v|², row by row": base + change,
         "divide by |v|², not by |v|": base + change / length,
         "that patches every pair along all directions: multiply row by row": base + along_all,

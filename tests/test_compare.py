@@ -6,7 +6,14 @@ from test_output import Page, assert_needs_no_other_file, markdown_tables, one_l
 from helpers.claims import page as comparison
 from helpers.claims import report
 from helpers.claims.reference import expected
-from helpers.claims.report import UNMEASURED, UNTESTABLE, claims, record, record_untestable
+from helpers.claims.report import (
+    DEPENDS,
+    UNMEASURED,
+    UNTESTABLE,
+    claims,
+    record,
+    record_untestable,
+)
 from tools import compare
 
 CLAIM_IDS = list(claims())
@@ -56,8 +63,8 @@ def test_the_command_writes_and_prints_the_table(two_models, base, capsys):
     for claim in CLAIM_IDS:
         assert f"\n{claim} " in shown
     counts = [
-        "two: replicated 1 · partly 0 · not 0 · not testable here 1 · not measured 42",
-        "one: replicated 1 · partly 1 · not 0 · not testable here 0 · not measured 42",
+        f"two: replicated 1 · partly 0 · not 0 · {DEPENDS} 0 · {UNTESTABLE} 1 · {UNMEASURED} 42",
+        f"one: replicated 1 · partly 1 · not 0 · {DEPENDS} 0 · {UNTESTABLE} 0 · {UNMEASURED} 42",
     ]
     assert f"\n{counts[0]}\n{counts[1]}\nAlso in {base}: comparison.md, comparison.html" in shown
     markdown, html = pages(base)

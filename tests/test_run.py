@@ -97,7 +97,10 @@ def test_happy_path(lessons, results, capfd):
     assert cells["text"].outputs[0].text == "model gpt2\n"
     assert cells["python"].outputs[0].text == f"True {lessons.name}\n"
     for kind in ("md", "html"):
-        assert "not: 0 · not testable here: 0" in (results / f"report.{kind}").read_text()
+        assert (
+            "not: 0 · depends on a choice: 0 · not testable here: 0"
+            in (results / f"report.{kind}").read_text()
+        )
     entry = json.loads((results / "report.json").read_text())["claims"]["C3"]
     assert entry["ours"]["value"] == -2.5
     assert (lessons / "01_first.ipynb").read_bytes() == before

@@ -38,7 +38,7 @@ def update(model: str | None = None) -> Path:
     for claim, entry in recorded(model).items():
         entries[claim] = {key: _short(entry[key]) for key in KEPT if entry.get(key) is not None}
         if entry.get("value") is not None:
-            used = rule_names(claims()[claim]["rule"])
+            used = rule_names(claims()[claim]["rule"]) | set(claims()[claim].get("choice", ()))
             judged = sorted(used & entry.get("detail", {}).keys())
             entries[claim]["detail"] = {name: _short(entry["detail"][name]) for name in judged}
             default = default_tolerance(entry, claims()[claim]["paper"]["unit"])

@@ -277,13 +277,13 @@ def summary(score: Tensor, values: dict[str, list[float]]) -> dict[str, float]:
     found = {
         "score kept, %": 100 * of["score"].mean() / score,
         "s = -1": (of["sign"] < 0).sum(),
-        "|β|": 10 ** of["log10 beta"].median(),
-        "moves h, times": 10 ** of["log10 moved"].median(),
-        "|v|": of["length"].median(),
-        "kernel share": of["kernel share"].median(),
-        "of a at key": of["share of a"].median(),
+        "|β|": 10 ** of["log10 beta"].quantile(0.5),
+        "moves h, times": 10 ** of["log10 moved"].quantile(0.5),
+        "|v|": of["length"].quantile(0.5),
+        "kernel share": of["kernel share"].quantile(0.5),
+        "of a at key": of["share of a"].quantile(0.5),
         "|cos| with b": of["cosine"].mean(),
-        "variance, times": 10 ** of["log10 ratio"].median(),
+        "variance, times": 10 ** of["log10 ratio"].quantile(0.5),
     }
     return {name: float(f"{value.item():.4g}") for name, value in found.items()}
 

@@ -648,7 +648,7 @@ def test_loss_of_a_shift_equals_brute_force(any_model):
 
 def test_facts_do_not_influence_each_other_and_stop_alone(tiny_model):
     model = tiny_model("llama")
-    options = RomeSettings(steps=12, stop_below=4.8)
+    options = RomeSettings(steps=12, learning_rate=0.5, stop_below=4.8)
     site = Site(1, "mlp_hidden")
     joint = find_shifts(cache_pairs(model, facts(model, prefixes=0), site), options)
     assert len(joint.steps.unique()) == 3  # one at once, one midway, one never

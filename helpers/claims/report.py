@@ -170,8 +170,9 @@ def judge_choices(spec: Claim, numbers: Mapping[str, float]) -> str:
 
     They are the numbers named in the claim's "choice", each judged in place of the value.
     """
-    values = [numbers["value"], *(numbers[name] for name in spec.get("choice", ()))]
-    verdicts = {judge(spec["rule"], {**numbers, "value": value}) for value in values}
+    verdicts = {judge(spec["rule"], numbers)}
+    for name in spec.get("choice", ()):
+        verdicts.add(judge(spec["rule"], {**numbers, "value": numbers[name]}))
     return verdicts.pop() if len(verdicts) == 1 else DEPENDS
 
 

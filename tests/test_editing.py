@@ -15,6 +15,7 @@ from helpers.editing import moments, shipped
 from helpers.editing.edits import (
     DirectionIntervention,
     RankOneEdit,
+    anatomy,
     down_projection,
     edit_to_patch,
     edits_side_by_side,
@@ -25,12 +26,14 @@ from helpers.editing.edits import (
     rewrite_score,
 )
 from helpers.editing.rome import RomeSettings, find_shifts, rome_edit, rome_pairs
+from helpers.editing.runs import EditedRuns, causal_trace
 from helpers.patching.caching import cache_pairs
 from helpers.patching.sites import Site
 from helpers.tasks.pairs import Pairs, encode
 from tools.evidence.moments import training_passages
 
 seeds = st.integers(0, 2**31)
+FIELDS = ("read", "write")
 
 
 def normal(*shape: int, seed: int) -> torch.Tensor:
@@ -150,6 +153,60 @@ def test_side_by_side_each_prompt_has_its_own_edit(any_model):
     assert (torch.cat(expected) - found).abs().max() < 1e-4 * found.abs().max()
     assert (any_model(tokens) - found).abs().max() > 1e-2, "nothing was edited, or it stayed"
     assert same_weights(any_model, before)
+
+
+def test_runs_with_an_edit_for_each_prompt_are_those_of_the_edited_model(any_model):
+    prompts = [random_tokens(any_model, 1, n, seed=n)[0] for n in (9, 6, 9)]
+    runs = EditedRuns(any_model, prompts, [0, 1])
+    single = [random_edit(any_model, 1, seed=seed) for seed in (0, 10, 20)]
+    edits = RankOneEdit(1, *(torch.stack([getattr(e, of) for e in single]) for of in FIELDS))
+    expected = []
+    for prompt, edit in zip(prompts, single, strict=True):
+        clean = any_model(prompt[None])[:, -1]
+        assert torch.allclose(runs.clean[len(expected)], clean[0], atol=1e-4 * clean.abs().max())
+        with rank_one_edit(any_model, edit):
+            expected.append(any_model(prompt[None])[0, -1])
+    found, wanted = runs.logits(edits), torch.stack(expected)
+    assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
+    assert (found - runs.clean).abs().max() > 1e-2, "nothing was edited"
+    assert torch.allclose(runs.logits(edits[:2]), found[:2], atol=1e-4)
+    for call, message in [
+        (lambda: runs.logits(RankOneEdit(1, edits.read[[0] * 4], edits.write[[0] * 4])), "4 edits"),
+        (lambda: EditedRuns(any_model, prompts, [0]).logits(edits), "prepared for the layers"),
+        (lambda: EditedRuns(any_model, [], [0]), "no prompts"),
+        (lambda: EditedRuns(any_model, prompts, [9]), "out of range"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_causal_tracing_brings_back_what_was_lost(any_model):
+    tokens, position, answer = random_tokens(any_model, 1, 7)[0], 3, 5
+    noise = 5 * normal(any_model.cfg.d_model, seed=1).float()
+
+    def run(hooks):
+        logits = any_model.run_with_hooks(tokens[None], fwd_hooks=hooks)
+        return logits[0, -1].softmax(-1)[answer].item()
+
+    def corrupt(x, hook):
+        return torch.cat([x[:, :position], x[:, position : position + 1] + noise, x[:, 4:]], 1)
+
+    name = "blocks.1.hook_resid_post"
+    _, saved = any_model.run_with_cache(tokens[None], names_filter=[name])
+
+    def restore(x, hook):
+        return torch.cat([x[:, :position], saved[name][:, position : position + 1], x[:, 4:]], 1)
+
+    corrupted, clean = run([("hook_embed", corrupt)]), run([])
+    by_stream = run([("hook_embed", corrupt), (name, restore)]) - corrupted
+    places = [[name], ["blocks.0.hook_resid_pre"], [name, "blocks.0.hook_resid_pre"]]
+    found, left = causal_trace(any_model, tokens, position, answer, places, noise)
+    assert left == pytest.approx(corrupted, rel=1e-3) and left != pytest.approx(clean, rel=1e-2)
+    # the stream before the first layer is all there is to restore
+    wanted = [by_stream, clean - corrupted, clean - corrupted]
+    assert found.tolist() == pytest.approx(wanted, abs=1e-3 * max(clean, corrupted))
+    with pytest.raises(ValueError, match=r"no hooks \['blocks.9"):
+        causal_trace(any_model, tokens, position, answer, [["blocks.9.hook_mlp_out"]], noise)
 
 
 def test_side_by_side_refuses_a_single_edit_and_an_unknown_layer(tiny_model):
@@ -336,6 +393,41 @@ def test_no_direction_found_by_descent_imitates_the_edit_better(seed):
             reached.append(loss().item())
     assert min(reached) == pytest.approx(best.item(), rel=1e-3)
     assert best < min(reached) * (1 + 1e-6)
+
+
+def test_a_beta_for_each_edit():
+    _, second, W_out, edit, _ = problem(1)
+    betas = torch.tensor([0.4, -2.0], dtype=torch.float64)
+    found = edit_to_patch(edit, W_out, second, beta=betas)
+    for row, beta in enumerate(betas.tolist()):
+        alone = edit_to_patch(edit[row], W_out, second, beta=beta)
+        assert torch.allclose(found.direction[row], alone.direction)
+        assert found.sign[row] == alone.sign
+    for wrong in (betas[:1], betas[0]):
+        with pytest.raises(ValueError, match="one for each edit"):
+            edit_to_patch(edit, W_out, second, beta=wrong)
+
+
+def test_the_anatomy_of_an_intervention_follows_from_beta():
+    """With `z = alpha v`: moves `h` by |z.h||z|/|beta|, writes -(z.h) of `a`, adds z^T C z."""
+    _, second, W_out, edit, key = problem(2)
+    for beta in (None, 0.3):
+        found = edit_to_patch(edit, W_out, second, beta=beta)
+        of = anatomy(found, edit, key, W_out, second)
+        z = of["beta"].sqrt()[:, None] * found.direction
+        read, length = (z * key).sum(-1), z.norm(dim=-1)
+        assert torch.allclose(of["moved"], read.abs() * length / of["beta"] / key.norm(dim=-1))
+        # z and -z are one direction: that which writes along +beta a counts
+        z *= (found.sign * ((z @ W_out) * edit.write).sum(-1).sign())[:, None]
+        assert torch.allclose(of["at key"], -(z * key).sum(-1))
+        variance = torch.einsum("ni,ij,nj->n", z, second, z)
+        usual = torch.einsum("ni,ij,nj->n", edit.read, second, edit.read)
+        assert torch.allclose(of["variance"], variance / usual)
+        in_rows = found.direction @ W_out @ torch.linalg.pinv(W_out)
+        share = in_rows.square().sum(-1) / found.direction.square().sum(-1)
+        assert torch.allclose(of["kernel"], 1 - share, atol=1e-8)
+        assert torch.allclose(of["cos"], cosine(found.direction, edit.read).abs())
+    assert torch.allclose(of["beta"], torch.full((2,), 0.3, dtype=torch.float64))
 
 
 def test_both_signs_occur_and_the_scale_of_an_edit_cancels():

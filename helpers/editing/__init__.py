@@ -3,6 +3,7 @@
 from helpers.editing.edits import (
     DirectionIntervention,
     RankOneEdit,
+    anatomy,
     down_projection,
     edit_to_patch,
     edits_side_by_side,
@@ -14,4 +15,5 @@ from helpers.editing.edits import (
 )
 from helpers.editing.moments import cached_second_moment, regularised
 from helpers.editing.rome import RomeSettings, rome_edit, rome_pairs
+from helpers.editing.runs import EditedRuns, causal_trace
 from helpers.editing.shipped import shipped_second_moments

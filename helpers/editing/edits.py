@@ -33,6 +33,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from helpers.directions.geometry import cosine, project, row_space
 from helpers.editing.moments import SecondMoment, in_double, whitener
 from helpers.models import Model, require
 from helpers.patching import Site, check_sites
@@ -228,7 +229,7 @@ def edit_to_patch(
     second_moment: SecondMoment,
     *,
     key: Hidden | None = None,
-    beta: float | None = None,
+    beta: float | PerFact | None = None,
 ) -> DirectionIntervention:
     """The intervention along one direction that mimics the edit best on average: see the module.
 
@@ -236,7 +237,7 @@ def edit_to_patch(
     its direction with `cosine(found.direction, edit.read)`.
 
     With `key` it does exactly what the edit does at this activation. `beta` fixes this number
-    instead of choosing the best: with 1, `v @ W` is `a` itself.
+    instead of choosing the best, for all edits or for each: with 1, `v @ W` is `a` itself.
 
     Raises ValueError: `W_out` cannot write what the edit writes, the edit reads nothing that a
     direction could imitate, a singular second moment, other dimensions, or no such `beta`.
@@ -245,7 +246,9 @@ def edit_to_patch(
     require_rows("the second moment", second_moment, edit.read)
     if key is not None:
         require_dimensions("the key", key, edit.read.shape[-1])
-    if beta is not None:
+    if isinstance(beta, Tensor) and beta.shape != edit.read.shape[:-1]:
+        raise ValueError(f"one beta, or one for each edit, not {tuple(beta.shape)}")
+    if isinstance(beta, int | float):
         require.positive("the size of beta", abs(beta))
     read, write, weight = in_double(edit.read), in_double(edit.write), in_double(W_out)
     whiten = whitener(second_moment)
@@ -255,12 +258,40 @@ def edit_to_patch(
         whitened = in_double(key) @ whiten.T
         for_write, for_read = (_unread(u, whitened, seen) for u in (for_write, for_read))
     best = -dot(for_write, for_read) / dot(for_write, for_write)
-    chosen = best if beta is None else torch.full_like(best, beta)
-    if not (torch.isfinite(best) & (chosen != 0)).all():
+    chosen = best if beta is None else torch.as_tensor(beta).to(best)[..., None].expand_as(best)
+    if not (torch.isfinite(best * chosen) & (chosen != 0)).all():
         raise ValueError("no direction imitates this edit: W_out cannot write it, or it reads zero")
     z = (chosen * for_write + for_read) @ whiten - read
     direction, sign = z / chosen.abs().sqrt(), chosen.sign()[..., 0]
     return DirectionIntervention(edit.layer, direction.to(edit.read), sign.to(edit.read))
+
+
+def anatomy(
+    found: DirectionIntervention,
+    edit: RankOneEdit,
+    key: Hidden,
+    W_out: Writer,
+    second_moment: SecondMoment,
+) -> dict[str, PerFact]:
+    """What interventions that imitate edits do: to the key, to the output there, to other text.
+
+    `beta` by its size; how far the key `moved`, in its own lengths; the `length` of the direction
+    and the share of its square in the `kernel` of `W_out`; the share of `a` written `at key`; `cos`
+    with what the edit reads, without sign; and the `variance` it adds, in units of the edit's.
+    """
+    v, as_edit = found.direction, found.as_edit(W_out)
+    written = (as_edit.read * key).sum(-1, keepdim=True) * as_edit.write
+    both = [extra_variance(each, second_moment) for each in (as_edit, edit)]
+    in_rows = project(v, row_space(W_out)).square().sum(-1)
+    return {
+        "beta": (v @ W_out).square().sum(-1) / edit.write.square().sum(-1),
+        "moved": (found(key) - key).norm(dim=-1) / key.norm(dim=-1),
+        "length": v.norm(dim=-1),
+        "kernel": 1 - in_rows / v.square().sum(-1),
+        "at key": (written * edit.write).sum(-1) / edit.write.square().sum(-1),
+        "cos": cosine(v, edit.read).abs(),
+        "variance": both[0] / both[1],
+    }
 
 
 def extra_variance(edit: RankOneEdit, second_moment: SecondMoment) -> Float[Tensor, "*edits"]:

@@ -12,16 +12,16 @@ import functools
 import torch
 from torch import Tensor
 
-from helpers.directions import cosine, project, row_space
 from helpers.editing import (
     DirectionIntervention,
+    EditedRuns,
     RankOneEdit,
     RomeSettings,
+    anatomy,
     cached_second_moment,
+    causal_trace,
     down_projection,
     edit_to_patch,
-    edits_side_by_side,
-    extra_variance,
     regularised,
     rewrite_score,
     rome_edit,
@@ -29,9 +29,9 @@ from helpers.editing import (
     shipped_second_moments,
 )
 from helpers.editing.rome import find_shifts
-from helpers.models import Model, load_model
+from helpers.models import load_model
 from helpers.output.pages import markdown_table
-from helpers.patching import Site, cache_sites, metrics, run_from
+from helpers.patching import Site, cache_sites, metrics
 from helpers.tasks import Pairs, encode, facts, passages
 from tools.evidence.moments import HELD_OUT, OF_THE_LESSON, layers_to_edit
 from tools.evidence.store import Evidence, command
@@ -59,35 +59,6 @@ RULES = (
 )
 
 
-class Prompts:
-    """Prompts whose next-token logits are wanted, with an edit for each, run from its layer on."""
-
-    def __init__(self, model: Model, tokens: list[Tensor], layers: list[int]) -> None:
-        self.model, self.n, self.groups = model, len(tokens), []
-        lengths = torch.tensor([len(row) for row in tokens])
-        entry = "blocks.{}.hook_resid_pre".format
-        self.clean = torch.empty(self.n, model.cfg.d_vocab)
-        for length in lengths.unique():
-            rows = (lengths == length).nonzero()[:, 0]
-            batch = torch.stack([tokens[row] for row in rows])
-            names = [entry(at) for at in layers]
-            with torch.no_grad():
-                logits, cache = model.run_with_cache(batch, names_filter=names, logits_to_keep=1)
-            self.clean[rows] = logits[:, -1]
-            self.groups.append((rows, {at: cache[entry(at)] for at in layers}))
-
-    @torch.no_grad()
-    def edited(self, edits: RankOneEdit) -> Tensor:
-        """Logits `[prompts d_vocab]`, with one edit per prompt."""
-        found = torch.empty_like(self.clean)
-        for rows, streams in self.groups:
-            with edits_side_by_side(self.model, edits[rows]):
-                start = streams[edits.layer]
-                logits = run_from(self.model, start, edits.layer, logits_to_keep=1)
-            found[rows] = logits[:, -1]
-        return found
-
-
 class Facts:
     """The facts, and every prompt about them."""
 
@@ -110,7 +81,7 @@ class Facts:
             "short": {at: regularised(short_moments[at]) for at in self.layers},
         }
         self.unseen = cached_second_moment(self.model, self.layers, held_out)
-        self.own = Prompts(self.model, list(self.pairs.base_tokens), self.layers)
+        self.own = EditedRuns(self.model, list(self.pairs.base_tokens), self.layers)
         self._around()
         templates = [t.replace("{subject}", "{}") for t in self.pairs.table["template"]]
         self.prompts = rome_pairs(
@@ -129,11 +100,11 @@ class Facts:
             is_near += [False] * len(words) + [True] * len(near)
         self.about, self.is_near = torch.tensor(about), torch.tensor(is_near)
         tokens = [encode(self.model, prompt) for prompt in prompts]
-        self.around = Prompts(self.model, tokens, self.layers)
+        self.around = EditedRuns(self.model, tokens, self.layers)
 
     def score(self, edits: RankOneEdit) -> Tensor:
         new = self.pairs.counterfactual[:, None]
-        before, after = self.own.clean, self.own.edited(edits)
+        before, after = self.own.clean, self.own.logits(edits)
         p = [logits.softmax(-1).gather(-1, new)[:, 0] for logits in (before, after)]
         return rewrite_score(*p)
 
@@ -144,7 +115,7 @@ class Facts:
 
     def price(self, edits: RankOneEdit) -> dict[str, list[float]]:
         """What the edits reach, and what else they change, for each fact."""
-        said = self.around.edited(edits[self.about]).argmax(-1)
+        said = self.around.logits(edits[self.about]).argmax(-1)
         kept = said == self.around.clean.argmax(-1)
         flipped = said == self.pairs.counterfactual[self.about]
         return {
@@ -162,79 +133,46 @@ def directions(here: Facts, edit: RankOneEdit, key: Tensor) -> dict[str, dict]:
     best = edit_to_patch(edit, W, C)
     found["best"] = best
     for beta in BETAS:
-        signed = [edit_to_patch(edit, W, C, beta=sign * beta) for sign in (1.0, -1.0)]
-        chosen = torch.where(best.sign[:, None] > 0, *(each.direction for each in signed))
-        found[f"{beta:g}"] = DirectionIntervention(layer, chosen, best.sign)
+        found[f"{beta:g}"] = edit_to_patch(edit, W, C, beta=beta * best.sign)
     found["exact at the key"] = edit_to_patch(edit, W, C, key=key)
-    return {name: anatomy(here, edit, each, key) for name, each in found.items()}
+    return {name: described(here, edit, each, key) for name, each in found.items()}
 
 
-def anatomy(here: Facts, edit: RankOneEdit, each: DirectionIntervention, key: Tensor) -> dict:
+def described(here: Facts, edit: RankOneEdit, each: DirectionIntervention, key: Tensor) -> dict:
     """What one direction per fact does to the activation at its own key, and to the answer."""
-    layer, v = edit.layer, each.direction
-    as_edit = each.as_edit(here.W[layer])
-    in_rows = project(v, row_space(here.W[layer]))
-    written = (as_edit.read * key).sum(-1, keepdim=True) * as_edit.write
-    ratio = extra_variance(as_edit, here.unseen[layer]) / extra_variance(edit, here.unseen[layer])
-    beta = ((v @ here.W[layer]).norm(dim=-1) / edit.write.norm(dim=-1)).square()
+    W = here.W[edit.layer]
+    of = anatomy(each, edit, key, W, here.unseen[edit.layer])
     values = {
-        "score": here.score(as_edit),
-        "cosine": cosine(v, edit.read).abs(),
-        "log10 ratio": ratio.log10(),
-        "log10 moved": ((each(key) - key).norm(dim=-1) / key.norm(dim=-1)).log10(),
-        "log10 beta": beta.log10(),
+        "score": here.score(each.as_edit(W)),
+        "cosine": of["cos"],
+        "log10 ratio": of["variance"].log10(),
+        "log10 moved": of["moved"].log10(),
+        "log10 beta": of["beta"].log10(),
         "sign": each.sign,
-        "length": v.norm(dim=-1),
-        "kernel share": 1 - in_rows.square().sum(-1) / v.square().sum(-1),
-        "share of a": (written * edit.write).sum(-1) / edit.write.square().sum(-1),
+        "length": of["length"],
+        "kernel share": of["kernel"],
+        "share of a": of["at key"],
     }
     return {name: value.tolist() for name, value in values.items()}
 
 
-@torch.no_grad()
 def traced(here: Facts, pair: int) -> dict[str, list[float]]:
     """Probability that comes back at each layer, from windows of MLPs and from the stream."""
-    model, layers = here.model, here.layers
-    tokens, position = here.pairs.base_tokens[pair][None], int(here.pairs.position[pair])
-    answer = int(here.pairs.answer[pair])
+    model, layers, answer = here.model, here.layers, int(here.pairs.answer[pair])
+    tokens, position = here.pairs.base_tokens[pair], int(here.pairs.position[pair])
     mlps = [f"blocks.{at}.hook_mlp_out" for at in range(model.cfg.n_layers)]
     windows = [mlps[max(0, at - 2) : at + 3] for at in layers]
     later = [[name for name in window if name != mlps[0]] for window in windows]
     places = [*windows, *later, *([f"blocks.{at}.hook_resid_post"] for at in layers)]
-    names = sorted({name for place in places for name in place})
-    _, saved = model.run_with_cache(tokens, names_filter=names)
-    spread = 3 * model.W_E.std().item()
-
-    def restore(name: str):
-        rows = [row for row, place in enumerate(places) if name in place]
-
-        def write(x: Tensor, hook: object) -> Tensor:
-            x = x.clone()
-            x[rows, position] = saved[name][0, position]
-            return x
-
-        return name, write
-
-    total = 0
+    spread, back, left = 3 * model.W_E.std().item(), torch.zeros(len(places)), 0.0
     for draw in range(NOISES):
         generator = torch.Generator().manual_seed(1000 * draw + pair)
         noise = spread * torch.randn(model.cfg.d_model, generator=generator)
-
-        def corrupt(x: Tensor, hook: object, noise: Tensor = noise) -> Tensor:
-            x = x.clone()
-            x[:, position] += noise
-            return x
-
-        rows = tokens.repeat(len(places) + 1, 1)
-        hooks = [("hook_embed", corrupt), *map(restore, names)]
-        logits = model.run_with_hooks(rows, fwd_hooks=hooks, logits_to_keep=1)
-        p = logits[:, -1].softmax(-1)[:, answer]
-        total = total + torch.cat([p[:-1] - p[-1], p[-1:]])
-    total = total / NOISES
-    kinds = total[:-1].reshape(3, -1).tolist()
+        restored, corrupted = causal_trace(model, tokens, position, answer, places, noise)
+        back, left = back + restored / NOISES, left + corrupted / NOISES
+    kinds = zip(("MLPs", "MLPs without 0", "stream"), back.reshape(3, -1).tolist(), strict=True)
     clean = here.own.clean[pair].softmax(-1)[answer].item()
-    names = ("MLPs", "MLPs without 0", "stream")
-    return dict(zip(names, kinds, strict=True)) | {"clean": clean, "corrupted": total[-1].item()}
+    return dict(kinds) | {"clean": clean, "corrupted": left}
 
 
 def run(evidence: Evidence) -> None:

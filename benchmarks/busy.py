@@ -3,8 +3,8 @@
     python -m benchmarks.busy         two minutes on two otherwise idle cores
 
 OpenMP's threads meet after every piece of work. If nothing is set they spin while they wait for
-the last one; with OMP_WAIT_POLICY=PASSIVE, which the helpers set, they sleep. Writes
-`results/busy.md`.
+the last one; with OMP_WAIT_POLICY=PASSIVE they sleep; as the helpers set it they spin for a moment,
+then sleep. Writes `results/busy.md`.
 """
 
 import itertools
@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from helpers import WAITING
 from helpers.directions.search import answer_logit_difference, find_direction
 from helpers.models.load import load_model
 from helpers.output import files, pages
@@ -26,7 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "benchmarks" / "results" / "busy.md"
 SITE, PAIRS, EPOCHS = Site(21, "mlp_hidden"), 50, 8  # one step per epoch
 REPEATS = 5
-POLICIES, THREADS, NEIGHBOURS = ("not set", "PASSIVE"), (1, 2), (0, 1)
+THREADS, NEIGHBOURS = (1, 2), (0, 1)
+POLICIES = {"nothing set": {}, "sleep": {"OMP_WAIT_POLICY": "PASSIVE"}, "as here": WAITING}
 # With torch first: the helpers would set the policy before it reads it.
 WORKER = "import torch; from benchmarks import busy; print(busy.seconds_of_training())"
 
@@ -46,9 +48,8 @@ def seconds_of_training() -> float:
 
 def measure(policy: str, threads: int, neighbours: int) -> float:
     """The same in a fresh process, beside so many others that keep a core busy each."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": policy}
-    if policy == "not set":
-        del environment["OMP_WAIT_POLICY"]
+    environment = {name: text for name, text in os.environ.items() if name not in WAITING}
+    environment |= {"OMP_NUM_THREADS": str(threads), **POLICIES[policy]}
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(neighbours)]
     try:
         command = [sys.executable, "-c", WORKER]
@@ -68,7 +69,7 @@ def markdown(seconds: dict[tuple[str, int, int], float]) -> str:
         [policy, str(threads), *(f"{seconds[policy, threads, n]:.1f} s" for n in NEIGHBOURS)]
         for policy, threads in itertools.product(POLICIES, THREADS)
     ]
-    head = ["OMP_WAIT_POLICY", "threads", "otherwise idle", "beside one busy process"]
+    head = ["threads wait", "threads", "otherwise idle", "beside one busy process"]
     return "\n\n".join(
         [
             "# Beside a busy process",

@@ -4,6 +4,9 @@ import os
 
 __version__ = "0.1.0"
 
-# Before torch is imported, which reads it once: its threads sleep while they wait for each other.
-# By default they spin, and beside one busy process that makes training several times slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before torch is imported, which reads it once: how its threads wait for each other. By default
+# they spin for long, and beside one busy process that makes training several times slower. Here
+# they spin for a moment, for most waits are short, and then sleep.
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+if not WAITING.keys() & os.environ.keys():
+    os.environ.update(WAITING)

@@ -32,6 +32,7 @@ from helpers.directions.layers import (
     mean_gradient,
     sign_of,
 )
+from helpers.directions.search import answer_logit_difference, find_direction
 from helpers.patching.cached import CachedPairs
 from helpers.patching.caching import cache_pairs
 from helpers.patching.metrics import (
@@ -305,6 +306,26 @@ def test_nothing_is_made_where_pairs_differ_by_rounding_only(layers):
     made = set(illusions_at_layer(train._replace(hidden=same), test)["patch"])
     assert made.isdisjoint({"constructed", "trained", "row", "read null"})
     assert {"whole MLP", "random"} <= made
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, None), (1, 0)])
+def test_starts_trained_side_by_side_are_trained_as_one_by_one(layers, seeds):
+    train, test = layers
+    W, reads = train.hidden.model.blocks[1].mlp.W_out, mean_gradient(train.stream)
+    start = construct(mean_difference(train.hidden), reads, W)
+    alone = dict(loss=answer_logit_difference, epochs=4, batch_size=len(train.hidden))
+    fits = [
+        find_direction(
+            train.hidden, **alone, seed=seed or 0, progress=False, patience=None,
+            init=start if seed is None else None,
+        )
+        for seed in seeds
+    ]  # fmt: skip
+    best = min(fits, key=lambda fit: fit.losses[-1]).direction
+    base, source = test.hidden.base, test.hidden.source
+    expected = full_runs(test.hidden, patch_subspace(base, source, best))
+    found = column(illusions_at_layer(train, test, seeds=seeds, epochs=4), "trained")
+    assert torch.allclose(found, expected, atol=1e-3)
 
 
 def test_training_starts_from_the_constructed_direction(layers):

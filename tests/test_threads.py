@@ -9,6 +9,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from helpers import WAITING
+
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SHOW = "import os; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
@@ -16,7 +18,7 @@ SHOW = "import os; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
 
 @pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
 def test_the_helpers_say_so_before_torch_is_there(before, after):
-    variables = {name: text for name, text in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    variables = {name: text for name, text in os.environ.items() if name not in WAITING}
     variables |= {"OMP_WAIT_POLICY": before} if before else {}
     command = [sys.executable, "-c", f"import sys; import helpers; {SHOW}"]
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)

@@ -55,8 +55,7 @@ class Kernels:
     """
 
     def __init__(self, threads: int = 1) -> None:
-        # Threads that sleep while they wait leave the core to the other lessons.
-        chosen = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"} | os.environ
+        chosen = {"OMP_NUM_THREADS": str(threads)} | os.environ
         self.environment = {**chosen, **KERNEL_VARIABLES}
         self._running: set[int] = set()
         self._lock, self._stopped = threading.Lock(), False

@@ -37,7 +37,7 @@ def environment(jobs: int, results: str) -> dict[str, str]:
         results: The folder for what lessons record.
     """
     threads = str(max(1, machine.cores() // jobs))
-    chosen = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"} | os.environ
+    chosen = {"OMP_NUM_THREADS": threads} | os.environ
     chosen.pop("SUBSPACE_ILLUSION_MODEL", None)
     if expected_path(PACKAGED, "small").exists():  # else there is nothing to compare with
         chosen.setdefault(SIZES_VARIABLE, "small")

@@ -15,8 +15,13 @@ from torch import Tensor
 from transformers.activations import ACT2FN
 
 from helpers.directions import geometry
-from helpers.directions.geometry import moves, patch_subspace, row_null_split, unit
-from helpers.directions.search import answer_logit_difference, find_direction
+from helpers.directions.geometry import (
+    moves,
+    patch_each,
+    patch_subspace,
+    row_null_split,
+    unit,
+)
 from helpers.models import Model, require
 from helpers.patching import Acts, CachedPairs, Estimate, Site, cache_sites, check_sites
 from helpers.patching.cached import base_gradients
@@ -179,16 +184,29 @@ def _sign(cached: CachedPairs) -> Float[Tensor, "pairs 1"]:
     return sign_of(cached.pairs).to(cached.base)[:, None]
 
 
+@torch.enable_grad()
 def _train(hidden: CachedPairs, start: Vector, seeds: Sequence[int | None], epochs: int) -> Vector:
-    """The direction with the lowest training loss over several starts."""
-    fits = [
-        find_direction(
-            hidden, loss=answer_logit_difference, epochs=epochs, batch_size=len(hidden),
-            init=start if seed is None else None, seed=seed or 0, patience=3, progress=False,
-        )
-        for seed in seeds
-    ]  # fmt: skip
-    return min(fits, key=lambda fit: fit.losses[-1]).direction
+    """The direction with the lowest loss of several starts, as `find_direction` trains them.
+
+    Side by side, for a pass with all of them costs little more than one of them.
+    """
+    drawn = [torch.Generator().manual_seed(seed or 0) for seed in seeds]
+    noise = [torch.randn(len(start), generator=generator).to(start) for generator in drawn]
+    starts = [start if seed is None else x for seed, x in zip(seeds, noise, strict=True)]
+    weights = unit(torch.stack(starts)).requires_grad_()
+    optimizer = torch.optim.Adam([weights], lr=0.03)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=epochs)
+    usable = moves(hidden.base, hidden.source).nonzero()[:, 0]
+    rows = usable.repeat(len(seeds))
+    for _ in range(epochs):
+        directions = weights.repeat_interleave(len(usable), 0)
+        patched = patch_each(hidden.base[rows], hidden.source[rows], directions)
+        losses = hidden.logit_difference(patched, rows).reshape(len(seeds), -1).mean(1)
+        optimizer.zero_grad()
+        losses.sum().backward()
+        optimizer.step()
+        schedule.step()
+    return unit(weights.detach()[losses.argmin()])
 
 
 def _random_mlp(train: AtLayer, test: AtLayer, reads: Vector) -> dict[str, Acts]:

@@ -32,6 +32,7 @@ from helpers.audit.criteria import (
     ILLUSION,
     NO_EFFECT,
     OPEN,
+    OPPOSITE,
     REPORTED,
     SMALLEST_EFFECT,
     TESTS,
@@ -42,7 +43,7 @@ from helpers.audit.criteria import (
     summarise,
 )
 from helpers.audit.diagnostics import Score, scores, writing_matrix
-from helpers.audit.measure import _why_not, audit
+from helpers.audit.measure import _why_not, audit, distinct
 from helpers.directions.geometry import unit
 from helpers.models.smollm import ModelError
 from helpers.output.files import ROOT
@@ -196,7 +197,7 @@ def test_every_test_says_something_at_every_site(any_model, choose):
     expected = set() if site.kind == "mlp_hidden" else NEED_KERNEL
     if site.layer == any_model.cfg.n_layers - 1:
         expected = expected | NEED_LATER_MLP
-    if found.effect.fldd.value < SMALLEST_EFFECT:
+    if abs(found.effect.fldd.value) < SMALLEST_EFFECT:
         assert silent == {test.name for test in TESTS}, "there is nothing to explain"
     else:
         assert silent - shares == expected - shares
@@ -220,12 +221,62 @@ def test_what_does_not_apply_says_why(model, pairs, site, reason):
     assert any(reason in f.reason and f.value is None for f in found.findings)
 
 
-def test_a_patch_that_changes_nothing_has_no_effect(model, pairs):
-    same = Pairs(**(vars(pairs) | {"source_tokens": pairs.base_tokens}))
-    found = audit(model, SITE, torch.ones(96), same, progress=False)
+def test_an_illusion_turned_round_works_the_other_way(model, pairs, result):
+    """`n - r` senses as `n + r` does and acts against it: the effect changes its sign."""
+    n, r = illusion(model, pairs)
+    turned = audit(model, SITE, n - r, pairs, progress=False)
+    assert turned.verdict == OPPOSITE
+    assert turned.effect.fldd.value < -SMALLEST_EFFECT < SMALLEST_EFFECT < result.effect.fldd.value
+    added = f"adds {-turned.effect.fldd.value:.1%}"
+    assert turned.summary.startswith(f"Works the other way: the patch along the direction {added}")
+    whole = by_name(turned)["whole does less"]
+    assert whole.verdict == AGAINST, "by what pathway it works is asked all the same"
+    assert f"'whole does less' ({whole.value:.2f}) speaks against" in turned.summary
+    assert report.figure_in_words(turned).endswith("Verdict: works the other way.")
+
+
+def test_a_direction_that_does_nothing_has_no_effect(model, pairs):
+    null, _ = illusion(model, pairs)
+    found = audit(model, SITE, null, pairs, progress=False)
     assert found.verdict == NO_EFFECT and "no effect to explain" in found.summary
     assert by_name(found)["whole does less"].verdict == DOES_NOT_APPLY
     json.loads(report.to_json(found))
+
+
+def test_repeated_pairs_count_once(model, pairs, result):
+    twice = pairs[[*range(N), 3, 0, 3]]
+    again = audit(model, SITE, sum(illusion(model, pairs)), twice, name=NAME, progress=False)
+    assert again.notes == ("Repeated pairs were counted once: 3 left out.",)
+    assert replace(again, notes=()) == result, "intervals are those over distinct pairs"
+    assert again.notes[0] in report.to_markdown(again) and again.notes[0] in report.to_html(again)
+
+
+def test_pairs_that_are_the_same_up_to_the_patched_token_are_left_out(model, pairs):
+    later = [torch.cat([tokens, tokens[:1]]) for tokens in pairs.base_tokens]
+    for sources in (pairs.base_tokens, later):
+        same = Pairs(**(vars(pairs) | {"source_tokens": tuple(sources)}))
+        with pytest.raises(ValueError, match="base and source are the same up to the patched tok"):
+            audit(model, SITE, torch.ones(96), same, progress=False)
+    some = replace(pairs, source_tokens=(*pairs.base_tokens[:2], *pairs.source_tokens[2:]))
+    left, notes = distinct(some)
+    assert notes == ("Pairs with the same base and source were left out: 2.",)
+    assert all(map(torch.equal, left.base_tokens, pairs.base_tokens[2:]))
+    few = replace(pairs, source_tokens=(*pairs.base_tokens[:6], *pairs.source_tokens[6:]))
+    with pytest.raises(ValueError, match="6 pairs are too few: .*same base and source .* out: 6"):
+        audit(model, SITE, torch.ones(96), few, progress=False)
+
+
+def test_pairs_that_are_there_both_ways_round_are_counted(pairs):
+    turned = Pairs(
+        pairs.source_tokens[:3], pairs.base_tokens[:3], pairs.counterfactual[:3], pairs.answer[:3],
+        pairs.source_position[:3], pairs.position[:3], pairs.table[:3],
+    )  # fmt: skip
+    both = Pairs(*(a + b if isinstance(a, tuple) else pd.concat([a, b]) if isinstance(
+        a, pd.DataFrame) else torch.cat([a, b]) for a, b in zip(vars(pairs).values(),
+        vars(turned).values(), strict=True)))  # fmt: skip
+    left, (note,) = distinct(both)
+    assert len(left) == N + 3 and note.startswith("Pairs that are here the other way round, too: 6")
+    assert distinct(pairs)[1] == ()
 
 
 def test_the_same_seed_gives_the_same_audit(model, pairs, result):
@@ -287,7 +338,7 @@ def test_bad_pairs_are_named(model, pairs):
     with pytest.raises(ValueError, match="7 pairs are too few: .* at least 8, better 50"):
         audit(model, SITE, direction, pairs[:7], progress=False)
     answers = {"answer": pairs.counterfactual, "counterfactual": pairs.answer}
-    with pytest.raises(ValueError, match="pairs whose answers the model knows"):
+    with pytest.raises(ValueError, match="Are base and source swapped"):
         audit(model, SITE, direction, Pairs(**(vars(pairs) | answers)), progress=False)
 
 
@@ -297,7 +348,7 @@ def test_a_margin_that_may_be_zero_is_no_margin(model, pairs):
         "answer": torch.where(half, pairs.answer, pairs.counterfactual),
         "counterfactual": torch.where(half, pairs.counterfactual, pairs.answer),
     }
-    with pytest.raises(ValueError, match="not clearly a margin"):
+    with pytest.raises(ValueError, match="not clearly a margin.*whose answers the model knows"):
         audit(model, SITE, torch.ones(96), Pairs(**(vars(pairs) | swapped)), progress=False)
 
 
@@ -329,6 +380,7 @@ judged = st.sampled_from([test for test in TESTS if test.against is not None])
 
 @given(judged, estimates, st.floats(0, 3), st.floats(0, 3), st.floats(0, 3))
 def test_a_larger_value_never_speaks_less_against(test, value, more, low, high):
+    test = replace(test, two_sided=False)
     larger = Estimate(value.value + more, value.low + low, value.high + high)
     assert ORDER[judge(test, larger)] >= ORDER[judge(test, value)]
 
@@ -341,6 +393,12 @@ def test_verdicts_follow_from_the_thresholds(test, value):
     if test.against is None:
         assert verdict == REPORTED
         return
+    if test.two_sided:
+        mirrored = Estimate(-value.value, -value.high, -value.low)
+        assert judge(test, mirrored) == verdict
+        if value.low < 0:
+            assert verdict != FOR or -test.against < value.low
+            return
     floor = test.against / 2 if test.acquits is None else test.acquits
     assert (verdict == AGAINST) == (value.value >= test.against and value.low > floor)
     clear = test.acquits is not None and value.value <= test.acquits and value.high < test.against
@@ -407,9 +465,20 @@ def test_what_the_findings_come_to(verdicts, conclusion):
     assert summary.endswith(criteria.NOT_SHOWN[conclusion])
 
 
-def test_an_effect_that_helps_the_model_is_no_effect():
-    harm = Estimate(-0.5, -0.6, -0.4)
-    assert conclude(harm, [RANDOM], [a_finding(WHOLE, AGAINST)]) == NO_EFFECT
+@pytest.mark.parametrize("verdict", [AGAINST, FOR, OPEN])
+def test_the_other_sign_is_judged_as_strictly(verdict):
+    """Whatever has an effect has one of the other sign when it is turned round, and vice versa."""
+    found = [a_finding(WHOLE, verdict)]
+    other = Estimate(-0.5, -0.6, -0.4)
+    assert conclude(other, [RANDOM, RANDOM], found) == OPPOSITE
+    assert conclude(other, [RANDOM, other], found) == NO_EFFECT
+    assert conclude(Estimate(-0.2, -0.3, -0.1), [RANDOM], found) == NO_EFFECT
+    assert conclude(Estimate(-0.04, -0.05, -0.03), [Estimate(0, 0, 0)], found) == NO_EFFECT
+    assert conclude(Estimate(-0.2, -0.3, -0.1), [Estimate(0, 0, 0.4)], found) == OPPOSITE
+    summary = summarise(other, [RANDOM], found)
+    assert "adds 50.0% [40.0%, 60.0%] of the model's margin" in summary
+    assert ("'whole does less' (0.90" in summary) == (verdict == AGAINST)
+    assert summary.endswith(criteria.NOT_SHOWN[OPPOSITE])
 
 
 # The reports.

@@ -18,6 +18,7 @@ DOES_NOT_APPLY = "does not apply"
 
 # What all of them together say.
 NO_EFFECT = "no effect"
+OPPOSITE = "works the other way"
 ILLUSION = "likely an illusion"
 CONSISTENT = "consistent with a natural pathway"
 UNDECIDED = "undecided"
@@ -32,6 +33,7 @@ class Criterion:
     limits: str  # when it is fooled
     against: float | None = None  # values from here on speak against a natural pathway, if judged
     acquits: float | None = None  # values down to here speak for one
+    two_sided: bool = False  # whether a value below zero means as much as one above
 
     @property
     def floor(self) -> float | None:
@@ -41,7 +43,7 @@ class Criterion:
         return self.against / 2
 
 
-SMALLEST_EFFECT = 0.05  # FLDD below which there is nothing to explain
+SMALLEST_EFFECT = 0.05  # FLDD, of either sign, below which there is nothing to explain
 WHOLE = "whole does less"
 TESTS = (
     Criterion(
@@ -59,6 +61,7 @@ TESTS = (
         "for reasons that have nothing to do with the feature.",
         against=0.75,
         acquits=0.5,
+        two_sided=True,
     ),
     Criterion(
         "beyond range",
@@ -91,6 +94,7 @@ TESTS = (
         "How much of the effect is lost if later MLP units stay in their natural range?",
         "Sees only pathways through later MLP units, and only those outside their natural range.",
         against=0.5,
+        two_sided=True,
     ),
     Criterion(
         "null norm",
@@ -126,18 +130,21 @@ def judge(test: Criterion, value: Estimate) -> str:
     """What a value says of a natural pathway, by the thresholds of its test."""
     if test.against is None:
         return REPORTED
+    if test.two_sided and value.value < 0:
+        value = _mirrored(value)
     if value.value >= test.against and value.low > test.floor:
         return AGAINST
-    if test.acquits is not None and value.value <= test.acquits and value.high < test.against:
-        return FOR
-    return OPEN
+    bounded = not test.two_sided or value.low > -test.against
+    clear = test.acquits is not None and value.value <= test.acquits and value.high < test.against
+    return FOR if clear and bounded else OPEN
 
 
 def measured(test: Criterion, value: Estimate) -> Finding:
     """The finding of a test that applies."""
     verdict = judge(test, value)
     reasons = {
-        AGAINST: f"at least {test.against}, and the interval is above {test.floor}",
+        AGAINST: f"at least {test.against}, and the interval is above {test.floor}"
+        + (" (either sign counts)" if test.two_sided else ""),
         FOR: f"at most {test.acquits}, and the interval is below {test.against}",
         OPEN: f"not clearly {test.against} or more"
         + ("" if test.acquits is None else f", and not clearly {test.acquits} or less"),
@@ -150,13 +157,18 @@ def measured(test: Criterion, value: Estimate) -> Finding:
 def conclude(effect: Estimate, random: Sequence[Estimate], findings: Sequence[Finding]) -> str:
     """The verdict on a direction.
 
-    `NO_EFFECT` unless its FLDD is at least `SMALLEST_EFFECT` and the interval lies above that of
-    every random direction. `ILLUSION` if the whole component's test speaks against it, or any two
-    do. `CONSISTENT` if that test speaks for it and none against. Else `UNDECIDED`. `effect` and
-    `random` are FLDD of the direction and of random ones: at least one, or it is a ValueError.
+    `NO_EFFECT` unless its FLDD is at least `SMALLEST_EFFECT`, with either sign, and the interval
+    lies beyond that of every random direction. `OPPOSITE` if the patch adds to the margin instead,
+    whatever the tests say of the way it takes. `ILLUSION` if the whole component's test speaks
+    against it, or any two do. `CONSISTENT` if that test speaks for it and none against. Else
+    `UNDECIDED`. `effect` and `random` are FLDD of the direction and of random ones: at least one,
+    or it is a ValueError.
     """
-    if effect.value < SMALLEST_EFFECT or effect.low <= _chance(random):
+    toward, chance = (effect, random) if effect.value >= 0 else _turned(effect, random)
+    if toward.value < SMALLEST_EFFECT or toward.low <= _chance(chance):
         return NO_EFFECT
+    if effect.value < 0:
+        return OPPOSITE
     against = [finding.test for finding in findings if finding.verdict == AGAINST]
     if WHOLE in against or len(against) >= 2:
         return ILLUSION
@@ -167,6 +179,8 @@ def conclude(effect: Estimate, random: Sequence[Estimate], findings: Sequence[Fi
 NOT_SHOWN = {
     NO_EFFECT: "This does not show that the site plays no part: another direction, token or layer "
     "may do what this one does not.",
+    OPPOSITE: "This is an effect, but not the one that the pairs ask for: it makes the model surer "
+    "of the base prompt's answer. The tests ask by what pathway, not in which direction.",
     ILLUSION: "This does not show that the component plays no part in the task, only that this "
     "patch is no evidence that it does.",
     CONSISTENT: "This does not show that the model uses this direction: a pathway that the patch "
@@ -182,17 +196,21 @@ def summarise(effect: Estimate, random: Sequence[Estimate], findings: Sequence[F
     shown = {f.test: f"'{f.test}' ({f.value:.2f})" for f in findings if f.value is not None}
     against = [shown[f.test] for f in findings if f.verdict == AGAINST]
     accusers = f"{' and '.join(against)} {'speaks' if len(against) == 1 else 'speak'} against"
-    chance = _chance(random)
+    toward, chance = (effect, random) if effect.value >= 0 else _turned(effect, random)
     because = {
         NO_EFFECT: f", less than {SMALLEST_EFFECT:.0%} or not clearly more than a random "
-        f"direction may (up to {chance:.1%}), so there is no effect to explain",
+        f"direction may (up to {_chance(chance):.1%}), so there is no effect to explain",
+        OPPOSITE: f"; {accusers} a natural pathway for it"
+        if against
+        else "; no test speaks against a natural pathway for it",
         ILLUSION: f", but {accusers} a natural pathway",
         CONSISTENT: f"; {shown.get(WHOLE)} speaks for a natural pathway, and no test against one",
         UNDECIDED: f"; {accusers} a natural pathway, which alone is not enough"
         if against
         else f"; no test speaks against a natural pathway, but '{WHOLE}' not for one either",
     }
-    removed = f"the patch along the direction removes {effect:.1%} of the model's margin"
+    does = f"{'removes' if effect.value >= 0 else 'adds'} {toward:.1%} of the model's margin"
+    removed = f"the patch along the direction {does}"
     return f"{verdict.capitalize()}: {removed}{because[verdict]}. {NOT_SHOWN[verdict]}"
 
 
@@ -200,3 +218,12 @@ def _chance(random: Sequence[Estimate]) -> float:
     if not random:
         raise ValueError("no random directions: compare with at least one")
     return max(other.high for other in random)
+
+
+def _mirrored(value: Estimate) -> Estimate:
+    return Estimate(-value.value, -value.high, -value.low)
+
+
+def _turned(effect: Estimate, random: Sequence[Estimate]) -> tuple[Estimate, Sequence[Estimate]]:
+    """Both with the other sign: what a patch adds to the margin."""
+    return _mirrored(effect), [_mirrored(other) for other in random]

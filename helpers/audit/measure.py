@@ -39,13 +39,14 @@ class Audit:
 
     model: str
     site: Site
-    n_pairs: int
+    n_pairs: int  # distinct ones, whose base and source differ
     seed: int  # of the random directions and of the findings' intervals
     effect: Effects
     whole: Effects
     random: tuple[Estimate, ...]  # FLDD of random directions
     findings: tuple[Finding, ...]  # in the order of `helpers.audit.criteria.TESTS`
     versions: Mapping[str, str]  # of the packages that measured it
+    notes: tuple[str, ...] = ()  # what to know about the pairs
 
     @property
     def verdict(self) -> str:
@@ -92,22 +93,22 @@ def audit(
     of the random directions (`seed`, `seed + 1`, ...) and of the intervals, `batch_size` the
     prompts per forward pass: less needs less memory. `name` is what to call the model, by default
     what its configuration does. `progress` shows a bar of the steps, which TQDM_DISABLE=1 hides,
-    too.
+    too. Repeated pairs count once, and those whose base is the source are left out; `notes` says
+    so.
 
     Raises ValueError: the direction is zero, holds NaN or has the wrong dimension; there are too
-    few pairs; the model or a prompt has no such site, or the site writes nothing; or the model does
-    not clearly do the task.
+    few pairs; base and source are the same, or seem to be swapped; the model or a prompt has no
+    such site, or the site writes nothing; or the model does not clearly do the task.
     """
     direction = _checked(model, site, direction)
+    pairs, notes = distinct(pairs)
     if len(pairs) < FEWEST_PAIRS:
-        raise ValueError(f"{len(pairs)} pairs are too few: take at least {FEWEST_PAIRS}, better 50")
+        few = f"{len(pairs)} pairs are too few: take at least {FEWEST_PAIRS}, better 50"
+        raise ValueError(". ".join([few, *notes]))
     W = writing_matrix(model, site)
     others = [random_direction(len(direction), seed=seed + i) for i in range(N_RANDOM)]
     cached = cache_pairs(model, pairs, site, batch_size=batch_size)
-    if _may_be_zero(margin := cached.clean_logit_difference):
-        reason = "not clearly a margin that a patch could remove"
-        advice = "Use more pairs, or pairs whose answers the model knows"
-        raise ValueError(f"the mean clean logit difference is {_nats(margin)}: {reason}. {advice}")
+    _check_margin(cached.clean_logit_difference)
     base, source = cached.base, cached.source
     patched = [source, *(patch_subspace(base, source, v) for v in (direction, *others))]
     steps = progress_bar(len(patched), "audit", progress)
@@ -118,7 +119,33 @@ def audit(
     versions |= {package: importlib.metadata.version(package) for package in PACKAGES}
     name = re.split(r"[/\\]", (name or model.cfg.model_name).rstrip("/\\"))[-1]
     chance = tuple(other.fldd for other in random)
-    return Audit(name, site, len(pairs), seed, effect, whole, chance, findings, versions)
+    return Audit(name, site, len(pairs), seed, effect, whole, chance, findings, versions, notes)
+
+
+def distinct(pairs: Pairs) -> tuple[Pairs, tuple[str, ...]]:
+    """The pairs that differ from each other and in themselves, and notes on what was left out.
+
+    A ValueError if base and source are the same up to the patched token in every pair.
+    """
+    ends = zip(pairs.position.tolist(), pairs.source_position.tolist(), strict=True)
+    both = zip(pairs.base_tokens, pairs.source_tokens, ends, strict=True)
+    sides = [(tuple(b.tolist()), tuple(s.tolist()), i, j) for b, s, (i, j) in both]
+    differ = [b[: i + 1] != s[: j + 1] for b, s, i, j in sides]
+    if len(pairs) and not any(differ):
+        raise ValueError("base and source are the same up to the patched token in every pair: "
+                         "there is nothing to patch")  # fmt: skip
+    labels = zip(pairs.answer.tolist(), pairs.counterfactual.tolist(), strict=True)
+    keys = [(*side, *label) for side, label in zip(sides, labels, strict=True)]
+    first = {key: row for row, key in reversed(list(enumerate(keys))) if differ[row]}
+    turned = sum((s, b, j, i, c, a) in first for b, s, i, j, a, c in first)
+    same, repeated = differ.count(False), sum(differ) - len(first)
+    notes = {
+        f"Pairs with the same base and source were left out: {same}.": same,
+        f"Repeated pairs were counted once: {repeated} left out.": repeated,
+        f"Pairs that are here the other way round, too: {turned}. They share prompts, so the "
+        "intervals are too narrow.": turned,
+    }
+    return pairs[sorted(first.values())], tuple(text for text, count in notes.items() if count)
 
 
 def dimension(model: Model, site: Site) -> int:
@@ -148,9 +175,21 @@ def _checked(model: Model, site: Site, direction: Tensor) -> Float[Tensor, "d"]:
     return unit(direction.float())
 
 
+def _check_margin(clean: Float[Tensor, "pairs"]) -> None:
+    """Refuse pairs without a margin; those with a negative one by another message."""
+    if not _may_be_zero(clean) and clean.mean() > 0:
+        return
+    reason = "not clearly a margin that a patch could remove"
+    advice = "Use more pairs, or pairs whose answers the model knows"
+    if not _may_be_zero(clean):
+        reason = "the model prefers the counterfactual after the base prompts"
+        advice = "Are base and source swapped, or answer and counterfactual?"
+    raise ValueError(f"the mean clean logit difference is {_nats(clean)}: {reason}. {advice}")
+
+
 def _may_be_zero(values: Float[Tensor, "pairs"]) -> bool:
-    """Whether the mean is not clearly above zero, so that shares of it are not numbers."""
-    return bool(values.mean() <= 2 * values.std() / len(values) ** 0.5)
+    """Whether the mean is not clearly above or below zero, so that shares are not numbers."""
+    return bool(values.mean().abs() <= 2 * values.std() / len(values) ** 0.5)
 
 
 def _nats(values: Float[Tensor, "pairs"]) -> str:
@@ -165,7 +204,7 @@ def _findings(
     findings = []
     for test in TESTS:
         reason = _why_not(model, site, test.name, found.get(test.name))
-        if not reason and effect.value < SMALLEST_EFFECT:
+        if not reason and abs(effect.value) < SMALLEST_EFFECT:
             reason = f"The patch removes {effect.value:.1%} of the margin: too little to ask how."
         if not reason:
             findings.append(criteria.measured(test, found[test.name].estimate(seed)))

@@ -180,7 +180,7 @@ SITES = [
     lambda last: Site(1, "head_output", head=1),
     lambda last: Site(last, "mlp_out"),
 ]
-NEED_KERNEL = {"null norm", "read by the null part", "lost by the row part"}
+NEED_KERNEL = {"null norm", "read by the null part", "lost by the row part", "lost unit by unit"}
 NEED_LATER_MLP = {"lost in range", "far downstream"}
 
 
@@ -435,6 +435,7 @@ def a_finding(test: str, verdict: str) -> Finding:
 
 
 WHOLE, OTHER, THIRD = "whole does less", "beyond range", "lost in range"
+UNITS = "lost unit by unit"
 CLEAR, RANDOM = Estimate(0.5, 0.4, 0.6), Estimate(0.0, -0.1, 0.1)
 
 
@@ -450,6 +451,12 @@ CLEAR, RANDOM = Estimate(0.5, 0.4, 0.6), Estimate(0.0, -0.1, 0.1)
         ({WHOLE: OPEN, OTHER: AGAINST}, UNDECIDED),
         ({WHOLE: OPEN, OTHER: FOR, THIRD: FOR}, UNDECIDED),
         ({WHOLE: DOES_NOT_APPLY}, UNDECIDED),
+        ({UNITS: AGAINST, WHOLE: FOR}, ILLUSION),
+        ({UNITS: AGAINST, WHOLE: DOES_NOT_APPLY}, ILLUSION),
+        ({UNITS: FOR, WHOLE: OPEN}, CONSISTENT),
+        ({UNITS: FOR, WHOLE: AGAINST, OTHER: AGAINST, THIRD: AGAINST}, UNDECIDED),
+        ({UNITS: OPEN, WHOLE: FOR}, CONSISTENT),
+        ({UNITS: OPEN, WHOLE: OPEN}, UNDECIDED),
     ],
 )
 def test_what_the_findings_come_to(verdicts, conclusion):
@@ -462,6 +469,8 @@ def test_what_the_findings_come_to(verdicts, conclusion):
     for test, verdict in verdicts.items():
         if verdict == AGAINST:
             assert f"'{test}' (0.90 [0.80, 1.00])" in summary
+    if verdicts.get(UNITS) == FOR:
+        assert f"'{UNITS}' (0.90 [0.80, 1.00])" in summary
     assert summary.endswith(criteria.NOT_SHOWN[conclusion])
 
 

@@ -18,6 +18,7 @@ from helpers.audit.diagnostics import (
     downstream,
     falls,
     has_kernel,
+    mean_change,
     natural_changes,
     patches,
     scores,
@@ -33,12 +34,13 @@ EVERYWHERE = [
     "whole does less",
     "not necessary",
     "lost off natural changes",
+    "cross term",
     "beyond range",
     "far at the site",
     "far downstream",
     "lost in range",
 ]
-WITH_KERNEL = ["null norm", "read by the null part", "lost by the row part"]
+WITH_KERNEL = ["null norm", "read by the null part", "lost by the row part", "lost unit by unit"]
 seeds = st.integers(0, 2**31)
 
 
@@ -192,7 +194,8 @@ def test_falls_equal_full_runs_with_hooks(cached, W, v):
     assert found.keys() == patched.keys()
     for name, activation in patched.items():
         assert torch.allclose(found[name], clean - full_runs(cached, activation), atol=1e-3), name
-    assert all(fall.abs().max() > 1e-2 for fall in found.values())
+    small = ("mean part", "rest", "unit by unit")
+    assert all(fall.abs().max() > (0 if name in small else 1e-2) for name, fall in found.items())
 
 
 BASE = torch.tensor([[0.0, 7.0], [1.0, -3.0], [2.0, 0.0]])
@@ -354,11 +357,73 @@ def test_scores_have_the_documented_names(cached, W, v):
     assert all(len(part) == 6 for score in scores(cached, v, W).values() for part in score)
 
 
+def by_hand_mean_change(cached) -> torch.Tensor:
+    """Of all divisions of the pairs in two classes, that with the axis of the largest change."""
+    change = (cached.source - cached.base).double()
+    axis = torch.linalg.eigh(change.T @ change)[1][:, -1]
+    sign = (change @ axis).sign()[:, None]
+    return (sign * (sign * change).mean(0)).float()
+
+
+@given(seed=seeds)
+def test_mean_changes_do_not_depend_on_which_of_two_is_the_base(seed):
+    base, source = normal(9, 5, seed=seed), 0.2 * normal(9, 5, seed=seed + 1)
+    source = source + base + torch.tensor([3.0, 1, 0, 0, 0], dtype=torch.float64)
+    swap = torch.arange(9)[:, None] % 2 == 0
+    one = mean_change(SimpleNamespace(base=base, source=source))
+    assert torch.allclose(one, (source - base).mean(0).expand(9, 5))
+    mixed = SimpleNamespace(base=source.where(swap, base), source=base.where(swap, source))
+    assert torch.allclose(mean_change(mixed), (-one).where(swap, one))
+
+
+class LinearSite:
+    """Pairs at a site that is read by one vector, for both classes with its sign."""
+
+    def __init__(self, change: torch.Tensor, reads: torch.Tensor) -> None:
+        self.base, self.source = torch.zeros_like(change), change
+        self.sign, self.reads = change[:, 0].sign(), reads
+        self.clean_logit_difference = torch.zeros(len(change), dtype=change.dtype)
+
+    def logit_difference(self, activation, rows=slice(None)):
+        return -self.sign[rows] * (activation @ self.reads)
+
+    def __len__(self):
+        return len(self.base)
+
+
+@pytest.mark.parametrize(
+    ("direction", "cross", "lost"),
+    [
+        ((1, 0, 0), 0, 0),  # carries the feature and acts
+        ((1, 1, 0), 0.5, 0.5),  # the feature senses, what moves for another reason acts as well
+        ((0, 1, 0), 0, 1),
+    ],
+)
+def test_cross_terms_by_hand(direction, cross, lost):
+    """One unit carries the feature, another moves for another reason; both are read alike."""
+    feature, other = torch.tensor([1.0, 1, -1, -1] * 3), torch.tensor([0.5, -0.5] * 6)
+    change = torch.stack([feature, other, torch.zeros(12)], -1).double()
+    site = LinearSite(change, torch.tensor([1.0, 1, 0], dtype=torch.float64))
+    v = unit(torch.tensor(direction, dtype=torch.float64))
+    fall = falls(site, patches(site, v, torch.ones(3, 1, dtype=torch.float64)))
+    fall = {name: value.mean().item() for name, value in fall.items()}
+    alone = fall["mean part"] + fall["rest"]
+    effect = float(v[0] * (v[0] + v[1]))  # senses the feature, acts with both
+    assert fall["direction"] == pytest.approx(effect, abs=1e-9)
+    if effect:
+        assert (fall["natural changes"] - alone) / effect == pytest.approx(cross, abs=1e-9)
+        assert 1 - fall["unit by unit"] / effect == pytest.approx(lost, abs=1e-9)
+
+
 def test_scores_are_shares_of_the_effect(cached, W, v):
     base, source, clean = cached.base, cached.source, unpatched(cached)
     null = null_part(v, W)
     along = ((source - base) @ v)[:, None] * v
-    axes = natural_changes(cached)
+    axes, mean = natural_changes(cached), by_hand_mean_change(cached)
+    inside = v @ axes @ axes.T
+    usual = unit(mean[0] @ axes @ axes.T)
+    part, change = (inside @ usual) * usual, source - base
+    unit_by_unit = torch.maximum(torch.minimum(along, mean.clamp(min=0)), mean.clamp(max=0))
     fall = {
         name: (clean - full_runs(cached, activation)).mean().item()
         for name, activation in {
@@ -368,6 +433,9 @@ def test_scores_are_shares_of_the_effect(cached, W, v):
             "natural": base + along @ axes @ axes.T,
             "row": patch_subspace(base, source, v - null),
             "null": base + ((source - base) @ null)[:, None] * v,
+            "part": base + (change @ part)[:, None] * part,
+            "rest": base + (change @ (inside - part))[:, None] * (inside - part),
+            "units": base + unit_by_unit,
         }.items()
     }
     held, far = downstream(cached, base + along)
@@ -376,6 +444,8 @@ def test_scores_are_shares_of_the_effect(cached, W, v):
         "whole does less": 1 - fall["whole"] / fall["it"],
         "not necessary": 1 - (fall["whole"] - fall["without"]) / fall["it"],
         "lost off natural changes": 1 - fall["natural"] / fall["it"],
+        "cross term": (fall["natural"] - fall["part"] - fall["rest"]) / fall["it"],
+        "lost unit by unit": 1 - fall["units"] / fall["it"],
         "beyond range": beyond_range(cached, base + along, W).mean().item(),
         "far at the site": by_loop(torch.cat([base, source]), base + along).mean().item(),
         "far downstream": far.mean().item(),

@@ -242,7 +242,10 @@ def test_all_is_opened_where_nothing_natural_is_read(pairs, family):
         assert share_opened(linear(planted, blind), patched) == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "hijack"])
+TURNED = ("hijack", "cross term")  # not one unit for each part
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in TURNED])
 def test_share_opened_is_that_of_the_algebra(pairs, family):
     """A patch along `v` acts by `v @ W`, to which each unit adds its own part."""
     for seed in range(3):
@@ -258,6 +261,41 @@ def test_share_opened_is_that_of_the_algebra(pairs, family):
         assert share_opened(read, patched) == pytest.approx(expected, rel=1e-2, abs=1e-3)
     if family == "mixture":
         assert 0 < float(opened / parts[own:].sum()) < 1
+
+
+def test_a_canceller_undoes_the_mediator_and_not_its_patch(pairs):
+    planted, v = plant("canceller", *pairs, seed=1)
+    mediator, canceller = planted.writes
+    assert torch.equal(mediator, -canceller) and all(planted.natural)
+    order = feature(pairs[1])[:2]
+    loose = planted.base_units - planted.base_units[:, :1]
+    assert loose[:, 1].abs().max() > 0, "each also varies alone"
+    change = planted.source_units - planted.base_units
+    same = ((order[1] - order[0])[:, None] * change).mean(0).sign()
+    assert same[0] == same[1]
+    assert v[-1] == 0 and v[-2] > 0.9
+
+
+def test_a_cross_term_is_sensor_and_busy_unit_spread_over_the_same_units(pairs):
+    """Turned back, the plant is that of `in range, with decoy`, and idle units beside it."""
+    turned, v = plant("cross term", *pairs, seed=2)
+    own, back = turned.hidden.base.shape[1], turned.turn.T
+    plain, w = plant("in range, with decoy", *pairs, seed=2)
+    assert torch.allclose(turned.turn @ back, torch.eye(len(back)), atol=1e-5)
+    for name in ("base_units", "source_units"):
+        units = getattr(turned, name) @ back
+        assert torch.allclose(units[:, :3], getattr(plain, name), atol=1e-4)
+        assert units[:, 3:].abs().max() < 1e-4
+    assert torch.allclose((turned.turn @ turned.writes)[:3], plain.writes, atol=1e-4)
+    assert torch.allclose((v[own:] @ back)[:3], w[own:], atol=0.02)  # the noise is drawn later
+    assert (turned.writes[1:].norm(dim=-1) > 0).all(), "every one of them writes"
+    moved = noisy(turned)
+    held = turned.without_planted(moved)
+    assert torch.allclose(held[:, :own], moved[:, :own], atol=1e-4)
+    units, base = held[:, own:] @ back, turned.base_units @ back
+    assert torch.allclose(units[:, 2], base[:, 2], atol=1e-4), "the busy direction is held"
+    others = [0, 1, *range(3, len(back))]
+    assert torch.allclose(units[:, others], (moved[:, own:] @ back)[:, others], atol=1e-4)
 
 
 def test_both_pathways_write_as_much(pairs):

@@ -45,6 +45,7 @@ class Criterion:
 
 SMALLEST_EFFECT = 0.05  # FLDD, of either sign, below which there is nothing to explain
 WHOLE = "whole does less"
+UNITS = "lost unit by unit"
 TESTS = (
     Criterion(
         WHOLE,
@@ -62,6 +63,24 @@ TESTS = (
         against=0.75,
         acquits=0.5,
         two_sided=True,
+    ),
+    Criterion(
+        UNITS,
+        "How much of the effect is lost if no unit moves further than the feature moves it on "
+        "average, or the other way?",
+        "Takes units for what they are: fooled if the part that acts moves with the feature by "
+        "itself, but for another reason.",
+        against=0.5,
+        acquits=0.25,
+    ),
+    Criterion(
+        "cross term",
+        "How much of the effect has neither of two parts alone, that along the mean natural "
+        "change and the rest, but only both together?",
+        "Sees only what lies within natural changes. Fooled by a natural pathway that another one "
+        "in the component undoes.",
+        against=0.75,
+        acquits=0.5,
     ),
     Criterion(
         "beyond range",
@@ -159,21 +178,25 @@ def conclude(effect: Estimate, random: Sequence[Estimate], findings: Sequence[Fi
 
     `NO_EFFECT` unless its FLDD is at least `SMALLEST_EFFECT`, with either sign, and the interval
     lies beyond that of every random direction. `OPPOSITE` if the patch adds to the margin instead,
-    whatever the tests say of the way it takes. `ILLUSION` if the whole component's test speaks
-    against it, or any two do. `CONSISTENT` if that test speaks for it and none against. Else
-    `UNDECIDED`. `effect` and `random` are FLDD of the direction and of random ones: at least one,
-    or it is a ValueError.
+    whatever the tests say of the way it takes. Where the test of the single units speaks for the
+    direction, `CONSISTENT` if no other speaks against it, else `UNDECIDED`: another pathway in the
+    component may undo what it does. Otherwise `ILLUSION` if that test or the whole component's
+    speaks against it, or any two do, and `CONSISTENT` if the latter speaks for it and none against.
+    Else `UNDECIDED`. `effect` and `random` are FLDD of the direction and of random ones: at least
+    one, or it is a ValueError.
     """
     toward, chance = (effect, random) if effect.value >= 0 else _turned(effect, random)
     if toward.value < SMALLEST_EFFECT or toward.low <= _chance(chance):
         return NO_EFFECT
     if effect.value < 0:
         return OPPOSITE
-    against = [finding.test for finding in findings if finding.verdict == AGAINST]
-    if WHOLE in against or len(against) >= 2:
+    said = {finding.test: finding.verdict for finding in findings}
+    against = [test for test, verdict in said.items() if verdict == AGAINST]
+    if said.get(UNITS) == FOR:  # what acts carries the feature, whatever undoes it
+        return UNDECIDED if against else CONSISTENT
+    if {WHOLE, UNITS} & set(against) or len(against) >= 2:
         return ILLUSION
-    acquitted = (WHOLE, FOR) in [(finding.test, finding.verdict) for finding in findings]
-    return CONSISTENT if acquitted and not against else UNDECIDED
+    return CONSISTENT if said.get(WHOLE) == FOR and not against else UNDECIDED
 
 
 NOT_SHOWN = {
@@ -196,6 +219,12 @@ def summarise(effect: Estimate, random: Sequence[Estimate], findings: Sequence[F
     shown = {f.test: f"'{f.test}' ({f.value:.2f})" for f in findings if f.value is not None}
     against = [shown[f.test] for f in findings if f.verdict == AGAINST]
     accusers = f"{' and '.join(against)} {'speaks' if len(against) == 1 else 'speak'} against"
+    decisive = [f for f in findings if f.test in (WHOLE, UNITS) and f.verdict == FOR]
+    acquit = [f"{shown[f.test]} speaks" for f in decisive]
+    alone = "which alone is not enough"
+    if UNITS in [f.test for f in decisive]:
+        alone = f"but {shown[UNITS]} for one: the units that act move so with the feature by "
+        alone += "themselves, and others may undo what they write"
     toward, chance = (effect, random) if effect.value >= 0 else _turned(effect, random)
     because = {
         NO_EFFECT: f", less than {SMALLEST_EFFECT:.0%} or not clearly more than a random "
@@ -204,8 +233,8 @@ def summarise(effect: Estimate, random: Sequence[Estimate], findings: Sequence[F
         if against
         else "; no test speaks against a natural pathway for it",
         ILLUSION: f", but {accusers} a natural pathway",
-        CONSISTENT: f"; {shown.get(WHOLE)} speaks for a natural pathway, and no test against one",
-        UNDECIDED: f"; {accusers} a natural pathway, which alone is not enough"
+        CONSISTENT: f"; {' and '.join(acquit)} for a natural pathway, and no test against one",
+        UNDECIDED: f"; {accusers} a natural pathway, {alone}"
         if against
         else f"; no test speaks against a natural pathway, but '{WHOLE}' not for one either",
     }

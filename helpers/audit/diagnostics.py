@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from helpers.directions import patch_subspace, read_write_patch, row_null_split, unit
 from helpers.models import Model, require
@@ -67,8 +68,9 @@ def scores(cached: Patchable, direction: Vector, W: Writer) -> dict[str, Score]:
     `helpers.audit.criteria.TESTS` says what each asks. Effects are falls of the logit difference;
     shares are of the direction's effect. not necessary: 1 minus the effect that the whole component
     loses without the direction, over the direction's. Those of the row and null part only where `W`
-    has a kernel (section 4.3 of the paper, in both conventions). Raises ValueError: the direction
-    is zero, holds NaN or does not fit the site.
+    has a kernel (section 4.3 of the paper, in both conventions), which a hidden activation has, so
+    that of its units only there. Raises ValueError: the direction is zero, holds NaN or does not
+    fit the site.
     """
     require.floats("the direction", direction, ndim=1)
     patched = patches(cached, direction, W)
@@ -80,6 +82,7 @@ def scores(cached: Patchable, direction: Vector, W: Writer) -> dict[str, Score]:
         "whole does less": Score(effect - fall["whole"], effect),
         "not necessary": Score(effect - fall["whole"] + fall["whole without"], effect),
         "lost off natural changes": Score(effect - fall["natural changes"], effect),
+        "cross term": Score(fall["natural changes"] - fall["mean part"] - fall["rest"], effect),
         "beyond range": Score(beyond_range(cached, moved, W), ones),
         "far at the site": Score(distance_ratio(natural, moved), ones),
         "far downstream": Score(far, ones),
@@ -90,28 +93,40 @@ def scores(cached: Patchable, direction: Vector, W: Writer) -> dict[str, Score]:
         found["null norm"] = Score(null.norm().cpu() * ones, ones)
         found["read by the null part"] = Score(fall["read null"], effect)
         found["lost by the row part"] = Score(effect - fall["row"], effect)
+        found["lost unit by unit"] = Score(effect - fall["unit by unit"], effect)
     return found
 
 
 def patches(cached: Patchable, direction: Vector, W: Writer) -> dict[str, Acts]:
     """The patched activations that the tests compare, by name.
 
-    natural changes: what the direction moves, projected on `natural_changes`. Where `W` has a
-    kernel also row: along the normalised row part; read null: the null part senses, the whole
-    direction acts.
+    natural changes: what the direction moves, projected on `natural_changes`. Mean part and rest:
+    as far as the direction lies there, its part along `mean_change` alone, and the other alone.
+    Where `W` has a kernel also row: along the normalised row part; read null: the null part senses,
+    the whole direction acts; unit by unit: no unit goes further than `mean_change`, or against it.
     """
     base, source, v = cached.base, cached.source, unit(direction).to(cached.base)
-    moved, axes = patch_subspace(base, source, v), natural_changes(cached)
+    moved, axes, mean = (
+        patch_subspace(base, source, v),
+        natural_changes(cached),
+        mean_change(cached),
+    )
+    inside, usual = v @ axes @ axes.T, normalize(mean[0] @ axes @ axes.T, dim=0)
+    along = (inside @ usual) * usual
     patched = {
         "direction": moved,
         "whole": source,
         "whole without": source - (moved - base),
         "natural changes": base + (moved - base) @ axes @ axes.T,
+        "mean part": read_write_patch(base, source, along, along),
+        "rest": read_write_patch(base, source, inside - along, inside - along),
     }
     if has_kernel(W):
         row, null = row_null_split(v, W)
         patched["row"] = patch_subspace(base, source, row) if row.norm() > 1e-5 else base
         patched["read null"] = read_write_patch(base, source, null, v)
+        ends = mean.clamp(max=0), mean.clamp(min=0)
+        patched["unit by unit"] = base + (moved - base).clamp(*ends)
     return patched
 
 
@@ -129,6 +144,17 @@ def natural_changes(cached: Patchable) -> Float[Tensor, "d k"]:
     _, s, axes = torch.linalg.svd(cached.source - cached.base, full_matrices=False)
     held = s.square().cumsum(0) / s.square().sum()
     return axes[: int((held < NATURAL_SHARE).sum()) + 1].T
+
+
+def mean_change(cached: Patchable) -> Acts:
+    """What the feature moves on average, for each pair with its sign: from base to source or back.
+
+    The sign of a pair is that of its change along the axis on which the pairs change most.
+    """
+    change = cached.source - cached.base
+    axis = torch.linalg.svd(change, full_matrices=False)[2][0]
+    sign = torch.where(change @ axis < 0, -1.0, 1.0).to(change)[:, None]
+    return sign * (sign * change).mean(0)
 
 
 def beyond_range(cached: Patchable, patched: Acts, W: Writer) -> PerPair:

@@ -216,6 +216,8 @@ def _findings(
 
 def _why_not(model: Model, site: Site, name: str, score: Score | None) -> str:
     """Why a test does not apply; empty if it does."""
+    if score is None and name == criteria.UNITS:
+        return "Only a hidden activation of an MLP has units that mean something one by one."
     if score is None and writing_matrix(model, site) is None:
         part = "there is no part that nobody reads by construction"
         return f"The activation is used as it stands: nothing is lost on the way, so {part}."

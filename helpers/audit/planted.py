@@ -66,6 +66,7 @@ class PlantedPairs(Patchable):
     writes: Float[Tensor, "k d_model"]  # what each planted unit writes into the residual stream
     natural: Sequence[bool]  # which of them carry the feature on ordinary prompts
     silent: Silent | None = None  # planted units behind the MLP
+    turn: Float[Tensor, "k k"] | None = None  # from directions that `natural` is of, to the units
 
     def __len__(self) -> int:
         return len(self.hidden)
@@ -111,9 +112,16 @@ class PlantedPairs(Patchable):
         return later_units(self.stream, stream + fires @ self.silent.writes) | {SILENT: fires}
 
     def without_planted(self, activation: Acts) -> Acts:
-        """The activation with the units that do not carry the feature as they are in the base."""
+        """The activation with the units (or, if they are turned, the directions among them) that
+        do not carry the feature as they are in the base.
+        """
         held = torch.tensor([False] * self.hidden.base.shape[1] + [not n for n in self.natural])
-        return torch.where(held.to(activation.device), self.base, activation)
+        held = held.to(activation.device)
+        if self.turn is None:
+            return torch.where(held, self.base, activation)
+        own = torch.eye(len(held) - len(self.turn)).to(self.turn)
+        back = torch.block_diag(own, self.turn).T.to(activation)
+        return torch.where(held, self.base @ back, activation @ back) @ back.T
 
 
 def feature(pairs: CachedPairs) -> tuple[PerPair, PerPair, Float[Tensor, "d"]]:
@@ -160,6 +168,20 @@ class Plan(NamedTuple):
         base, source = 3 * self.size * self.read * self.act * drawn
         return Unit(base, source, self._acting(False), weight, False)
 
+    def canceller(self) -> Unit:
+        """Carries the feature and writes against it: a mediator beside it is undone."""
+        return self.mediator(0)._replace(writes=-self.push / self.size)
+
+    def loose(self, one: Unit) -> Unit:
+        """The unit with something of its own on every prompt, so that it also varies alone."""
+        base, source = 0.5 * self.size * torch.randn(
+            2, len(one.base), generator=self.generator
+        ).to(one.base)  # fmt: skip
+        return one._replace(base=one.base + base, source=one.source + source)
+
+    def nothing(self) -> Unit:
+        return self.sensor(0)._replace(base=0 * self.order[0], source=0 * self.order[1])
+
     def _acting(self, through_silent: bool) -> Tensor:
         """Scaled so that the patch along sensor and actor writes as much as a mediator does."""
         writes = self.elsewhere if through_silent else self.push
@@ -175,24 +197,30 @@ def _units(family: str, plan: Plan) -> list[Unit]:
         "mediator": lambda: [plan.mediator(1)],
         "mediator and twin": lambda: [plan.mediator(r), plan.sensor(a)],
         "mediator, others dormant": lambda: [plan.mediator(1), plan.sensor(0), plan.dormant(0)],
+        "canceller": lambda: [plan.loose(plan.mediator(1)), plan.loose(plan.canceller())],
         "silent": lambda: [plan.sensor(r), plan.dormant(a)],
         "silent, with decoy": lambda: [plan.mediator(0), plan.sensor(r), plan.dormant(a)],
         "read, unused": lambda: [plan.sensor(r, writes=1), plan.dormant(a)],
         "hijack": lambda: [plan.sensor(r), plan.dormant(a, through_silent=True)],
         "in range": lambda: [plan.sensor(r), plan.busy(a)],
         "in range, with decoy": lambda: [plan.mediator(0), plan.sensor(r), plan.busy(a)],
+        "cross term": lambda: (
+            [plan.mediator(0), plan.sensor(r), plan.busy(a)] + (SHARED - 2) * [plan.nothing()]
+        ),
         "mixture": lambda: [plan.mediator(m), plan.sensor(r * s), plan.dormant(a * s)],
     }
     return families[family]()
 
 
-NATURAL = ("mediator", "mediator and twin", "mediator, others dormant", "mediator, spread")
+NATURAL = (
+    "mediator", "mediator and twin", "mediator, others dormant", "mediator, spread", "canceller",
+)  # fmt: skip
 OPENED = (
     "silent", "silent, spread", "hijack", "read, unused", "silent, with decoy",
-    "in range", "in range, with decoy",
+    "in range", "in range, with decoy", "cross term",
 )  # fmt: skip
 FAMILIES = (*NATURAL, *OPENED, "mixture")
-COPIES = 32
+COPIES, SHARED = 32, 8
 
 
 def plant(
@@ -228,14 +256,19 @@ def plant(
     if family.endswith(", spread"):
         units = [copy for one in units for copy in _spread(one, plan)]
     base, source = (torch.stack([one[side] for one in units], -1) for side in (0, 1))
+    weights, turn = torch.tensor([one.weight for one in units]).to(base), None
+    writes = torch.stack([one.writes for one in units])
+    if family == "cross term":
+        shared = torch.randn(SHARED, SHARED, generator=generator)
+        turn = torch.block_diag(torch.eye(1), torch.linalg.qr(shared).Q).to(base)
+        base, source, writes, weights = base @ turn, source @ turn, turn.T @ writes, weights @ turn
     planted = PlantedPairs(
-        hidden, stream, base, source, torch.stack([one.writes for one in units]),
-        natural=[one.natural for one in units],
-    )  # fmt: skip
+        hidden, stream, base, source, writes, natural=[one.natural for one in units], turn=turn
+    )
     if family == "hijack":
         planted = replace(planted, silent=_silent(planted, plan))
     noise = uniform(0, 0.2) * random_direction(hidden.base.shape[1], seed=seed + 1)
-    return planted, unit(torch.cat([noise, torch.tensor([one.weight for one in units])]))
+    return planted, unit(torch.cat([noise, weights.cpu()]))
 
 
 def _spread(one: Unit, plan: Plan) -> list[Unit]:

@@ -249,6 +249,22 @@ def test_distances_equal_a_loop(seed, n):
     )
 
 
+def test_distances_in_batches_are_the_same(monkeypatch):
+    natural, patched = normal(40, 3, seed=0).float(), normal(20, 3, seed=1).float()
+    natural[[3, 31]] = natural[8].clone()
+    whole = distance_ratio(natural, patched)
+    for rows in (1, 7, 20, 39):
+        monkeypatch.setattr("helpers.audit.diagnostics.ROWS_TOGETHER", rows)
+        assert torch.allclose(distance_ratio(natural, patched), whole, rtol=1e-6)
+
+
+def test_distances_are_exact_far_from_the_origin():
+    """Matrix products of float32 would be wrong by more than the distances."""
+    natural = normal(60, 40, seed=0).float() + 1e3
+    patched = natural[:30] + 0.1 * normal(30, 40, seed=1).float()
+    assert torch.allclose(distance_ratio(natural, patched), by_loop(natural, patched), rtol=1e-4)
+
+
 def test_a_state_is_not_compared_with_the_base_it_was_made_from():
     natural = torch.tensor([[0.0], [10.0], [4.0], [12.0]])  # nearest others at 4, 2, 4, 2
     assert distance_ratio(natural, natural[:2]).tolist() == pytest.approx([4 / 3, 2 / 3])

@@ -25,6 +25,7 @@ Vector: TypeAlias = Float[Tensor, "d"]
 
 ONLY_READ = ("mlp_in", "head_query")
 COINCIDE = 1e-3  # of the largest distance among natural states: closer ones are the same
+ROWS_TOGETHER = 512  # of a table of distances, so that many pairs fit into memory
 NATURAL_SHARE = 0.95  # of the squared change from base to source that `natural_changes` keeps
 
 
@@ -179,16 +180,28 @@ def distance_ratio(natural: Float[Tensor, "natural d"], patched: Acts) -> PerPai
     prompt in two pairs). Where all natural states coincide, there is no usual distance: 0 for a
     state that does not move, and a huge number for one that does.
     """
-    exact = "donot_use_mm_for_euclid_dist"  # else states that coincide are up to 0.01 apart
-    to_natural = torch.cdist(patched, natural, compute_mode=exact)
-    among = torch.cdist(natural, natural, compute_mode=exact)
-    same = among <= COINCIDE * among.max()
-    if not same.all():
-        to_natural = to_natural.masked_fill(same[: len(patched)], torch.inf)
-        among = among.masked_fill(same, torch.inf)
-    nearest, usual = to_natural.amin(-1), among.amin(-1)
-    usual = usual[usual.isfinite()].mean()
-    return (nearest / usual.clamp(min=1e-9)).cpu()
+    kind, (natural, patched) = patched.dtype, _precise(natural, patched)
+    parts = [slice(at, at + ROWS_TOGETHER) for at in range(0, len(natural), ROWS_TOGETHER)]
+    largest = max(torch.cdist(natural[part], natural).max() for part in parts)
+    nearest, usual = [], []
+    for part in parts:
+        among, to_natural = (torch.cdist(x[part], natural) for x in (natural, patched))
+        if largest > 0:
+            same = among <= COINCIDE * largest
+            to_natural = to_natural.masked_fill(same[: len(to_natural)], torch.inf)
+            among = among.masked_fill(same, torch.inf)
+        nearest.append(to_natural.amin(-1))
+        usual.append(among.amin(-1))
+    far = torch.cat(usual)
+    found = torch.cat(nearest) / far[far.isfinite()].mean().clamp(min=1e-9)
+    return found.to(kind).cpu()
+
+
+def _precise(*states: Tensor) -> list[Tensor]:
+    """Around their middle and in float64, so that distances by matrix products are exact enough."""
+    middle = states[0].mean(0)
+    there = "cpu" if middle.device.type == "mps" else middle.device  # which lacks float64
+    return [(x - middle).to(there).double() for x in states]
 
 
 @torch.no_grad()

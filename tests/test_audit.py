@@ -43,7 +43,7 @@ from helpers.audit.criteria import (
     summarise,
 )
 from helpers.audit.diagnostics import Score, scores, writing_matrix
-from helpers.audit.measure import _why_not, audit, distinct
+from helpers.audit.measure import Spectrum, _why_not, audit, distinct
 from helpers.directions.geometry import unit
 from helpers.models.smollm import ModelError
 from helpers.output.files import ROOT
@@ -219,6 +219,26 @@ def test_every_test_says_something_at_every_site(any_model, choose):
 def test_what_does_not_apply_says_why(model, pairs, site, reason):
     found = audit(model, site, mean_change(model, pairs, site), pairs, progress=False)
     assert any(reason in f.reason and f.value is None for f in found.findings)
+
+
+def test_the_spectrum_is_that_of_the_matrix(model, pairs, result):
+    cached = cache_pairs(model, pairs, SITE)
+    g, change = cached.base_gradient.double(), (cached.source - cached.base).double()
+    matrix = -(g.T @ change + change.T @ g) / (2 * N * cached.clean_logit_difference.mean())
+    values, found = torch.linalg.eigvalsh(matrix), result.spectrum
+    v = unit(sum(illusion(model, pairs))).double()
+    expected = (values.max(), values.min(), values[values > 0].sum(), values[values < 0].sum())
+    assert found == pytest.approx([*map(float, expected), float(v @ matrix @ v)], abs=1e-4)
+    assert found.least <= found.direction <= found.most
+    assert found.removing + found.adding == pytest.approx(float(values.sum()), abs=1e-4)
+    assert f"{found}" in report.to_markdown(result) and f"{found.direction:.1%}" in f"{found}"
+    assert result.to_dict()["spectrum"]["most"] == found.most
+
+
+def test_a_spectrum_is_balanced_or_one_sided():
+    assert "is balanced" in str(Spectrum(1.0, -0.9, 2.0, -1.5, 0.4))
+    assert "is one-sided" in str(Spectrum(1.0, -0.1, 2.0, -0.5, 0.4))
+    assert "is one-sided" in str(Spectrum(0.1, -1.0, 0.5, -2.0, 0.4))
 
 
 def test_an_illusion_turned_round_works_the_other_way(model, pairs, result):

@@ -15,10 +15,11 @@ from helpers import __version__
 from helpers.audit import criteria
 from helpers.audit.criteria import SMALLEST_EFFECT, TESTS, Finding
 from helpers.audit.diagnostics import ONLY_READ, Score, scores, writing_matrix
-from helpers.directions import patch_subspace, random_direction, unit
+from helpers.directions import best_directions, patch_subspace, random_direction, unit
+from helpers.directions.closed_form import linear_effect
 from helpers.directions.search import progress_bar
 from helpers.models import Model
-from helpers.patching import Estimate, Site, cache_pairs, check_sites
+from helpers.patching import CachedPairs, Estimate, Site, cache_pairs, check_sites
 from helpers.patching.sites import HOOKS, OF_ONE_HEAD
 from helpers.tasks import Pairs
 
@@ -31,6 +32,23 @@ class Effects(NamedTuple):
 
     fldd: Estimate
     interchange_accuracy: Estimate
+
+
+class Spectrum(NamedTuple):
+    """What directions at the site do to first order, as shares of the margin; below 0: they add."""
+
+    most: float  # of all directions, found on the pairs that it is measured on
+    least: float
+    removing: float  # the sum of all eigenvalues above 0
+    adding: float  # of those below 0: both together are what the whole component does
+    direction: float  # what the audited one does
+
+    def __str__(self) -> str:
+        ends = f"any direction removes at most {self.most:.1%}, adds at most {-self.least:.1%}"
+        whole, larger = self.removing + self.adding, max(self.removing, -self.adding)
+        kind = "balanced" if abs(whole) < larger / 2 else "one-sided"
+        sums = f"what removes, {self.removing:.1%}, and what adds, {-self.adding:.1%}, is {kind}"
+        return f"to first order, {ends}, and this one removes {self.direction:.1%}; {sums}"
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,7 @@ class Audit:
     findings: tuple[Finding, ...]  # in the order of `helpers.audit.criteria.TESTS`
     versions: Mapping[str, str]  # of the packages that measured it
     notes: tuple[str, ...] = ()  # what to know about the pairs
+    spectrum: Spectrum | None = None  # None where the answer does not depend on the site
 
     @property
     def verdict(self) -> str:
@@ -119,7 +138,8 @@ def audit(
     versions |= {package: importlib.metadata.version(package) for package in PACKAGES}
     name = re.split(r"[/\\]", (name or model.cfg.model_name).rstrip("/\\"))[-1]
     chance = tuple(other.fldd for other in random)
-    return Audit(name, site, len(pairs), seed, effect, whole, chance, findings, versions, notes)
+    measured = (effect, whole, chance, findings, versions, notes, _spectrum(cached, direction))
+    return Audit(name, site, len(pairs), seed, *measured)
 
 
 def distinct(pairs: Pairs) -> tuple[Pairs, tuple[str, ...]]:
@@ -146,6 +166,15 @@ def distinct(pairs: Pairs) -> tuple[Pairs, tuple[str, ...]]:
         "intervals are too narrow.": turned,
     }
     return pairs[sorted(first.values())], tuple(text for text, count in notes.items() if count)
+
+
+def _spectrum(cached: CachedPairs, direction: Tensor) -> Spectrum | None:
+    if not cached.base_gradient.any():
+        return None
+    values = best_directions(cached).spectrum
+    sums = values.clamp(min=0).sum().item(), values.clamp(max=0).sum().item()
+    ends = values.max().item(), values.min().item()
+    return Spectrum(*ends, *sums, linear_effect(cached, direction))
 
 
 def dimension(model: Model, site: Site) -> int:

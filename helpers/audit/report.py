@@ -110,6 +110,7 @@ def _effect_lines(audit: Audit) -> list[str]:
         f"this direction: {both(audit.effect)}",
         f"the whole component: {both(audit.whole)}",
         f"random directions: FLDD {', '.join(f'{other:.1%}' for other in audit.random)}",
+        *([f"{audit.spectrum}"] if audit.spectrum else []),
         *audit.notes,
     ]
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FEWER = {"2000": "20", " 200,": " 16,", " 100,": " 24,"}
+FEWER = {"2000": "20", " 200,": " 16,", " 100,": " 24,", "seeds=4": "seeds=1"}
 NEEDS_NETWORK = "load_counterfact"
 
 
@@ -24,3 +24,4 @@ def test_the_recipes_run(smollm, monkeypatch, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert shown.count("FLDD") >= 2 + smollm.cfg.n_layers
     assert (tmp_path / "audit" / "audit.html").exists()
+    assert "length_nobody_sees" in shown and "far downstream" in shown

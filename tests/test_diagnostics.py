@@ -439,7 +439,8 @@ def test_scores_are_shares_of_the_effect(cached, W, v):
     inside = v @ axes @ axes.T
     usual = unit(mean[0] @ axes @ axes.T)
     part, change = (inside @ usual) * usual, source - base
-    unit_by_unit = torch.maximum(torch.minimum(along, mean.clamp(min=0)), mean.clamp(max=0))
+    up, down = 1.5 * mean.clamp(min=0), 1.5 * mean.clamp(max=0)
+    unit_by_unit = torch.maximum(torch.minimum(along, up), down)
     fall = {
         name: (clean - full_runs(cached, activation)).mean().item()
         for name, activation in {

@@ -2,8 +2,10 @@
 
 result = audit(model, Site(21, "mlp_hidden"), direction, pairs)
 save(result, "audit")  # as `python -m helpers.audit` does from files
+score(my_test)  # any test of a direction, on models where the truth is known
 """
 
+from helpers.audit.benchmark import score
 from helpers.audit.criteria import TESTS, conclude, measured
 from helpers.audit.diagnostics import scores
 from helpers.audit.measure import Audit, audit

@@ -1,7 +1,8 @@
 """What the tests of a direction say: thresholds, findings, and the verdict they lead to.
 
-All thresholds stand in `TESTS`. They were set by hand on planted models (lesson 09); a test without
-one is reported and not judged.
+All thresholds stand in `TESTS`. They were set by hand on planted models (lesson 09);
+`tools.evidence.audit` fits others and reports the errors of both on models of other features and
+layers. A test without a threshold is reported and not judged.
 """
 
 from collections.abc import Sequence
@@ -66,12 +67,12 @@ TESTS = (
     ),
     Criterion(
         UNITS,
-        "How much of the effect is lost if no unit moves further than the feature moves it on "
-        "average, or the other way?",
-        "Takes units for what they are: fooled if the part that acts moves with the feature by "
-        "itself, but for another reason.",
-        against=0.5,
-        acquits=0.25,
+        "How much of the effect is lost if no unit moves the other way than the feature moves it "
+        "on average, or further than half as much again?",
+        "Fooled if sensing and acting part share their units, or if what acts moves with the "
+        "feature for another reason; and if the feature is not what moves most from pair to pair.",
+        against=0.3,
+        acquits=0.15,
     ),
     Criterion(
         "cross term",
@@ -130,6 +131,12 @@ TESTS = (
         "How much of the direction's effect does the whole component keep without it?",
         "As long as effects add up, near 0 for every direction, natural or not.",
     ),
+)
+
+
+CALIBRATION = (  # of the verdict at the hidden activation of an MLP
+    "Among planted models of other features and layers, 0 of 21 (0% to 16%) natural directions "
+    "were called an illusion, and 0 of 23 (0% to 15%) that open a pathway were called consistent."
 )
 
 

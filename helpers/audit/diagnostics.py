@@ -26,6 +26,7 @@ Vector: TypeAlias = Float[Tensor, "d"]
 ONLY_READ = ("mlp_in", "head_query")
 COINCIDE = 1e-3  # of the largest distance among natural states: closer ones are the same
 ROWS_TOGETHER = 512  # of a table of distances, so that many pairs fit into memory
+REACH = 1.5  # times its mean natural change, how far a unit may go in the test of single units
 NATURAL_SHARE = 0.95  # of the squared change from base to source that `natural_changes` keeps
 
 
@@ -104,7 +105,8 @@ def patches(cached: Patchable, direction: Vector, W: Writer) -> dict[str, Acts]:
     natural changes: what the direction moves, projected on `natural_changes`. Mean part and rest:
     as far as the direction lies there, its part along `mean_change` alone, and the other alone.
     Where `W` has a kernel also row: along the normalised row part; read null: the null part senses,
-    the whole direction acts; unit by unit: no unit goes further than `mean_change`, or against it.
+    the whole direction acts; unit by unit: no unit goes further than `REACH` times its
+    `mean_change`, or against it.
     """
     base, source, v = cached.base, cached.source, unit(direction).to(cached.base)
     moved, axes, mean = (
@@ -126,7 +128,7 @@ def patches(cached: Patchable, direction: Vector, W: Writer) -> dict[str, Acts]:
         row, null = row_null_split(v, W)
         patched["row"] = patch_subspace(base, source, row) if row.norm() > 1e-5 else base
         patched["read null"] = read_write_patch(base, source, null, v)
-        ends = mean.clamp(max=0), mean.clamp(min=0)
+        ends = REACH * mean.clamp(max=0), REACH * mean.clamp(min=0)
         patched["unit by unit"] = base + (moved - base).clamp(*ends)
     return patched
 

@@ -46,7 +46,7 @@ class Spectrum(NamedTuple):
     def __str__(self) -> str:
         ends = f"any direction removes at most {self.most:.1%}, adds at most {-self.least:.1%}"
         whole, larger = self.removing + self.adding, max(self.removing, -self.adding)
-        kind = "balanced" if abs(whole) < larger / 2 else "one-sided"
+        kind = "balanced" if abs(whole) < larger / 4 else "one-sided"
         sums = f"what removes, {self.removing:.1%}, and what adds, {-self.adding:.1%}, is {kind}"
         return f"to first order, {ends}, and this one removes {self.direction:.1%}; {sums}"
 

@@ -179,9 +179,6 @@ class Plan(NamedTuple):
         ).to(one.base)  # fmt: skip
         return one._replace(base=one.base + base, source=one.source + source)
 
-    def nothing(self) -> Unit:
-        return self.sensor(0)._replace(base=0 * self.order[0], source=0 * self.order[1])
-
     def _acting(self, through_silent: bool) -> Tensor:
         """Scaled so that the patch along sensor and actor writes as much as a mediator does."""
         writes = self.elsewhere if through_silent else self.push
@@ -205,7 +202,8 @@ def _units(family: str, plan: Plan) -> list[Unit]:
         "in range": lambda: [plan.sensor(r), plan.busy(a)],
         "in range, with decoy": lambda: [plan.mediator(0), plan.sensor(r), plan.busy(a)],
         "cross term": lambda: (
-            [plan.mediator(0), plan.sensor(r), plan.busy(a)] + (SHARED - 2) * [plan.nothing()]
+            [plan.mediator(0), plan.sensor(r), plan.busy(a)]
+            + (SHARED - 2) * [plan.dormant(0)._replace(writes=0 * plan.push)]
         ),
         "mixture": lambda: [plan.mediator(m), plan.sensor(r * s), plan.dormant(a * s)],
     }

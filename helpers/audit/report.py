@@ -118,7 +118,8 @@ def _effect_lines(audit: Audit) -> list[str]:
 def _footer(audit: Audit) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in audit.versions.items())
     sizes = f"{audit.n_pairs} pairs, seed {audit.seed}; 95 % intervals over pairs"
-    return f"{sizes}. FLDD: the share of the model's margin that a patch removes. {versions}."
+    about = f"{sizes}. FLDD: the share of the model's margin that a patch removes"
+    return f"{criteria.CALIBRATION} {about}. {versions}."
 
 
 def _draw_effects(ax: Axes, audit: Audit) -> None:

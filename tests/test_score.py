@@ -11,6 +11,7 @@ from helpers.audit.planted import FAMILIES, NATURAL, OPENED, share_opened
 from helpers.directions.geometry import patch_subspace
 from helpers.patching.metrics import share
 from tools.evidence import audit as evidence
+from tools.evidence.literature import LITERATURE, off_manifold
 from tools.evidence.store import Evidence, evidence_file
 
 
@@ -78,12 +79,12 @@ def test_auroc_by_hand():
 def test_tests_from_the_literature(made):
     for _, planted, v, *_ in made:
         same = torch.nn.functional.normalize((planted.source - planted.base)[0], dim=0)
-        for test in evidence.LITERATURE.values():
+        for test in LITERATURE.values():
             assert isinstance(test(planted, v), float)
-        assert evidence.off_manifold(planted, same) >= 0
+        assert off_manifold(planted, same) >= 0
     names = [row[0] for row in made]
     silent, mediator = (made[names.index(name)] for name in ("silent", "mediator"))
-    assert evidence.off_manifold(*silent[1:3]) > evidence.off_manifold(*mediator[1:3])
+    assert off_manifold(*silent[1:3]) > off_manifold(*mediator[1:3])
 
 
 # The calibration, on rows made by hand.

@@ -3,17 +3,18 @@
     python -m tools.evidence.audit          measure what is missing, then print the tables
     python -m tools.evidence.audit --print  only print them
 
+With SUBSPACE_ILLUSION_MODEL=gemma-3-270m, or a folder of that name, what is measured on that model.
+
 A row of `data/evidence/audit.json` is written as soon as it is measured, so an interrupted run goes
 on where it was. `RULES` were written before the run.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from helpers.audit.benchmark import auroc
@@ -26,7 +27,7 @@ from helpers.audit.criteria import (
     conclude,
     measured,
 )  # fmt: skip
-from helpers.audit.diagnostics import mean_change, natural_changes, scores
+from helpers.audit.diagnostics import natural_changes, scores
 from helpers.audit.measure import audit
 from helpers.audit.planted import FAMILIES, NATURAL, PlantedPairs, plant, share_opened
 from helpers.directions import (
@@ -38,21 +39,24 @@ from helpers.directions import (
     unit,
 )  # fmt: skip
 from helpers.directions.layers import halves
-from helpers.models import Model, load_model
+from helpers.models import PACKAGED, Model, load_model, model_slug
 from helpers.output.pages import markdown_table
-from helpers.patching import Estimate, Site, cache_pairs, cache_sites
+from helpers.patching import CachedPairs, Estimate, Site, cache_pairs, cache_sites
 from helpers.patching.metrics import fractional_logit_difference_decrease, share
 from helpers.tasks import agreement, ioi
 from helpers.tasks.pairs import Pairs
+from tools.evidence.literature import LITERATURE
 from tools.evidence.store import Evidence, command
 
+SIZES, DRAWS = (16, 32, 64, 128), 3  # pairs to judge a real direction on, and how often
 PENALTY = 5  # an innocent accused counts as much as so many guilty missed
 RULES = (
     "A planted model counts as opened if more than half of the effect is gone with the planted "
     "units held that do not carry the feature, as natural if less than a tenth is; others are left "
     "out, and so are those whose direction has no effect, or that have no margin left.",
     "Layers are such that a planted mediator removes at least 0.3 of the margin there, by two "
-    "other seeds. The settings marked fit had been looked at before the rest was measured: tests, "
+    "other seeds (in Gemma no layer was: number at layer 9, with 0.29 and 0.60, came nearest). The "
+    "settings marked fit had been looked at before the rest was measured: tests, "
     "the rule of the verdict and how far a unit may go were made on them, too.",
     "Thresholds are fitted test by test on the settings marked fit: from where a test speaks "
     f"against, the number that finds most opened models less {PENALTY} times the natural ones it "
@@ -71,9 +75,11 @@ class Setting(NamedTuple):
     n: int
     seeds: tuple[int, ...]
     fit: bool = False
+    model: str = PACKAGED
 
     def __str__(self) -> str:
-        return f"{self.feature}, layer {self.layer}, {self.n} pairs"
+        where = "" if self.model == PACKAGED else f", {self.model}"
+        return f"{self.feature}, layer {self.layer}, {self.n} pairs{where}"
 
 
 SETTINGS = (
@@ -83,74 +89,11 @@ SETTINGS = (
     Setting("number", 18, 32, (18, 19)),
     Setting("order", 22, 48, (13,)),
     Setting("gender", 24, 48, (15,)),
+    Setting("number", 9, 48, (24,), model="gemma-3-270m"),
     Setting("number", 12, 64, (23,)),
     Setting("order", 20, 200, (21,)),
     Setting("order", 21, 400, (22,)),
 )
-
-# ------------------------------------------------------------------------------ the literature
-
-
-def earth_movers_distance(cached: PlantedPairs, direction: Tensor) -> float:
-    """Mean distance of patched states to sources, best matched, over that of bases to sources."""
-    patched = patch_subspace(cached.base, cached.source, direction)
-    half = torch.arange(len(cached)) % 2 == 0
-    return _matched(patched[half], cached.source) / _matched(cached.base[half], cached.source)
-
-
-def off_manifold(cached: PlantedPairs, direction: Tensor) -> float:
-    """Algorithm 1 of Grant et al.: what the part of the patch off natural changes does to source
-    states, as a share of the effect.
-    """
-    moved = patch_subspace(cached.base, cached.source, direction) - cached.base
-    axes = natural_changes(cached)
-    residual = moved - moved @ axes @ axes.T
-    with torch.no_grad():
-        change = cached.logit_difference(cached.source + residual)
-        change = change - cached.logit_difference(cached.source)
-        effect = cached.clean_logit_difference - cached.logit_difference(cached.base + moved)
-    return (change.abs().mean() / effect.mean().abs()).item()
-
-
-def hpc_l(cached: PlantedPairs, direction: Tensor) -> float:
-    """HPC-L of Liu and Chen: the margin lost if later units stay within their class's range."""
-    moved = patch_subspace(cached.base, cached.source, direction)
-    first = (cached.source - cached.base) @ mean_change(cached)[0] > 0
-    held = torch.empty(len(cached))
-    for side in (first, ~first):
-        rows = side.nonzero()[:, 0]
-        clamp = _class_range(cached, moved, side)
-        if len(rows):
-            with torch.no_grad():
-                held[rows] = cached.logit_difference(moved[rows], rows, clamp=clamp)
-    with torch.no_grad():
-        lost = held - cached.logit_difference(moved)
-    return (lost.mean() / cached.clean_logit_difference.median()).item()
-
-
-LITERATURE: Mapping[str, Callable[[PlantedPairs, Tensor], float]] = {
-    "earth mover's distance": earth_movers_distance,
-    "off-manifold algorithm": off_manifold,
-    "HPC-L": hpc_l,
-}
-
-
-def _matched(some: Tensor, others: Tensor) -> float:
-    table = torch.cdist(some, others)
-    rows, columns = linear_sum_assignment(table.numpy())
-    return table[rows, columns].mean().item()
-
-
-def _class_range(cached: PlantedPairs, moved: Tensor, side: Tensor) -> dict[Site, Tensor]:
-    """Later units of some patched pairs, clipped to what their sources' class does."""
-    natural = [cached.later_units(state) for state in (cached.base, cached.source)]
-    clamp = {}
-    for site, values in cached.later_units(moved).items():
-        seen = torch.cat([natural[1][site][side], natural[0][site][~side]])
-        ends = torch.quantile(seen, torch.tensor([0.001, 0.999]), dim=0)
-        clamp[site] = values[side].clamp(*ends)
-    return clamp
-
 
 # ------------------------------------------------------------------------------ the run
 
@@ -179,11 +122,14 @@ def run(evidence: Evidence) -> None:
     """All settings in turn, then the real cases."""
     model = load_model(device="cpu")
     evidence.put(list(RULES), "rules")
-    if evidence.missing("cases"):
+    which = {str(setting): "fit" if setting.fit else "held out" for setting in SETTINGS}
+    evidence.put(which, "settings")
+    if model_slug() == PACKAGED and evidence.missing("cases"):
         evidence.put(cases(model), "cases")
     for setting in SETTINGS:
         wanted = [f"{family} {n}" for family, n in itertools.product(FAMILIES, setting.seeds)]
-        if not any(evidence.missing("rows", str(setting), name) for name in wanted):
+        done = not any(evidence.missing("rows", str(setting), name) for name in wanted)
+        if done or setting.model != model_slug():
             continue
         kinds = ("mlp_hidden", "resid_mid", "resid_post")
         pairs = pairs_of(model, setting.feature, setting.n, setting.seeds[0])
@@ -192,6 +138,37 @@ def run(evidence: Evidence) -> None:
             if evidence.missing("rows", str(setting), f"{family} {seed}"):
                 made = plant(family, *at, seed=seed)
                 evidence.put(measure(*made), "rows", str(setting), f"{family} {seed}")
+    if model_slug() == PACKAGED:
+        flips(model, evidence)
+
+
+def flips(model: Model, evidence: Evidence) -> None:
+    """Verdicts on real directions, each on so many fresh pairs, drawn several times."""
+    kinds = ("mlp_hidden", "resid_post")
+    train = ioi.make_pairs(model, 80, split="train", seed=0)
+    mlp, stream = cache_sites(model, train, [Site(21, kind) for kind in kinds])
+    names = agreement.make_pairs(model, "gender", 60, split="train", seed=0)
+    gender = cache_pairs(model, names, Site(24, "mlp_hidden"))
+    found = {
+        "trained, MLP 21": (mlp, "order", trained(mlp)),
+        "mean difference, stream 21": (stream, "order", mean_difference(stream)),
+        "mean gradient, stream 21": (stream, "order", mean_gradient(stream)),
+        "gender, mean difference, MLP 24": (gender, "gender", mean_difference(gender)),
+    }
+    for (name, (at, feature, v)), n in itertools.product(found.items(), SIZES):
+        enough = feature == "order" or n <= 84  # so many pairs of names there are
+        if enough and evidence.missing("by n", name, str(n)):
+            said = []
+            for seed in range(DRAWS):
+                pairs = pairs_of(model, feature, n, seed=100 + seed)
+                said.append(audit(model, at.site, v, pairs, progress=False).verdict)
+            evidence.put(said, "by n", name, str(n))
+
+
+def trained(cached: CachedPairs) -> Tensor:
+    """The direction of lesson 09's defendant."""
+    usual = dict(loss=answer_logit_difference, epochs=10, batch_size=40, seed=0, progress=False)
+    return find_direction(cached, **usual).direction
 
 
 def cases(model: Model) -> dict:
@@ -212,11 +189,10 @@ def cases(model: Model) -> dict:
     found["units against it"] = (mlp, moves * (moves * acts <= 0))
     train = ioi.make_pairs(model, 80, split="train", seed=0)
     at, stream = cache_sites(model, train, [Site(21, "mlp_hidden"), Site(21, "resid_post")])
-    fit = find_direction(at, loss=answer_logit_difference, epochs=10, batch_size=40, seed=0)
     W, reads = model.blocks[21].mlp.W_out.detach(), mean_gradient(stream)
     sense, act, by_hand = halves(mean_difference(at), reads, W, exact=False)
     found |= {
-        "trained": (mlp, fit.direction), "built by hand": (mlp, by_hand),
+        "trained": (mlp, trained(at)), "built by hand": (mlp, by_hand),
         "built by hand, turned round": (mlp, sense - act),
     }  # fmt: skip
     rows = {}
@@ -304,6 +280,9 @@ def show(evidence: dict) -> None:
     families(rows_of(evidence, held))
     print("\nAUROC, held out\n")
     benchmark(rows_of(evidence, held))
+    print("\nVerdicts on real directions, by the number of pairs\n")
+    for name, of in evidence.get("by n", {}).items():
+        print(f"{name}: {of}")
     for name, case in evidence.get("cases", {}).items():
         print(f"\n{name}: {case}")
 

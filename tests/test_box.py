@@ -96,7 +96,7 @@ ANSWERS = {
         tries("for n in range(9): open(f'{n}', 'wb').write(b'0' * 2**24)"),
         "No space left",
     ),
-    "variables": (told("sorted(os.environ)"), "got ['HOME', 'LANG', "),
+    "variables": (told("sorted(os.environ)"), "got ['GOMP_SPINCOUNT', 'HOME', 'LANG', "),
     "sees no processes": (told("len([n for n in os.listdir('/proc') if n.isdecimal()])"), "got 3"),
     "kills all": (tries("os.kill(1, 9)\n") + "    raise ValueError('alive')", "alive"),
     "mounts": (

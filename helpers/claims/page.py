@@ -24,6 +24,7 @@ from helpers.output.files import ROOT
 MEASURED, REFERENCE = "this run", "our reference run"
 UNITS = {"%": "percent", "": "number without unit"}  # the two halves of the figure
 DOT = {"replicated": (plots.NATURAL, "o"), "partly": (plots.MLP, "s"), "not": (plots.ILLUSORY, "X")}
+DOT |= {report.DEPENDS: (plots.BASE, "^")}
 
 
 def measurements(model: str | None = None) -> dict[str, dict[str, Any]]:

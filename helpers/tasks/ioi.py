@@ -8,12 +8,14 @@ stands: it is the second of the two names in ABB, as here, and the first in BAB.
 import functools
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
+import torch
 
 from helpers.models import require
 from helpers.output import files
@@ -70,6 +72,27 @@ def make_pairs(
     source = [prefix + fill(texts[row["template"]], OTHER[row["pattern"]], row) for row in rows]
     pairs = Pairs.from_prompts(model, base, source, table["io"], table["subject"], table=table)
     return replace(pairs, table=pairs.table.assign(**_find_names(pairs)))
+
+
+def with_other_repeated(pairs: Pairs) -> Pairs:
+    """The same bases, with sources that repeat the other name: the answer changes with one token.
+
+        base    Then, Mary and John had fun. John gave a book to    answer Mary
+        source  Then, Mary and John had fun. Mary gave a book to    counterfactual John
+
+    `pairs` are those of `make_pairs`. The position is that of the repeated name. What the table
+    says of the bases stays.
+    """
+    places = torch.tensor(pairs.table["subject2_position"].to_numpy())
+    sources = tuple(tokens.clone() for tokens in pairs.base_tokens)
+    for source, place, io in zip(sources, places, pairs.answer, strict=True):
+        source[place] = io
+    texts = []
+    for base, subject, io in pairs.table[["base", "subject", "io"]].to_numpy():
+        first, between, after = re.split(rf"\b{re.escape(subject)}\b", base)
+        texts.append(subject.join([first, between]) + io + after)
+    changed = {"source_tokens": sources, "position": places, "source_position": places}
+    return replace(pairs, **changed, table=pairs.table.assign(source=texts))
 
 
 def templates(split: Split) -> dict[str, str]:

@@ -1,0 +1,8 @@
+"""Shortcuts: what a gradient says about patches that were not made, and the exact direct split.
+
+scores = attribution(model, pairs, ["mlp_out"], method="relp")  # one backward pass, every cell
+"""
+
+from helpers.attribution.direct import Split, direct_attribution
+from helpers.attribution.rules import RELP, RULES, linearised
+from helpers.attribution.scores import METHODS, attribution, coefficients

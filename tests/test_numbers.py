@@ -63,10 +63,10 @@ def test_sections_that_are_named_exist():
     assert not wrong
 
 
-@pytest.mark.parametrize("claim", report.claims())
+@pytest.mark.parametrize("claim", report.every_claim())
 def test_a_claim_is_recorded_in_its_lesson(claim):
     """Or at least named there: some record several claims in a loop."""
-    code = "\n".join(cells(report.claims()[claim]["lesson"], "code"))
+    code = "\n".join(cells(report.every_claim()[claim]["lesson"], "code"))
     assert re.search(rf"[\"']{claim}[\"']", code)
 
 

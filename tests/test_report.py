@@ -11,10 +11,18 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from helpers.claims import reference, report
-from helpers.claims.report import claims, judge, record, record_untestable, rule_names
+from helpers.claims.report import (
+    claims,
+    every_claim,
+    judge,
+    record,
+    record_untestable,
+    rule_names,
+)
 from helpers.output import files
 
 CLAIM_IDS = [f"C{n}" for n in range(1, 39)] + [f"E{n}" for n in range(1, 7)]
+EVERY_ID = CLAIM_IDS + [f"R{n}" for n in range(1, 7)]  # with those of part II
 C4_CONTROLS = {"full_mlp_high": 5.0, "random_high": 2.0}
 numbers = st.floats(-300, 300)
 
@@ -35,38 +43,39 @@ def stored(results, claim):
 
 
 def test_all_claims_are_there_in_order():
-    assert list(claims()) == CLAIM_IDS
+    assert list(claims()) == CLAIM_IDS and list(every_claim()) == EVERY_ID
+    assert all((spec["lesson"] > "10") == (c not in claims()) for c, spec in every_claim().items())
     text = (report.ROOT / "data" / "claims.json").read_text()
-    assert len(re.findall(r'"id":', text)) == len(CLAIM_IDS)  # a repeated id would hide a claim
+    assert len(re.findall(r'"id":', text)) == len(EVERY_ID)  # a repeated id would hide a claim
 
 
-@pytest.mark.parametrize("claim", CLAIM_IDS)
+@pytest.mark.parametrize("claim", EVERY_ID)
 def test_claim_is_complete(claim):
-    spec = claims()[claim]
+    spec = every_claim()[claim]
     for key in ("title", "statement", "where", "quantity"):
         assert spec[key].strip()
-    assert re.fullmatch(r"0[1-9]", spec["lesson"])
+    assert re.fullmatch(r"0[1-9]|11", spec["lesson"])
     assert {"source", "model", "value", "unit", "note"} <= spec["paper"].keys()
     assert spec["paper"]["value"] is None or math.isfinite(spec["paper"]["value"])
     assert len({len(column) for column in spec["paper"].get("by_layer", {}).values()}) <= 1
 
 
-@pytest.mark.parametrize("claim", CLAIM_IDS)
+@pytest.mark.parametrize("claim", EVERY_ID)
 def test_rule_is_well_formed(claim):
-    rule, detail = claims()[claim]["rule"], claims()[claim]["detail"]
+    rule, detail = every_claim()[claim]["rule"], every_claim()[claim]["detail"]
     assert rule["text"].startswith(("Replicated", "As for", "An identity", "A count", "The paper"))
     assert rule["replicated"], "an empty list would never hold"
     for left, compare, right in rule["replicated"] + rule["partly"]:
         assert isinstance(left, str) and compare in report.COMPARE
         assert isinstance(right, (int, float, str)) or len(right) == 2
     assert rule_names(rule) <= {"value", "low", "high"} | detail.keys()
-    unjudged = detail.keys() - rule_names(rule) - set(claims()[claim].get("choice", ()))
+    unjudged = detail.keys() - rule_names(rule) - set(every_claim()[claim].get("choice", ()))
     assert all("not judged" in detail[name] for name in unjudged)
 
 
-@pytest.mark.parametrize("claim", CLAIM_IDS)
+@pytest.mark.parametrize("claim", EVERY_ID)
 def test_a_rule_that_could_fail_says_how(claim):
-    spec = claims()[claim]
+    spec = every_claim()[claim]
     informative, rule = spec["informative"], spec["rule"]
     assert informative["why"].endswith(".") and 40 < len(informative["why"]) < 160
     assert ("failing" in informative) == informative["could_fail"]
@@ -85,10 +94,10 @@ def test_nothing_that_failed_is_called_sure_to_pass():
 
 
 @given(data=st.data())
-@pytest.mark.parametrize("claim", CLAIM_IDS)
+@pytest.mark.parametrize("claim", EVERY_ID)
 def test_replicated_implies_partly(claim, data):
     """Whatever is good enough for "replicated" is good enough for "partly"."""
-    rule = claims()[claim]["rule"]
+    rule = every_claim()[claim]["rule"]
     bounds = [x for *_, x in rule["replicated"] + rule["partly"] if isinstance(x, (int, float))]
     number = numbers | st.sampled_from([0, *bounds])
     measured = {name: data.draw(number, label=name) for name in sorted(rule_names(rule))}

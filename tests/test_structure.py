@@ -13,7 +13,8 @@ PACKAGES = ("helpers", "tools")
 LATER = ("TYPE_CHECKING", "__name__ == '__main__'")  # conditions that are false in an import
 
 # A room may use those before it, never those after it.
-ROOMS = "output models tasks patching directions attribution circuits editing audit claims lessons".split()
+ROOMS = "output models tasks patching directions attribution circuits".split()
+ROOMS += "editing audit claims lessons".split()
 MOST_DOORS, MOST_LINES, LONGEST_FILE, LONGEST_FUNCTION = 11, 8950, 350, 40
 # What is not imported by a lesson, but started: `python -m helpers.audit`.
 STARTED = {"helpers.audit.__main__"}

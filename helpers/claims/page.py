@@ -30,7 +30,8 @@ DOT |= {report.DEPENDS: (plots.BASE, "^")}
 def measurements(model: str | None = None) -> dict[str, dict[str, Any]]:
     """What was recorded on a model, else in our reference run ("from" says which), by claim."""
     known = {REFERENCE: expected(model), MEASURED: report.recorded(model)}
-    return {c: {**e, "from": source} for source, of in known.items() for c, e in of.items()}
+    found = {c: {**e, "from": source} for source, of in known.items() for c, e in of.items()}
+    return {claim: entry for claim, entry in found.items() if claim in claims()}
 
 
 def report_table(model: str | None = None) -> pd.DataFrame:
@@ -108,7 +109,7 @@ def record_cells() -> dict[str, tuple[str, str]]:
             printed = "".join(part.get("text", "") for part in cell.get("outputs", ()))
             for claim in re.findall(r"^([A-Z]\d+) · .* -> ", printed, flags=re.M):
                 found[claim] = (path.name, cell.id)
-    return found
+    return {claim: where for claim, where in found.items() if claim in claims()}
 
 
 def _draw_claim(ax: Axes, claim: str, entry: Mapping[str, Any]) -> None:

@@ -138,18 +138,24 @@ def load_site(name: str, model: str | None = None) -> dict[str, Any]:
 
 
 @functools.cache
-def claims() -> dict[str, Claim]:
+def every_claim() -> dict[str, Claim]:
     """Every claim of `data/claims.json` by its id, in order."""
     text = (ROOT / "data" / "claims.json").read_text(encoding="utf-8")
     return {claim["id"]: claim for claim in json.loads(text)["claims"]}
 
 
+@functools.cache
+def claims() -> dict[str, Claim]:
+    """The claims of part I, which the report of lesson 10 is about; later ones show their own."""
+    return {claim: spec for claim, spec in every_claim().items() if spec.get("part", 1) == 1}
+
+
 def find_claim(claim: str) -> Claim:
     """The entry of one claim; an unknown id is a ValueError that lists similar ones."""
-    if claim not in claims():
-        near = difflib.get_close_matches(str(claim).upper(), claims(), cutoff=0)
+    if claim not in every_claim():
+        near = difflib.get_close_matches(str(claim).upper(), every_claim(), cutoff=0)
         raise ValueError(f"There is no claim {claim!r}. Did you mean one of {', '.join(near)}?")
-    return claims()[claim]
+    return every_claim()[claim]
 
 
 def judge(rule: Rule, numbers: Mapping[str, float]) -> str:
@@ -222,7 +228,7 @@ def saving(folder: Path) -> Iterator[None]:
 
 def read_measured(path: Path) -> dict[str, dict[str, Any]]:
     """What a file says of our claims, by claim; nothing if there is no file."""
-    entries = {claim: entry for claim, entry in read_json(path).items() if claim in claims()}
+    entries = {c: entry for c, entry in read_json(path).items() if c in every_claim()}
     for claim, entry in entries.items():
         if not _is_measured(entry):
             raise _damaged(path, f"what it says of {claim} is no measurement with a verdict")

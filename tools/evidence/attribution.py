@@ -29,8 +29,9 @@ PAIRS = {"train": 8, "test": 8, "fresh": 12}  # of each template
 SEED = 1  # of the pairs; a trial of the code had looked at one fresh template with seed 0
 KINDS = ("resid_pre", "attn_out", "mlp_out")
 LAST = ("resid_post", *KINDS[1:], "mlp_hidden")  # at the last token of the order pairs
-MAPS = ("exact", "atp", "relp", "relp+pattern", "ig")  # whose mean maps are kept
-ORDER, FOUND_ON = 100, 100  # order pairs: fresh ones to judge, train ones for directions
+SHORTCUTS = ("atp", "relp", "relp+pattern", "ig")
+MAPS = ("exact", *SHORTCUTS)  # whose mean maps are kept
+ORDER, FOUND_ON = 48, 100  # order pairs: fresh ones to judge, train ones for directions
 DRAWS = 500
 RULES = (
     f"Pairs (seed {SEED}): {PAIRS} of each template, by split; the source repeats the other name, "
@@ -139,8 +140,9 @@ def directions(model: Model) -> dict:
     fresh = ioi.make_pairs(model, ORDER, split="fresh", seed=SEED)
     train = ioi.make_pairs(model, FOUND_ON, split="train", seed=0)
     shipped = shipped_evidence("trial")["effects"]
-    found = {}
-    for name, site in (("MLP 21", Site(21, "mlp_hidden")), ("stream 21", Site(21, "resid_post"))):
+    sites, found = {"MLP 21": Site(21, "mlp_hidden"), "stream 21": Site(21, "resid_post")}, {}
+    slopes = {m: coefficients(model, fresh, list(sites.values()), method=m) for m in SHORTCUTS}
+    for place, (name, site) in enumerate(sites.items()):
         ends, cached = (
             best_directions(cache_pairs(model, train, site)),
             cache_pairs(model, fresh, site),
@@ -149,10 +151,12 @@ def directions(model: Model) -> dict:
         each = {"trained": trained, "closed form": ends.top, "opposite": ends.bottom}
         change = {key: patch_subspace(cached.base, cached.source, u) for key, u in each.items()}
         change["whole"] = cached.source
-        slopes = {m: coefficients(model, fresh, [site], method=m)[0] for m in METHODS}
         found[name] = {
             key: {"exact": cached.measure(patched).fldd}
-            | {m: share(cached, (c * (patched - cached.base)).sum(-1)) for m, c in slopes.items()}
+            | {
+                m: share(cached, (c[place] * (patched - cached.base)).sum(-1))
+                for m, c in slopes.items()
+            }
             for key, patched in change.items()
         }
     return found

@@ -23,7 +23,9 @@ from safetensors.torch import save_file
 from test_patching import overridden, random_pairs
 
 from helpers import patching
+from helpers.attribution import rules, scores
 from helpers.audit import command, criteria, diagnostics, measure, planted
+from helpers.circuits import ablation
 from helpers.claims import reference, report
 from helpers.directions import closed_form, geometry, layers, readers, search
 from helpers.directions.sweeps import facts_at_layer, facts_job
@@ -578,6 +580,62 @@ ROME = [
 ]
 
 
+def estimate(**changes):
+    """Scores with one argument changed."""
+    return lambda s: scores.attribution(
+        **{"model": s.model, "pairs": s.pairs, "kinds": ["mlp_out"]} | changes
+    )
+
+
+def ablated(circuit, means=None, pairs=None):
+    """A circuit's logit difference, with means or pairs of another kind."""
+    return lambda s: ablation.ablated_logit_difference(
+        s.model, pairs or s.pairs, circuit,
+        ablation.head_means(s.model, s.pairs) if means is None else means,
+    )  # fmt: skip
+
+
+def unequal(s):
+    """Pairs whose sources are shorter than their bases."""
+    return replace(s.pairs, source_tokens=random_pairs(s.model, length=7).source_tokens,
+                   source_position=torch.full((5,), 6))  # fmt: skip
+
+
+ATTRIBUTION = [
+    (estimate(kinds="mlp_out"), "give a list of kinds"),
+    (estimate(kinds=[]), "give a list of kinds"),
+    (estimate(kinds=["mlp"]), "some of .*'mlp_out'.*, not"),
+    (estimate(method="lrp"), "no method 'lrp': choose one of"),
+    (estimate(method="ig", steps=0), "steps must be .* from 1 on, not 0"),
+    (estimate(batch_size=0), "batch_size must be .* from 1 on"),
+    (lambda s: estimate(pairs=unequal(s))(s), "pair 0: base and source differ in length"),
+    (lambda s: estimate(pairs=beyond(s))(s), "there is no token"),
+    (lambda s: scores.coefficients(s.model, s.pairs, []), "no sites given"),
+    (lambda s: scores.coefficients(s.model, s.pairs, [Site(9, "mlp_out")]), "layer 9 is out of"),
+    (lambda s: scores.coefficients(s.model, s.pairs, ["mlp_out"]), "a Site is needed"),
+    (lambda s: open_rules(s.model, "norm"), "rules are some of"),
+    (lambda s: open_rules(s.model, ["norm", "softmax"]), "not .*softmax"),
+    (ablated([(9, 0)]), r"no head \(9, 0\)"),
+    (ablated([3]), "no head 3: give pairs"),
+    (ablated([(0, 0)], torch.zeros(2, 9, 4, 12)), "means must be of shape"),
+    (lambda s: ablation.head_means(s.model, unequal(s)), r"prompts of \[7, 9\] tokens"),
+    (lambda s: ablation.random_heads(s.model, 0, seed=0), "k must be from 1 to 12 heads"),
+    (lambda s: ablation.strongest(BASE, 1), "of 4 dimensions"),
+    (lambda s: ablation.strongest(BASE[None, :, None], 13), "there are 12 heads, not 13"),
+]
+
+
+def beyond(s):
+    """Pairs with a token that the model does not have."""
+    tokens = tuple(tokens + s.model.cfg.d_vocab for tokens in s.pairs.base_tokens)
+    return replace(s.pairs, base_tokens=tokens)
+
+
+def open_rules(model, chosen):
+    with rules.linearised(model, chosen):
+        pass
+
+
 def related(s):
     return replace(s.pairs, table=s.pairs.table.assign(relation="a"))
 
@@ -751,7 +809,8 @@ ALL = {
     "sites": SITES, "geometry": GEOMETRY, "metrics": METRICS, "pairs": PAIRS, "patching": PATCHING,
     "das": DAS, "closed form": CLOSED_FORM, "readers": READERS,
     "tasks": TASKS, "counterfact": COUNTERFACT, "editing": EDITING,
-    "moments": MOMENTS, "rome": ROME, "judging": JUDGING, "files": FILES, "tables": TABLES,
+    "moments": MOMENTS, "rome": ROME, "judging": JUDGING, "attribution": ATTRIBUTION,
+    "files": FILES, "tables": TABLES,
     "results": RESULTS,
 }  # fmt: skip
 KINDS = {"files": command.DirectionFileError, "tables": PairFileError}

@@ -53,6 +53,35 @@ def named(io, s):
     return [(io, "and", s), (s, "and", io)]
 
 
+def by_autograd(flow, a, u):
+    a, u = (x.detach().clone().requires_grad_() for x in (a, u))
+    return torch.stack(torch.autograd.grad(a * u / 2, (a, u), flow))
+
+
+def without_top(estimate, exact):
+    kept = exact.flatten().abs() < exact.abs().max()
+    return torch.corrcoef(torch.stack([estimate.flatten()[kept], exact.flatten()[kept]]))[0, 1]
+
+
+def most_positive(estimate, exact):
+    kept = exact.flatten() < exact.max()
+    return torch.corrcoef(torch.stack([estimate.flatten()[kept], exact.flatten()[kept]]))[0, 1]
+
+
+def zeroed(estimate, exact):
+    kept = exact.abs() < exact.abs().max()
+    return torch.corrcoef(torch.stack([(estimate * kept).flatten(), (exact * kept).flatten()]))[
+        0, 1
+    ]
+
+
+def without_top_by_hand(estimate, exact):
+    pairs = zip(estimate.flatten().tolist(), exact.flatten().tolist(), strict=True)
+    x, y = map(torch.tensor, zip(*sorted(pairs, key=lambda both: abs(both[1]))[:-1], strict=True))
+    x, y = x - x.mean(), y - y.mean()
+    return x @ y / (x.norm() * y.norm())
+
+
 def at(p, place):
     return p[torch.arange(len(p)), ..., place]
 
@@ -378,6 +407,21 @@ RIGHT = {
         one_by_one,
         by_shares,
         lambda **given: torch.tensor(list(rules(**given).values())).all(),
+    ],
+    checks.check_taylor_term: [
+        lambda g, base, source: torch.linalg.vecdot(g, source - base),
+        lambda g, base, source: torch.einsum("pd,pd->p", g, source - base),
+        lambda g, base, source: torch.stack([a @ (c - b) for a, b, c in zip(g, base, source)]),  # noqa: B905
+    ],
+    checks.check_half_rule: [
+        lambda flow, a, u: torch.stack([flow * u / 2, flow * a / 2]),
+        lambda flow, a, u: 0.5 * flow * torch.stack([u, a]),
+        by_autograd,
+    ],
+    checks.check_without_top: [
+        without_top,
+        without_top_by_hand,
+        lambda x, y: float(without_top(x, y)),
     ],
     checks.check_opened: [
         lambda fall, shut: 1 - shut.mean() / fall.mean(),
@@ -785,6 +829,32 @@ WRONG = [
     (checks.check_moved, lambda z, b, h: moved(z, b, h) / b.abs(), "not by its square"),
     (checks.check_moved, lambda z, b, h: moved(z, b, h) * b.abs(), "beta is missing"),
     (checks.check_moved, lambda z, b, h: moved(z, b, h).mean(), "per fact"),
+    (checks.check_taylor_term, lambda g, b, s: (g * (b - s)).sum(-1), "sign is wrong"),
+    (checks.check_taylor_term, lambda g, b, s: g * (s - b), "sum over the last"),
+    (checks.check_taylor_term, lambda g, b, s: (g * (s - b)).mean(-1), "not a mean"),
+    (checks.check_taylor_term, lambda g, b, s: (g * s).sum(-1), "not times the source"),
+    (checks.check_taylor_term, lambda g, b, s: (g * b).sum(-1), "not times the base"),
+    (checks.check_taylor_term, lambda g, b, s: (g * (s - b)).sum(), "one number per pair"),
+    (checks.check_taylor_term, lambda g, b, s: (g * (s - b)).sum(-1).mean(), "comes later"),
+    (checks.check_taylor_term, lambda g, b, s: (g * (s - b)).sum(-1).abs(), "which way"),
+    (checks.check_taylor_term, lambda g, b, s: g @ (s - b).T, "every pair with every other"),
+    (checks.check_taylor_term, lambda g, b, s: None, "returns nothing"),
+    (checks.check_half_rule, lambda f, a, u: f * torch.stack([u, a]), "count the flow twice"),
+    (checks.check_half_rule, lambda f, a, u: f * torch.stack([a, u]) / 2, "other"),
+    (checks.check_half_rule, lambda f, a, u: f * torch.stack([u, a]) / 4, "not a quarter"),
+    (checks.check_half_rule, lambda f, a, u: torch.stack([u, a]) / 2, "flow from above"),
+    (checks.check_half_rule, lambda f, a, u: torch.stack([f, f]) / 2, "times the other factor"),
+    (checks.check_half_rule, lambda f, a, u: f * u / 2, "expected"),
+    (
+        checks.check_without_top,
+        lambda x, y: torch.corrcoef(torch.stack([x.flatten(), y.flatten()]))[0, 1],
+        "still there",
+    ),
+    (checks.check_without_top, most_positive, "use abs"),
+    (checks.check_without_top, lambda x, y: without_top(y, x), r"\*exact\* effect"),
+    (checks.check_without_top, zeroed, "leave the cell out"),
+    (checks.check_without_top, lambda x, y: without_top(x, y) ** 2, "square"),
+    (checks.check_without_top, lambda x, y: None, "returns nothing"),
     (
         checks.check_inner_products,
         lambda x, four: torch.mul(*differences(x, four)),

@@ -8,6 +8,7 @@ draws the same data. An answer that changes one of its inputs in place is wrong,
 The cells after an exercise use `checks.accepted(answer, otherwise=...)`: an answer that passed.
 """
 
+from helpers.lessons.checks.attribution import *  # noqa: F403
 from helpers.lessons.checks.compare import accepted as accepted
 from helpers.lessons.checks.facts import *  # noqa: F403
 from helpers.lessons.checks.ioi import *  # noqa: F403

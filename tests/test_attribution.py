@@ -4,6 +4,7 @@ import functools
 import itertools
 import re
 
+import numpy as np
 import pytest
 import torch
 from conftest import ARCHITECTURES, build_tiny_model
@@ -13,6 +14,7 @@ from transformer_lens.tools.analysis.attribution_patching import attribution_pat
 from helpers.attribution import (
     METHODS,
     RULES,
+    agreement,
     attribution,
     coefficients,
     direct_attribution,
@@ -243,6 +245,16 @@ def test_a_head_of_the_last_layer_works_directly_only(tiny_model):
     parts = [(c * at.base).sum(-1) for c, at in zip(slopes, cached, strict=True)]
     found = direct_attribution(model, pairs).heads[:, last]
     assert torch.allclose(found, torch.stack(parts, 1), rtol=1e-3, atol=1e-5)
+
+
+def test_agreement_is_what_it_says():
+    exact = torch.tensor([[-10.0, 1.0, 2.0], [0.0, 3.0, -1.0]])
+    noise = torch.tensor([[0.5, 0.2, -0.1], [0.3, -0.4, 0.0]])
+    estimate = 0.4 * exact + noise
+    x, y = estimate.flatten().numpy(), exact.flatten().numpy()
+    found = agreement(estimate, exact)
+    right = (np.corrcoef(x, y)[0, 1], np.corrcoef(x[1:], y[1:])[0, 1], (x @ y) / (y @ y))
+    assert found == pytest.approx(right, rel=1e-5)
 
 
 def hooks_of(model):

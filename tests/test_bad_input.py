@@ -615,6 +615,8 @@ ATTRIBUTION = [
     (lambda s: scores.coefficients(s.model, s.pairs, ["mlp_out"]), "a Site is needed"),
     (lambda s: open_rules(s.model, "norm"), "rules are some of"),
     (lambda s: open_rules(s.model, ["norm", "softmax"]), "not .*softmax"),
+    (lambda s: scores.agreement(BASE, BASE[:2]), r"not \(3, 4\) and \(2, 4\)"),
+    (lambda s: scores.agreement(BASE * math.nan, BASE), "NaN or infinity"),
     (ablated([(9, 0)]), r"no head \(9, 0\)"),
     (ablated([3]), "no head 3: give pairs"),
     (ablated([(0, 0)], torch.zeros(2, 9, 4, 12)), "means must be of shape"),

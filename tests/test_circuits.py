@@ -64,8 +64,8 @@ def test_all_heads_are_the_model_and_none_is_nothing(any_model):
     clean = cache_pairs(any_model, pairs, Site(0, "resid_pre")).clean_logit_difference
     full = ablated_logit_difference(any_model, pairs, heads, means)
     assert torch.allclose(full, clean, rtol=1e-4, atol=1e-5)
-    assert faithfulness(any_model, pairs, heads, means).value == pytest.approx(1)
-    assert faithfulness(any_model, pairs, [], means).value == pytest.approx(0)
+    found = faithfulness(any_model, pairs, [heads, []], means)
+    assert [x.value for x in found] == pytest.approx([1, 0], abs=1e-6)
 
 
 def test_faithfulness_is_a_ratio_of_means(tiny_model):
@@ -75,7 +75,7 @@ def test_faithfulness_is_a_ratio_of_means(tiny_model):
     part, none, full = (
         by_hand(model, pairs, heads, means).mean() for heads in (circuit, [], every_head(model))
     )
-    found = faithfulness(model, pairs, circuit, means)
+    (found,) = faithfulness(model, pairs, [circuit], means)
     assert found.value == pytest.approx(((part - none) / (full - none)).item(), rel=1e-4)
     assert found.low <= found.value <= found.high
 

@@ -5,4 +5,4 @@ scores = attribution(model, pairs, ["mlp_out"], method="relp")  # one backward p
 
 from helpers.attribution.direct import Split, direct_attribution
 from helpers.attribution.rules import RELP, RULES, linearised
-from helpers.attribution.scores import METHODS, attribution, coefficients
+from helpers.attribution.scores import METHODS, Agreement, agreement, attribution, coefficients

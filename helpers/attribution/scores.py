@@ -12,7 +12,7 @@ attribution patching), that by rules of `linearised` ("relp", or any rule alone)
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +25,17 @@ from helpers.patching.metrics import logit_difference
 from helpers.patching.sites import HOOKS, OF_ONE_HEAD, check_vocabulary
 from helpers.patching.suffix import only_columns
 from helpers.tasks import Pairs
+
+
+class Agreement(NamedTuple):
+    """Pearson's correlation, that without the cell of the largest exact effect, and the slope of
+    the estimates on the exact effects, through the origin: 1 if they have the right size.
+    """
+
+    correlation: float
+    without_top: float
+    slope: float
+
 
 Scores: TypeAlias = dict[str, Float[Tensor, "pairs layers pos *heads"]]
 Seen: TypeAlias = dict[str, Float[Tensor, "batch pos ..."]]  # by the name of a hook
@@ -73,6 +84,21 @@ def coefficients(
             at = at if site.head is None else at[:, site.head]
             found.setdefault(site, at.new_zeros(len(pairs), at.shape[-1]))[rows] = at
     return [found[site] for site in sites]
+
+
+def agreement(estimate: Tensor, exact: Tensor) -> Agreement:
+    """How well a map of estimates agrees with that of exact effects, of the same shape.
+
+    A ValueError: maps of different shape, or of so few cells that nothing is left to correlate.
+    """
+    require.finite("a map", estimate, exact)
+    if estimate.shape != exact.shape or exact.numel() < 3:
+        shapes = f"{tuple(estimate.shape)} and {tuple(exact.shape)}"
+        raise ValueError(f"maps of one shape, with three cells at least, are needed, not {shapes}")
+    both = torch.stack([estimate.flatten(), exact.flatten()]).double()
+    rest = both[:, torch.arange(exact.numel()) != both[1].abs().argmax()]
+    numbers = torch.corrcoef(both)[0, 1], torch.corrcoef(rest)[0, 1], both.prod(0).sum()
+    return Agreement(*(x.item() for x in (*numbers[:2], numbers[2] / both[1].square().sum())))
 
 
 def _batches(

@@ -7,7 +7,7 @@ circuit says. MLPs and norms go on working. The share of the logit difference th
     faithfulness = (LD(circuit) - LD(no head)) / (LD(all heads) - LD(no head))
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TypeAlias
 
 import torch
@@ -95,18 +95,17 @@ def ablated_logit_difference(
     return torch.cat(found)
 
 
-def faithfulness(model: Model, pairs: Pairs, circuit: Collection[Head], means: Means) -> Estimate:
-    """How much of the logit difference the circuit has alone, between no head (0) and all (1).
+def faithfulness(
+    model: Model, pairs: Pairs, circuits: Sequence[Collection[Head]], means: Means
+) -> list[Estimate]:
+    """How much of the logit difference each circuit has alone, between no head (0) and all (1).
 
-    A ratio of means over the pairs, with its interval. Errors are those of
-    `ablated_logit_difference`.
+    Ratios of means over the pairs, with intervals. Errors are those of `ablated_logit_difference`.
     """
-    columns = [
-        ablated_logit_difference(model, pairs, heads, means)
-        for heads in (circuit, (), every_head(model))
-    ]
-    samples = torch.stack(columns, -1)
-    return bootstrap(samples, lambda m: (m[..., 0] - m[..., 1]) / (m[..., 2] - m[..., 1]))
+    sets = [(), every_head(model), *circuits]
+    none, full, *parts = (ablated_logit_difference(model, pairs, s, means) for s in sets)
+    each = [torch.stack([part, none, full], -1) for part in parts]
+    return [bootstrap(x, lambda m: (m[..., 0] - m[..., 1]) / (m[..., 2] - m[..., 1])) for x in each]
 
 
 def _names(model: Model) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from helpers.attribution import METHODS, attribution, coefficients
+from helpers.attribution import METHODS, agreement, attribution, coefficients
 from helpers.claims import report, shipped_evidence
 from helpers.directions import best_directions, patch_subspace, unit
 from helpers.models import Model, load_model
@@ -79,12 +79,9 @@ def measure(model: Model, pairs: Pairs) -> Maps:
     return found | {"seconds": torch.stack(list(seconds.values()))}
 
 
-def agreement(maps: Maps, method: str, kind: int, rows: Tensor | slice = slice(None)) -> Tensor:
-    """Correlation, the same without the top cell, slope: of mean maps over the pairs `rows`."""
-    x, y = (maps[of][rows, kind].mean(0).flatten() for of in (method, "exact"))
-    rest = torch.arange(len(y)) != y.abs().argmax()
-    pearson = [torch.corrcoef(torch.stack([x[i], y[i]]))[0, 1] for i in (rest | True, rest)]
-    return torch.stack([*pearson, x @ y / (y @ y)])
+def three(maps: Maps, method: str, kind: int, rows: Tensor | slice = slice(None)) -> Tensor:
+    """The numbers of `agreement`, between mean maps over the pairs `rows`."""
+    return torch.tensor(agreement(*(maps[of][rows, kind].mean(0) for of in (method, "exact"))))
 
 
 def interval(templates: list[Maps], methods: tuple[str, ...], kind: int) -> list[list[float]]:
@@ -95,7 +92,7 @@ def interval(templates: list[Maps], methods: tuple[str, ...], kind: int) -> list
 
     def of(rows: list) -> Tensor:
         each = [
-            [agreement(maps, method, kind, row) for maps, row in zip(templates, rows, strict=True)]
+            [three(maps, method, kind, row) for maps, row in zip(templates, rows, strict=True)]
             for method in methods
         ]
         means = [torch.stack(values).mean(0) for values in each]
@@ -223,8 +220,8 @@ def show(evidence: Evidence) -> None:
     for split, found in evidence["splits"].items():
         print(f"\n## {split}; seconds per pair: {found['seconds per pair']}\n")
         rows = [
-            [kind, method, *(str(metrics.Estimate(*x)) for x in three)]
-            for kind in KINDS for method, three in found[kind].items()
+            [kind, method, *(str(metrics.Estimate(*x)) for x in numbers)]
+            for kind in KINDS for method, numbers in found[kind].items()
         ]  # fmt: skip
         print(markdown_table(["kind", "method", "correlation", "without top", "slope"], rows))
     for name, each in evidence["directions"].items():

@@ -22,7 +22,7 @@ from helpers.lessons import notebook
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-LESSONS = sorted((report.ROOT / "notebooks").glob("0[0-9]_*.ipynb"))
+LESSONS = sorted((report.ROOT / "notebooks").glob("[01][0-9]_*.ipynb"))
 WITH_MODEL = [path.stem for path in LESSONS if path.name[:2] not in ("01", "10")]
 ARCHITECTURES = ("gpt2", "llama", "gemma3")
 # Lessons that take a quarter of a minute each are not run on every architecture.
@@ -72,7 +72,7 @@ def run_lesson(stem: str) -> str | None:
 
 
 def claims_of(stem: str) -> set[str]:
-    return {name for name, claim in report.claims().items() if claim["lesson"] == stem[:2]}
+    return {name for name, claim in report.every_claim().items() if claim["lesson"] == stem[:2]}
 
 
 @pytest.fixture

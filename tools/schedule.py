@@ -16,14 +16,16 @@ Needs = Mapping[str, Collection[str]]  # a lesson's number -> those whose result
 FIRST = ("00", "01", "02")  # what a reader begins with, and what others wait for
 # On two cores, in seconds. They only decide what starts first: the longest, so that no core has to
 # wait for it in the end. A lesson without a number counts as long.
-SECONDS = {"03": 250, "04": 200, "05": 200, "06": 250, "07": 250, "08": 450, "09": 350, "10": 5}
+SECONDS = {"03": 250, "04": 200, "05": 200, "06": 250, "07": 250, "08": 450, "09": 350}
+SECONDS |= {"10": 5, "11": 150}
 UNKNOWN = 200
 # What a lesson calls to read another's results, and what that other one calls to write them.
 WRITTEN_BY = {
     r"\bload_site\(": r"\bsave_site\(",
     r"\breport\.recorded\(": r"\breport\.record\(",
 }
-# What only a lesson calls that reads all results (`summary_table` serves each for its own claims).
+# What only a lesson calls that reads all results of those before it (`summary_table` serves each for
+# its own claims).
 READS_ALL = re.compile(r"\breference\.check\(|\bpage\.\w+\(")
 
 
@@ -40,7 +42,7 @@ def find_needs(lessons: Mapping[str, Path]) -> dict[str, set[str]]:
     """
     code = {number: _code(path) for number, path in lessons.items()}
     readers_of_all = {number for number in code if READS_ALL.search(code[number])}
-    needs = {number: code.keys() - readers_of_all for number in readers_of_all}
+    needs = {n: {m for m in code.keys() - readers_of_all if m < n} for n in readers_of_all}
     for number in code.keys() - readers_of_all:
         wanted = [writes for reads, writes in WRITTEN_BY.items() if re.search(reads, code[number])]
         earlier = [other for other in code if other < number]

@@ -51,6 +51,7 @@ MAY_LACK = {
     "06": "too few continents",
     "08": "in no layer, or in",
     "09": "do nothing that could be tested",
+    "11": "does not do this task",
 }
 
 

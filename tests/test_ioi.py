@@ -180,6 +180,24 @@ def test_bos_shifts_the_positions_by_one():
     assert (np.sort(longer.table[POSITIONS[:2]].to_numpy(), axis=1) == [4, 6]).all()
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_other_name_repeated(tokenizer, split):
+    """One token differs, the text is that of the tokens, and the answers have changed places."""
+    first = make_pairs(tokenizer, 40, split=split, seed=3)
+    pairs = ioi.with_other_repeated(first)
+    for row in range(len(pairs)):
+        base, source = pairs.base_tokens[row], pairs.source_tokens[row]
+        place = pairs.table["subject2_position"][row]
+        assert (base != source).nonzero()[:, 0].tolist() == [place]
+        assert source[place] == pairs.answer[row] and base[place] == pairs.counterfactual[row]
+        assert torch.equal(encode(tokenizer, pairs.table["source"][row]), source)
+        assert torch.equal(base, first.base_tokens[row])
+    assert pairs.position.tolist() == pairs.source_position.tolist()
+    assert pairs.position.tolist() == pairs.table["subject2_position"].tolist()
+    swapped = pairs.table["source"] != first.table["source"]
+    assert swapped.all(), "the pairs that were given stay as they were"
+
+
 def test_every_architecture(any_model):
     """The tiny models know few of our words, and those are the ones that get used."""
     pairs = make_pairs(any_model, 8)

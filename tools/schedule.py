@@ -24,8 +24,8 @@ WRITTEN_BY = {
     r"\bload_site\(": r"\bsave_site\(",
     r"\breport\.recorded\(": r"\breport\.record\(",
 }
-# What only a lesson calls that reads all results of those before it (`summary_table` serves each for
-# its own claims).
+# What only a lesson calls that reads all earlier results (`summary_table` serves each for its own
+# claims).
 READS_ALL = re.compile(r"\breference\.check\(|\bpage\.\w+\(")
 
 

@@ -26,24 +26,27 @@ from helpers.audit import criteria, report
 from helpers.audit.command import DirectionFileError, main, parse_site, read_direction
 from helpers.audit.criteria import (
     AGAINST,
-    CONSISTENT,
     DOES_NOT_APPLY,
     FOR,
-    ILLUSION,
-    NO_EFFECT,
     OPEN,
-    OPPOSITE,
     REPORTED,
-    SMALLEST_EFFECT,
     TESTS,
-    UNDECIDED,
     Finding,
-    conclude,
     judge,
-    summarise,
 )
 from helpers.audit.diagnostics import Score, scores, writing_matrix
 from helpers.audit.measure import Spectrum, _why_not, audit, distinct
+from helpers.audit.verdicts import (
+    CONSISTENT,
+    ILLUSION,
+    NO_EFFECT,
+    NOT_SHOWN,
+    OPPOSITE,
+    SMALLEST_EFFECT,
+    UNDECIDED,
+    conclude,
+    summarise,
+)
 from helpers.directions.geometry import unit
 from helpers.models.smollm import ModelError
 from helpers.output.files import ROOT
@@ -266,8 +269,8 @@ def test_a_direction_that_does_nothing_has_no_effect(model, pairs):
 def test_repeated_pairs_count_once(model, pairs, result):
     twice = pairs[[*range(N), 3, 0, 3]]
     again = audit(model, SITE, sum(illusion(model, pairs)), twice, name=NAME, progress=False)
-    assert again.notes == ("Repeated pairs were counted once: 3 left out.",)
-    assert replace(again, notes=()) == result, "intervals are those over distinct pairs"
+    assert again.notes == ("Repeated pairs were counted once: 3 left out.", *result.notes)
+    assert replace(again, notes=result.notes) == result, "intervals are those over distinct pairs"
     assert again.notes[0] in report.to_markdown(again) and again.notes[0] in report.to_html(again)
 
 
@@ -341,7 +344,7 @@ def test_progress_can_be_hidden(model, pairs, capsys, monkeypatch):
         (SITE, torch.ones(12), "do you mean head_output.1.0?"),
         (Site(0, "resid_post"), torch.ones(96), "do you mean mlp_hidden.0?"),
         (SITE, torch.ones(5), "was it found in another model?"),
-        (SITE, torch.ones(96, 1), r"one vector of real numbers .* of shape \(96, 1\)"),
+        (SITE, torch.ones(1, 96, 1), r"a vector of real numbers .* of shape \(1, 96, 1\)"),
         (SITE, torch.zeros(96), "zero vector"),
         (SITE, torch.full((96,), torch.nan), "NaN"),
         (Site(7, "mlp_hidden"), torch.ones(96), "layer 7 is out of range"),
@@ -491,7 +494,7 @@ def test_what_the_findings_come_to(verdicts, conclusion):
             assert f"'{test}' (0.90 [0.80, 1.00])" in summary
     if verdicts.get(UNITS) == FOR:
         assert f"'{UNITS}' (0.90 [0.80, 1.00])" in summary
-    assert summary.endswith(criteria.NOT_SHOWN[conclusion])
+    assert summary.endswith(NOT_SHOWN[conclusion])
 
 
 @pytest.mark.parametrize("verdict", [AGAINST, FOR, OPEN])
@@ -507,7 +510,7 @@ def test_the_other_sign_is_judged_as_strictly(verdict):
     summary = summarise(other, [RANDOM], found)
     assert "adds 50.0% [40.0%, 60.0%] of the model's margin" in summary
     assert ("'whole does less' (0.90" in summary) == (verdict == AGAINST)
-    assert summary.endswith(criteria.NOT_SHOWN[OPPOSITE])
+    assert summary.endswith(NOT_SHOWN[OPPOSITE])
 
 
 # The reports.
@@ -589,10 +592,33 @@ def test_the_figure_shows_every_judged_test(result):
         assert plt.rcParams["axes.titlesize"] == 3.0, "the caller's style stays"
     plt.close(figure)
     assert figure.get_suptitle() == "The direction at mlp_hidden.1: likely an illusion"
-    left, right = ([label.get_text() for label in ax.get_yticklabels()] for ax in figure.axes)
-    assert left[:2] == ["this direction", "whole component"] and len(left) == 5
-    shown = {f.test: f for f in result.findings if f.verdict in (AGAINST, FOR, OPEN)}
-    assert right == [f"{n}\n{f.verdict}: {f.value.value:.2f}" for n, f in shown.items()]
+    rows = [[label.get_text() for label in ax.get_yticklabels()] for ax in figure.axes]
+    assert rows[0][:2] == ["this direction", "whole component"] and len(rows[0]) == 5
+    shown = [f for f in result.findings if f.verdict in (AGAINST, FOR, OPEN)]
+    assert sorted(row.split("\n")[0] for panel in rows[1:] for row in panel) == sorted(
+        finding.test for finding in shown
+    )
+    value = by_name(result)["lost by the row part"].value.value
+    assert f"lost by the row part\n{AGAINST}: {value:.0%}" in rows[1]
+
+
+def test_a_panel_has_one_unit_and_the_thresholds(result):
+    figure = report.figure(result)
+    plt.close(figure)
+    units = ["share of the effect (%)", "widths of the natural range", "usual distances"]
+    for ax, name in zip(figure.axes[1:], units, strict=True):
+        assert ax.get_xlabel().startswith(name)
+    tests = {test.name: test for test in TESTS}
+    for ax, scale in zip(figure.axes[1:], (100, 1, 1), strict=True):
+        names = [label.get_text().split("\n")[0] for label in ax.get_yticklabels()]
+        drawn = {line.get_xdata()[0] for line in ax.lines if len(set(line.get_xdata())) == 1}
+        for name in names:
+            assert scale * tests[name].against in drawn, name
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.texts] == [
+        "speaks against from here",
+        "for, up to here",
+    ]
 
 
 def test_saving_writes_whole_files_again_and_again(result, tmp_path):

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from test_patching import overridden, random_pairs
 
 from helpers import patching
-from helpers.audit import command, criteria, diagnostics, measure, planted
+from helpers.audit import command, diagnostics, measure, planted, verdicts
 from helpers.claims import reference, report
 from helpers.directions import closed_form, geometry, layers, readers, search
 from helpers.directions.sweeps import facts_at_layer, facts_job
@@ -33,7 +33,8 @@ from helpers.patching import caching, metrics
 from helpers.patching.sites import Site, check_sites
 from helpers.tasks import agreement, counterfact, facts, ioi, text
 from helpers.tasks.pair_files import PairFileError, read_pairs
-from helpers.tasks.pairs import Pairs, encode, single_token
+from helpers.tasks.pairs import Pairs
+from helpers.tasks.tokens import encode, single_token
 from tools import compare, publish, run
 from tools import reference as update
 from tools.classroom import assignment, grade
@@ -596,7 +597,7 @@ JUDGING = [
     ),
     (lambda s: diagnostics.writing_matrix(s.model, Site(9, "mlp_hidden")), "layer 9 is out"),
     (lambda s: diagnostics.writing_matrix(s.model, "mlp_hidden.1"), "a Site is needed"),
-    (lambda s: diagnostics.scores(s.cached, torch.ones(D, 2), None), "of 1 dimension, not"),
+    (lambda s: diagnostics.scores(s.cached, torch.ones(D, 2), None), "linearly dependent"),
     (lambda s: diagnostics.scores(s.cached, [1.0] * D, None), "not list"),
     (lambda s: planted.plant("mediator", *s.planted[::-1], seed=0), "these are at resid_post.1"),
     (
@@ -604,18 +605,18 @@ JUDGING = [
         "the same pairs are needed",
     ),
     (lambda s: measure.audit(s.model, "mlp_hidden.1", torch.ones(D), s.many), "a Site is needed"),
-    (lambda s: measure.audit(s.model, SITE, "v.npy", s.many), "one vector of numbers .*'v.npy'"),
-    (lambda s: measure.audit(s.model, SITE, None, s.many), "one vector of numbers .*None"),
+    (lambda s: measure.audit(s.model, SITE, "v.npy", s.many), "a vector of numbers .*'v.npy'"),
+    (lambda s: measure.audit(s.model, SITE, None, s.many), "a vector of numbers .*None"),
     (
         lambda s: measure.audit(s.model, SITE, torch.ones(D, dtype=torch.complex64), s.many),
-        "one vector of real numbers .*complex64",
+        "a vector of real numbers .*complex64",
     ),
     (lambda s: measure.audit(s.model, SITE, torch.ones(D), s.many, batch_size=0), "batch_size"),
     (lambda s: measure.audit(s.model, SITE, torch.ones(D), s.pairs[0]), "1 pairs are too few"),
     (lambda s: facts_job("any", s.pairs, 1), "use pairs of facts"),
     (lambda s: facts_job("any", related(s), 9), "layer 9 is out of range"),
     (lambda s: facts_at_layer(facts_at(s), directions=BASE), "has 4 dimensions"),
-    (lambda s: criteria.conclude(metrics.Estimate(1, 1, 1), [], []), "at least one"),
+    (lambda s: verdicts.conclude(metrics.Estimate(1, 1, 1), [], []), "at least one"),
     (lambda s: load.load_model(device=object()), "cannot be used", load.ModelError),
     (lambda s: load.load_model("a b\nc"), "cannot be loaded", load.ModelError),
     (lambda s: assignment.read_lesson(""), "There is no lesson ''", assignment.ClassroomError),

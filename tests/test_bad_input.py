@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from test_patching import overridden, random_pairs
 
 from helpers import patching
-from helpers.audit import command, diagnostics, measure, planted, verdicts
+from helpers.audit import diagnostics, measure, planted, verdicts
 from helpers.claims import reference, report
 from helpers.directions import closed_form, geometry, layers, readers, search
 from helpers.directions.sweeps import facts_at_layer, facts_job
@@ -37,6 +37,7 @@ from helpers.tasks.pairs import Pairs
 from helpers.tasks.tokens import encode, single_token
 from tools import compare, publish, run
 from tools import reference as update
+from tools.audit import sites, vectors
 from tools.classroom import assignment, grade
 from tools.report import to_markdown
 
@@ -181,8 +182,8 @@ SITES = [
     (site(1, ["mlp_hidden"]), "unknown kind of site"),
     (lambda s: check_sites(s.model, [Site(-1, "mlp_hidden")]), "layer -1 is out of range"),
     (lambda s: check_sites(s.model, [Site(1, "head_output", head=-1)]), "head -1 is out of range"),
-    (lambda s: command.parse_site("mlp_hidden." + "9" * 5000), "must have the form mlp_hidden"),
-    (lambda s: command.parse_site("mlp_hidden.\N{FULLWIDTH DIGIT ONE}"), "must have the form"),
+    (lambda s: sites.parse_site("mlp_hidden." + "9" * 5000), "must have the form mlp_hidden"),
+    (lambda s: sites.parse_site("mlp_hidden.\N{FULLWIDTH DIGIT ONE}"), "must have the form"),
 ]
 
 GEOMETRY = [
@@ -636,7 +637,7 @@ def direction(name, content):
             torch.save(content, path)
         else:
             save_file(content, path)
-        command.read_direction(path)
+        vectors.read_directions(path)
 
     return call
 
@@ -644,12 +645,12 @@ def direction(name, content):
 def cut(s):
     save_file({"direction": torch.ones(30)}, s.files / "cut.safetensors")
     os.truncate(s.files / "cut.safetensors", 100)
-    command.read_direction(s.files / "cut.safetensors")
+    vectors.read_directions(s.files / "cut.safetensors")
 
 
 def unreadable(s):
     (s.files / "v.npy").symlink_to("/proc/self/mem")  # nobody may read it, not even root
-    command.read_direction(s.files / "v.npy")
+    vectors.read_directions(s.files / "v.npy")
 
 
 def pair_file(content):
@@ -755,7 +756,7 @@ ALL = {
     "moments": MOMENTS, "rome": ROME, "judging": JUDGING, "files": FILES, "tables": TABLES,
     "results": RESULTS,
 }  # fmt: skip
-KINDS = {"files": command.DirectionFileError, "tables": PairFileError}
+KINDS = {"files": vectors.DirectionFileError, "tables": PairFileError}
 ROWS = [
     pytest.param(call, message, *(error or [KINDS.get(name, ValueError)]), id=f"{name}-{number}")
     for name, rows in ALL.items()

@@ -7,7 +7,7 @@ tested is a direction `[d]`, a subspace `[d, k]` or another of `helpers.audit.in
 to the residual stream, `[d d_model]`; None where the activation is in the stream as it stands.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -26,6 +26,7 @@ Writer: TypeAlias = Float[Tensor, "d d_model"] | None
 Vector: TypeAlias = Float[Tensor, "d *k"]
 
 ONLY_READ = ("mlp_in", "head_query")
+OF_KERNEL = ("null norm", "read by the null part", "lost by the row part", "lost unit by unit")
 COINCIDE = 1e-3  # of the largest distance among natural states: closer ones are the same
 ROWS_TOGETHER = 512  # of a table of distances, so that many pairs fit into memory
 REACH = 1.5  # times its mean natural change, how far a unit may go in the test of single units
@@ -67,7 +68,12 @@ def has_kernel(W: Writer) -> bool:
     return W is not None and W.shape[0] > W.shape[1]
 
 
-def scores(cached: Patchable, what: Intervention | Vector, W: Writer) -> dict[str, Score]:
+def scores(
+    cached: Patchable,
+    what: Intervention | Vector,
+    W: Writer,
+    later: Sequence[Mapping[Site, Tensor]] | None = None,
+) -> dict[str, Score]:
     """All tests that apply, by name; larger is more suspicious.
 
     `helpers.audit.criteria.TESTS` says what each asks. Effects are falls of the logit difference;
@@ -76,13 +82,14 @@ def scores(cached: Patchable, what: Intervention | Vector, W: Writer) -> dict[st
     change adds, over the effect, where the change is not the source's (a steering vector, a clamp);
     whatever compares with the whole component or asks what is sensed is left out there. Those of
     the row and null part only where `W` has a kernel (section 4.3 of the paper, in both
-    conventions), which a hidden activation has, so that of its units only there. Raises ValueError:
-    the direction is zero, holds NaN or does not fit the site.
+    conventions), which a hidden activation has, so that of its units only there. `later` are
+    `later_natural_units`, if they are known. Raises ValueError: the direction is zero, holds NaN or
+    does not fit the site.
     """
     what = intervention(what).to(cached.base)
     patched = patches(cached, what, W)
     fall, moved = falls(cached, patched), patched["direction"]
-    held, far = downstream(cached, moved)
+    held, far = downstream(cached, moved, later)
     effect, ones = fall["direction"], torch.ones(len(cached))
     natural = torch.cat([cached.base, cached.source])
     found = {}
@@ -237,7 +244,9 @@ def _precise(*states: Tensor) -> list[Tensor]:
 
 
 @torch.no_grad()
-def downstream(cached: Patchable, patched: Acts) -> tuple[PerPair, PerPair]:
+def downstream(
+    cached: Patchable, patched: Acts, natural: Sequence[Mapping[Site, Tensor]] | None = None
+) -> tuple[PerPair, PerPair]:
     """What happens above the site: the fall with later units held in range, and how far they are.
 
     The hidden units of all MLPs above the site are clipped, at the patched token, to what they do
@@ -245,7 +254,7 @@ def downstream(cached: Patchable, patched: Acts) -> tuple[PerPair, PerPair]:
     to the values of the patched run (after the planted pathways of Liu and Chen). The distance is
     `distance_ratio` in the units of the next MLP; 1 where there is none.
     """
-    natural = [later_units(cached, activation) for activation in (cached.base, cached.source)]
+    natural = later_natural_units(cached) if natural is None else natural
     clamp, far = {}, torch.ones(len(cached))
     for number, (site, values) in enumerate(later_units(cached, patched).items()):
         seen = torch.cat([units[site] for units in natural])
@@ -253,6 +262,12 @@ def downstream(cached: Patchable, patched: Acts) -> tuple[PerPair, PerPair]:
         far = distance_ratio(seen, values) if number == 0 else far
     held = cached.logit_difference(patched, clamp=clamp)
     return (cached.clean_logit_difference - held).cpu(), far
+
+
+def later_natural_units(cached: Patchable) -> list[dict[Site, Tensor]]:
+    """`later_units` of the base prompts, as they are and with the source's whole activation."""
+    with torch.no_grad():
+        return [later_units(cached, activation) for activation in (cached.base, cached.source)]
 
 
 def later_units(cached: Patchable, activation: Acts) -> dict[Site, Tensor]:

@@ -14,7 +14,16 @@ from torch import Tensor
 from helpers import __version__
 from helpers.audit import criteria, verdicts
 from helpers.audit.criteria import Finding
-from helpers.audit.diagnostics import ONLY_READ, Score, scores, writing_matrix
+from helpers.audit.diagnostics import (
+    OF_KERNEL,
+    ONLY_READ,
+    Score,
+    Writer,
+    has_kernel,
+    later_natural_units,
+    scores,
+    writing_matrix,
+)
 from helpers.audit.interventions import Intervention, Subspace, intervention
 from helpers.audit.verdicts import SMALLEST_EFFECT
 from helpers.directions import best_directions
@@ -28,7 +37,6 @@ from helpers.tasks.tokens import start_token
 
 FEWEST_PAIRS, N_RANDOM = 8, 3
 PACKAGES = ("torch", "transformer_lens", "transformers")
-SUBJECTS = {"a direction": "the patch along the direction"}
 
 
 class Effects(NamedTuple):
@@ -83,7 +91,9 @@ class Audit:
     @property
     def summary(self) -> str:
         """The verdict with its reasons, by `helpers.audit.verdicts.summarise`."""
-        subject = SUBJECTS.get(self.what, f"the patch by {self.what}")
+        subject = f"the {self.what.split(' ', 1)[1]}" + ("," if "," in self.what else "")
+        if self.what == "a direction":
+            subject = "the patch along the direction"
         options = {"subject": subject, "exchanges": self.exchanges}
         return verdicts.summarise(self.effect.fldd, self.random, self.findings, **options)
 
@@ -158,24 +168,29 @@ def audit_each(
     W = writing_matrix(model, site)
     cached = cache_pairs(model, pairs, site, batch_size=batch_size)
     _check_margin(cached.clean_logit_difference)
-    whole = _effects(cached, cached.source)
+    base, source = cached.base, cached.source
+    whole = _effects(cached, source)
     name = re.split(r"[/\\]", (name or model.cfg.model_name).rstrip("/\\"))[-1]
     versions = {"subspace-illusion": __version__, "python": platform.python_version()}
     versions |= {package: importlib.metadata.version(package) for package in PACKAGES}
     spectrum = best_directions(cached).spectrum if cached.base_gradient.any() else None
-    audits, effects = [], []
-    for step in progress_bar(len(each) * (N_RANDOM + 2), "audit", progress):
-        number, control = divmod(step, N_RANDOM + 2)
+    natural = later_natural_units(cached)
+    audits, chances = [], {}
+    for number in progress_bar(len(each), "audit", progress):
         what = each[number]
-        if control <= N_RANDOM:
-            one = what.random(seed + control - 1) if control else what
-            effects.append(_effects(cached, one(cached.base, cached.source)))
-            continue
-        (effect, *chance), effects = effects, []
-        findings = _findings(model, site, what, scores(cached, what, W), seed, effect.fldd)
-        measured = (effect, whole, tuple(other.fldd for other in chance), findings, versions)
+        effect = _effects(cached, what(base, source))
+        # Random subspaces of one dimension are the same for all of that dimension.
+        kind = what.rank if isinstance(what, Subspace) else -1 - number
+        if kind not in chances:
+            others = (what.random(seed + i)(base, source) for i in range(N_RANDOM))
+            chances[kind] = tuple(_effects(cached, other).fldd for other in others)
+        found = {}
+        if abs(effect.fldd.value) >= SMALLEST_EFFECT:
+            found = scores(cached, what, W, natural)
+        findings = _findings(model, site, what, W, found, seed, effect.fldd)
         of = (notes, _spectrum(cached, what, spectrum), str(what), what.exchanges)
-        audits.append(Audit(name, site, len(pairs), seed, *measured, *of))
+        measured = (effect, whole, chances[kind], findings, versions, *of)
+        audits.append(Audit(name, site, len(pairs), seed, *measured))
     return audits
 
 
@@ -298,16 +313,19 @@ def _findings(
     model: Model,
     site: Site,
     what: Intervention,
+    W: Writer,
     found: Mapping[str, Score],
     seed: int,
     effect: Estimate,
 ) -> tuple[Finding, ...]:
-    """What each test says; that it does not apply, if the direction has no effect."""
+    """What each test says; that it does not apply, if nothing was found: there is no effect."""
     findings = []
     for test in criteria.tests_of(what.exchanges):
         score = found.get(test.name)
-        reason = _not_of_this_kind(what, test.name) or _why_not(model, site, test.name, score)
-        if not reason and abs(effect.value) < SMALLEST_EFFECT:
+        reason = _not_of_this_kind(what, test.name)
+        if not reason and (found or test.name in OF_KERNEL and not has_kernel(W)):
+            reason = _why_not(model, site, test.name, score)
+        if not reason and not found:
             reason = f"The patch removes {effect.value:.1%} of the margin: too little to ask how."
         if not reason:
             findings.append(criteria.measured(test, found[test.name].estimate(seed)))

@@ -33,7 +33,7 @@ def to_markdown(audit: Audit) -> str:
     name = audit.model.replace("`", "'")
     lines = [f"# Audit of {audit.what} at {audit.site} of `{name}`\n", f"{audit.summary}\n"]
     lines += [f"- {line}" for line in _effect_lines(audit)]
-    lines += ["", pages.markdown_table(list(COLUMNS), _rows(audit)), f"\n{_footer(audit)}\n"]
+    lines += ["", pages.markdown_table(list(COLUMNS), rows_of(audit)), f"\n{_footer(audit)}\n"]
     if sources := _sources(audit.provenance):
         lines += [pages.markdown_table(["where it comes from", ""], sources), ""]
     if prompts := _prompts(audit.provenance):
@@ -48,7 +48,7 @@ def to_html(audit: Audit) -> str:
     parts = [
         f'<p class="verdict">{escape(audit.summary)}</p>\n<ul>\n{lines}\n</ul>',
         pages.image(_png(audit), figure_in_words(audit)),
-        pages.html_table(caption, list(COLUMNS), _rows(audit)),
+        pages.html_table(caption, list(COLUMNS), rows_of(audit)),
         f"<p>{escape(_footer(audit))}</p>",
     ]
     if sources := _sources(audit.provenance):
@@ -74,7 +74,7 @@ def _png(audit: Audit) -> bytes:
     return plots.png(figure(audit), dpi=150)
 
 
-def _rows(audit: Audit) -> list[list[str]]:
+def rows_of(audit: Audit) -> list[list[str]]:
     """The cells of the table of findings, below `COLUMNS`."""
     found = [(f, f"{SIGN[f.verdict]} {f.verdict}") for f in audit.findings]
     return [[f.test, verdict, f.question, f.reason, f.limits] for f, verdict in found]

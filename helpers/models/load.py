@@ -58,7 +58,7 @@ def load_model(name: str | None = None, device: Device = None) -> Model:
     """
     name, device = model_name(name), _pick_device(device)
     with _quiet():
-        source = _find_source(name)
+        source = find_source(name)
     if downloads := _is_download(source):
         print(f"{source}: downloading from the Hugging Face hub, once", flush=True)
     with _quiet(bars=downloads), _explained(source):
@@ -70,7 +70,7 @@ def load_untrained(name: str | None = None, device: Device = None, *, seed: int 
     """The same architecture and tokenizer with random weights; the rest is as for `load_model`."""
     name, device = model_name(name), _pick_device(device)
     with _quiet(), contextlib.redirect_stdout(io.StringIO()):
-        source = _find_source(name)
+        source = find_source(name)
         with _explained(source):
             model = random_init_bridge(source, seed=seed, device=device)
     return process_weights(model).eval().requires_grad_(False)
@@ -156,7 +156,7 @@ def _pick_device(device: Device = None) -> torch.device:
         raise ModelError(f"{reason}. Choose 'cpu' or 'cuda' {where}.") from error
 
 
-def _find_source(name: str) -> str:
+def find_source(name: str) -> str:
     """What to load a model from: a folder (made now if the model is packaged) or a hub id."""
     if name == PACKAGED:
         return str(packaged_folder())

@@ -1,11 +1,13 @@
 """The command `python -m tools.audit`: files and names as people have them, and what it writes."""
 
+import hashlib
 import json
 import os
 import pickle
 import subprocess
 import sys
 
+import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,8 +20,11 @@ from helpers.models.smollm import ModelError
 from helpers.output.files import ROOT
 from helpers.patching.sites import Site
 from tools.audit import command as audit_cli
+from tools.audit import provenance
 from tools.audit.command import main
+from tools.audit.features import read_features
 from tools.audit.sites import parse_site
+from tools.audit.submissions import read_submission
 from tools.audit.vectors import DirectionFileError, read_directions
 
 SITE = Site(1, "mlp_hidden")
@@ -321,3 +326,268 @@ def test_the_program_runs_on_a_saved_model(folder, model):
     expected = audit(model, SITE, direction, pairs, name="saved", progress=False)
     found = json.loads((folder / "here" / "audit.json").read_text())
     assert found["effect"]["fldd"] == pytest.approx(expected.effect.fldd._asdict(), abs=1e-3)
+
+
+# Files as people have them.
+
+
+def test_one_vector_out_of_many(tmp_path):
+    W = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    cube = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(1))
+    torch.save({"W_dec": W, "other": W[0]}, tmp_path / "sae.pth")
+    torch.save(cube, tmp_path / "cube.bin")
+    torch.save({3: W[3], 4: W[4]}, tmp_path / "by_layer.pt")
+    torch.save({"layer_03": W[3], "layer_04": W[4]}, tmp_path / "named.pt")
+    np.savez(tmp_path / "params.npz", W_dec=W.numpy(), b=W[0].numpy())
+    read = read_directions
+    assert torch.equal(*[*read(tmp_path / "sae.pth", key="W_dec", row="3").values(), W[3]])
+    rows = read(tmp_path / "params.npz", key="W_dec", row="1:3,-1")
+    assert list(rows) == ["params:W_dec[1]", "params:W_dec[2]", "params:W_dec[4]"]
+    assert all(torch.equal(v, W[i]) for v, i in zip(rows.values(), (1, 2, 4), strict=True))
+    columns = read(tmp_path / "sae.pth", key="W_dec", column="all")
+    assert len(columns) == 7 and torch.equal(columns["sae:W_dec[6]"], W[:, 6])
+    for name in ("by_layer.pt", "named.pt"):
+        assert torch.equal(*[*read(tmp_path / name, layer=4).values(), W[4]])
+    assert torch.equal(*[*read(tmp_path / "cube.bin", layer=2, pos=-1).values(), cube[1, 2]])
+    torch.save(W, tmp_path / "layers.pt")
+    assert torch.equal(*[*read(tmp_path / "layers.pt", layer=2).values(), W[2]])
+    torch.save(W.T.contiguous(), tmp_path / "subspace.pt")
+    assert torch.equal(*[*read(tmp_path / "subspace.pt").values(), W.T])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"key": "W_enc", "row": "0"}, r"holds \['W_dec', 'b'\]: call the tensor 'direction', or"),
+        ({}, r"holds \['W_dec', 'b'\]"),
+        ({"key": "W_dec", "row": "9"}, "--row 9 is out of range: there are 5"),
+        ({"key": "W_dec", "row": "x"}, "--row 'x' must be like 5, 3:9, 1,4 or all"),
+        ({"key": "W_dec", "row": "3:3"}, "--row '3:3' chooses none of 5"),
+        ({"key": "W_dec", "layer": 9}, "--layer 9 is out of range"),
+        ({"key": "b", "row": "0"}, "--row and --column take part of a matrix"),
+    ],
+)
+def test_what_is_not_in_a_file_is_explained(tmp_path, chosen, message):
+    torch.save({"W_dec": torch.ones(5, 7), "b": torch.ones(7)}, tmp_path / "sae.pt")
+    with pytest.raises(ValueError, match=message):
+        read_directions(tmp_path / "sae.pt", **chosen)
+
+
+def test_features_of_an_autoencoder_in_three_conventions(tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    W_enc, W_dec = torch.randn(4, 9, generator=draw), torch.randn(9, 4, generator=draw)
+    b_enc, b_dec = torch.randn(9, generator=draw), torch.randn(4, generator=draw)
+    ours = {"W_enc": W_enc, "W_dec": W_dec, "b_enc": b_enc, "b_dec": b_dec}
+    safetensors.torch.save_file(ours, tmp_path / "sae_weights.safetensors")
+    layers = {"encoder.weight": W_enc.T, "decoder.weight": W_dec.T, "encoder.bias": b_enc,
+              "decoder.bias": b_dec}  # fmt: skip
+    torch.save(layers, tmp_path / "plain.pt")
+    threshold = torch.full((9,), 0.3)
+    np.savez(
+        tmp_path / "params.npz", **{n: v.numpy() for n, v in ours.items()}, threshold=threshold
+    )
+    x = torch.randn(6, 4, generator=draw)
+    before = (x - b_dec) @ W_enc + b_enc
+    jump = x @ W_enc + b_enc
+    expected = {"plain.pt": before.relu(), "params.npz": jump.relu() * (jump > 0.3)}
+    (tmp_path / "in_folder").mkdir()
+    (tmp_path / "sae_weights.safetensors").rename(tmp_path / "in_folder/sae_weights.safetensors")
+    expected["in_folder"] = before.relu()
+    for name, values in expected.items():
+        for number in (0, 5):
+            (feature,) = read_features(tmp_path / name, str(number)).values()
+            assert torch.allclose(feature.value(x), values[:, number], atol=1e-5), name
+            assert torch.equal(feature.decoder, W_dec[number])
+    (tmp_path / "in_folder/cfg.json").write_text('{"apply_b_dec_to_input": false}')
+    (feature,) = read_features(tmp_path / "in_folder", "2").values()
+    assert torch.allclose(feature.value(x), jump.relu()[:, 2], atol=1e-5)
+    (tmp_path / "in_folder/cfg.json").write_text('{"architecture": "topk"}')
+    with pytest.raises(DirectionFileError, match="top-k autoencoder"):
+        read_features(tmp_path / "in_folder", "2")
+    torch.save({"W_enc": W_enc}, tmp_path / "half.pt")
+    with pytest.raises(DirectionFileError, match="no W_dec"):
+        read_features(tmp_path / "half.pt", "2")
+    torch.save({"W_enc": W_enc, "W_dec": W_enc}, tmp_path / "unfit.pt")
+    with pytest.raises(DirectionFileError, match="do not fit each other"):
+        read_features(tmp_path / "unfit.pt", "2")
+
+
+UNITS = ("ResidualStream(Layer-1,Token-last_token)", "AttentionHead(Layer-0,Head-2,Token-last)")
+
+
+def write_unit(folder, name, matrix, back=None, indices=None, kind="SubspaceFeaturizerModule"):
+    """The three files of a unit, as the benchmark's own code writes them."""
+    folder.mkdir(exist_ok=True)
+    for end, m in (
+        ("_featurizer", matrix),
+        ("_inverse_featurizer", matrix if back is None else back),
+    ):
+        info = {"featurizer_class": kind, "inverse_featurizer_class": kind, "n_features": len(m),
+                "additional_config": {"rotation_matrix": m, "requires_grad": True}}  # fmt: skip
+        torch.save(
+            {"model_info": info, "state_dict": {"rotate.weight": m}}, folder / f"{name}{end}"
+        )
+    (folder / f"{name}_indices").write_text(json.dumps(indices))
+
+
+def rotation(d, k, seed=0):
+    return torch.linalg.qr(torch.randn(d, k, generator=torch.Generator().manual_seed(seed)))[0]
+
+
+def test_a_submission_is_read_and_its_interchange_is_the_benchmarks(tmp_path):
+    folder = tmp_path / "ioi_task_Tiny_output_token"
+    R, head = rotation(8, 5), rotation(6, 2)
+    write_unit(folder, UNITS[0], R, indices=[0, 3])
+    write_unit(folder, UNITS[1], head)
+    first, second = sorted(read_submission(folder), key=lambda unit: unit.name, reverse=True)
+    assert first.site == Site(1, "resid_pre") and second.site == Site(0, "head_output", head=2)
+    assert (first.token, first.changes) == ("last_token", 0)
+    assert read_submission(folder, block_output=True)[1].site == Site(1, "resid_post")
+    base, source = rotation(8, 3, seed=1).T, rotation(8, 3, seed=2).T
+    features, error = base @ R, base - base @ R @ R.T  # as their interchange does it
+    features[:, [0, 3]] = (source @ R)[:, [0, 3]]
+    assert torch.allclose(first.subspace(base, source), features @ R.T + error, atol=1e-5)
+    assert torch.allclose(first.subspace(base, base), base, atol=1e-6), "the identity control"
+
+
+@pytest.mark.parametrize(
+    ("unit", "message"),
+    [
+        (dict(matrix=rotation(8, 3), back=rotation(8, 3, seed=5)), "fails the identity control"),
+        (dict(matrix=rotation(8, 3), back=rotation(8, 2)), "featurizer and inverse have shapes"),
+        (dict(matrix=rotation(8, 3), kind="MyModule"), "is a MyModule, which comes with code"),
+        (dict(matrix=rotation(8, 8)), "exchanges the whole activation"),
+        (dict(matrix=rotation(8, 3), indices=[]), "exchanges nothing"),
+        (dict(matrix=rotation(8, 3), indices=[7]), "must name some of 3 features"),
+        (dict(matrix=rotation(8, 3), indices="x"), "must name some of 3 features"),
+        (dict(matrix=2 * rotation(8, 3)), "are not orthonormal"),
+        (dict(matrix=torch.full((8, 3), torch.nan)), "no matrix of finite numbers"),
+    ],
+)
+def test_what_is_wrong_with_a_submission_is_said(tmp_path, unit, message):
+    write_unit(tmp_path / "x", UNITS[0], **unit)
+    with pytest.raises(DirectionFileError, match=message):
+        read_submission(tmp_path / "x")
+
+
+def test_a_submission_of_single_coordinates(tmp_path):
+    kind = "IdentityFeaturizerModule"
+    write_unit(tmp_path / "x", UNITS[0], torch.eye(8), indices=[2, 5], kind=kind)
+    (unit,) = read_submission(tmp_path / "x")
+    assert torch.equal(unit.subspace.writes.abs().sum(1).nonzero()[:, 0], torch.tensor([2, 5]))
+
+
+def test_other_folders_are_no_submissions(tmp_path):
+    with pytest.raises(DirectionFileError, match="holds no unit of a submission"):
+        read_submission(tmp_path / "none")
+    write_unit(tmp_path / "x", "Elsewhere", rotation(8, 3))
+    with pytest.raises(DirectionFileError, match="must be called ResidualStream"):
+        read_submission(tmp_path / "x")
+    (tmp_path / "y").mkdir()
+    (tmp_path / "y" / f"{UNITS[0]}_featurizer").write_bytes(b"hello")
+    with pytest.raises(DirectionFileError, match="is damaged, or no featurizer"):
+        read_submission(tmp_path / "y")
+
+
+# What the command does with them.
+
+
+def test_a_folder_gives_a_table(folder, model, capsys):
+    os.mkdir("several")
+    for seed in range(3):
+        np.save(f"several/{seed}.npy", np.random.default_rng(seed).normal(size=96))
+    assert main(command(direction="several")) == 0
+    assert sorted(os.listdir("audit")) == ["audits.csv", "audits.html", "audits.json"]
+    content = json.loads((folder / "audit/audits.json").read_text())
+    rows = pd.read_csv("audit/audits.csv", dtype={"name": str}).set_index("name")
+    pairs = audit_cli.read_pairs(model, "pairs.csv")
+    for row in content["audits"]:
+        direction = read_direction(f"several/{row['name']}.npy")
+        expected = audit(model, SITE, direction, pairs, name="smollm2-135m", progress=False)
+        assert {**row, "provenance": {}, "name": ""} == {**expected.to_dict(), "name": ""}
+        assert rows.loc[row["name"], "FLDD"] == pytest.approx(expected.effect.fldd.value)
+        assert rows.loc[row["name"], "verdict"] == expected.verdict
+    page = (folder / "audit/audits.html").read_text()
+    assert page.count("<details>") == 3 and "http" not in page
+    assert "measuring 3 at mlp_hidden.1 on 14 pairs" in capsys.readouterr().out
+
+
+def test_an_audit_is_never_written_over(folder, capsys):
+    for name in ("audit", "audit-2", "audit-3"):
+        assert main(command()) == 0
+        assert sorted(os.listdir(name)) == sorted(FILES)
+    assert "Results are in audit-3 (audit holds an audit already)" in capsys.readouterr().out
+
+
+def test_a_report_says_where_it_comes_from(folder, model):
+    arguments = command(pairs=str(folder / "pairs.csv"), seed="4")
+    assert main(arguments) == 0
+    found = json.loads((folder / "audit/audit.json").read_text())["provenance"]
+    digest = hashlib.sha256((folder / "v.npy").read_bytes()).hexdigest()
+    assert found["files"][0] == {"name": "v.npy", "sha256": digest}
+    assert [file["name"] for file in found["files"]] == ["v.npy", "pairs.csv"]
+    assert found["pairs"] == {"of": "pairs.csv", "number": 14}
+    assert found["command"].endswith("--direction v.npy --pairs pairs.csv --seed 4")
+    pairs = audit_cli.read_pairs(model, "pairs.csv")
+    assert [row["base"] for row in found["prompts"]] == [t.tolist() for t in pairs.base_tokens]
+    first = found["examples"][0]
+    assert "".join(first["base"]).endswith(pairs.table["base"][0])
+    assert first["position"] == len(first["base"]) - 1
+    for text in ((folder / "audit" / name).read_text() for name in FILES[:3]):
+        assert str(folder) not in text
+    page = (folder / "audit/audit.html").read_text()
+    assert digest in page and "\u25b8" in page, "hash, and the patched token is marked"
+
+
+def test_weights_are_known_by_their_hash(tmp_path):
+    build_hf_model("llama", len(build_tokenizer()), seed=1).save_pretrained(tmp_path / "saved")
+    weights = (tmp_path / "saved/model.safetensors").read_bytes()
+    found = provenance.of_model(str(tmp_path / "saved"))
+    expected = hashlib.sha256(weights).hexdigest()
+    assert found == {"name": "saved", "revision": None, "weights sha256": expected}
+    assert provenance.of_model("nobody/nothing")["weights sha256"] is None
+
+
+def test_a_preview_shows_what_is_read_and_stops(folder, model, capsys):
+    assert main([*command(), "--preview"]) == 0
+    assert not os.path.exists("audit")
+    out = capsys.readouterr().out
+    pairs = audit_cli.read_pairs(model, "pairs.csv")
+    base = "|".join(model.tokenizer.decode([token]) for token in pairs.base_tokens[0])
+    last = len(pairs.base_tokens[0]) - 1
+    assert f"1 base   {base}\n  patched token: ' the', number {last} from 0" in out
+    margin = model(pairs.base_tokens[0][None])[0, -1, [pairs.answer[0], pairs.counterfactual[0]]]
+    assert f"after the base prompt {margin[0] - margin[1]:+.2f} nats" in out
+    assert main([*GOOD_WITHOUT, "--preview"]) == 0, "without a direction, too"
+
+
+GOOD_WITHOUT = ["--site", "mlp_hidden.1", "--pairs", "pairs.csv"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--direction", "three.npy"],
+        ["--direction", "v.npy", "--add", "4"],
+        ["--sae", "sae.pt", "--row", "2"],
+        ["--sae", "sae.pt", "--row", "2", "--clamp", "3"],
+        ["--submission", "x", "--block-output"],
+    ],
+    ids=" ".join,
+)
+def test_reports_of_all_kinds_follow_the_published_schema(folder, options):
+    draw = np.random.default_rng(1)
+    np.save("three.npy", draw.normal(size=(96, 3)))
+    W = torch.from_numpy(draw.normal(size=(96, 5)))
+    torch.save({"W_enc": W, "W_dec": W.T.contiguous()}, "sae.pt")
+    write_unit(folder / "x", UNITS[0], rotation(48, 2))
+    site = [] if "--submission" in options else ["--site", "mlp_hidden.1"]
+    assert main([*site, "--pairs", "pairs.csv", *options]) == 0
+    schema = json.loads((ROOT / "docs/audit.schema.json").read_text())
+    found = json.loads((folder / "audit/audit.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(found, schema)
+    assert set(found) == set(schema["properties"]), "nothing is written that the schema lacks"
+    for broken in ({**found, "verdict": "guilty"}, {**found, "n_pairs": -1}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(broken, schema)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from test_audit import by_name, make_task, mean_change
 
 from helpers.audit import Feature, Steering, Subspace, audit, audit_each
-from helpers.audit.criteria import AGAINST, DOES_NOT_APPLY, FOR, OPEN, Finding
+from helpers.audit.criteria import AGAINST, FOR, OPEN, Finding
 from helpers.audit.diagnostics import falls, patches, scores, writing_matrix
 from helpers.audit.verdicts import BEYOND, NO_EFFECT, OPPOSITE, UNDECIDED, WITHIN, conclude_change
 from helpers.patching import Estimate, Site, cache_pairs

@@ -4,6 +4,7 @@ Pairs.from_prompts(model, ["Mary and John ..."], ["John and Mary ..."], ["Mary"]
 """
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
@@ -15,7 +16,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from helpers.models import require
-from helpers.tasks.tokens import Tokenizes, answer_token, encode, follows_space, single_token
+from helpers.tasks.tokens import (
+    ITS_SPACE,
+    Tokenizes,
+    answer_token,
+    encode,
+    follows_space,
+    single_token,
+)
 
 Tokens: TypeAlias = tuple[Int[Tensor, "pos"], ...]  # one tensor per prompt: lengths may differ
 Split: TypeAlias = Literal["train", "test"]
@@ -129,16 +137,12 @@ def _answers(
     model: Tokenizes, prompts: Sequence[str], words: Sequence[str], space: bool | None
 ) -> list[int]:
     """The tokens by which words continue their prompts; those after a space are looked up once."""
-    known: dict[str, int] = {}
+    single = functools.cache(functools.partial(single_token, model))
     found = []
     for prompt, word in zip(prompts, words, strict=True):
         after_space = follows_space(model, prompt) if space is None else space
-        if not after_space or prompt[-1:].isspace():
-            found.append(answer_token(model, word, prompt, space))
-            continue
-        if word not in known:
-            known[word] = single_token(model, word)
-        found.append(known[word])
+        plain = not after_space or prompt.endswith(ITS_SPACE)
+        found.append(answer_token(model, word, prompt, space) if plain else single(word))
     return found
 
 

@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from helpers.models import Model
 
 Tokenizes: TypeAlias = Model | PreTrainedTokenizerBase
-OPENS = "([{<\u201c\u2018\u00ab$#@/-\u2013\u2014_="  # after these a word follows without a space
+OPENS = "([{<\u201c\u2018\u00ab$#@/_"  # after these a word follows without a space
+ITS_SPACE = (" ", "\t")  # at the end of a prompt: the answer brings no other
 QUOTES = "\"'`"  # these open and close: an odd number of them in the prompt is open
 
 
@@ -54,12 +55,12 @@ def answer_token(model: Tokenizes, word: str, prompt: str, space: bool | None = 
     token there, or the prompt ends in a space that the tokenizer would join to the word.
     """
     wants_space = follows_space(model, prompt) if space is None else space
-    if wants_space and not prompt[-1:].isspace():
+    if wants_space and not prompt.endswith(ITS_SPACE):
         return single_token(model, word)
     if not isinstance(word, str):
         raise ValueError(f"an answer must be a word, not {word!r}")
     before, after = (encode(model, t).tolist() for t in (prompt, prompt + word.strip()))
-    if prompt.endswith((" ", "\t")) and after[: len(before)] != before:
+    if prompt.endswith(ITS_SPACE) and after[: len(before)] != before:
         reason = "the model reads a word together with the space before it"
         raise ValueError(f"{word.strip()!r} cannot follow a prompt that ends in a space, since "
                          f"{reason}: delete that space")  # fmt: skip

@@ -37,7 +37,7 @@ from helpers.tasks.pairs import Pairs
 from helpers.tasks.tokens import encode, single_token
 from tools import compare, publish, run
 from tools import reference as update
-from tools.audit import sites, vectors
+from tools.audit import command, sites, vectors
 from tools.classroom import assignment, grade
 from tools.report import to_markdown
 
@@ -777,7 +777,7 @@ def test_every_mistake_has_its_own_error(s, call, message, error):
 
 
 def judged(s, **changes):
-    """Arguments for `helpers.audit`, with files that are as they should be."""
+    """Arguments for `tools.audit`, with files that are as they should be."""
     np.save(s.files / "v.npy", np.ones(D))
     good = {"site": "mlp_hidden.1", "direction": s.files / "v.npy", "pairs": "ioi"}
     good["pairs"] = write(s, "pairs.csv", f"{HEADER}\n{ROW}\n" * 1)
@@ -806,8 +806,24 @@ def damaged(s):
     return "smollm2-135m"
 
 
+def empty(s):
+    (s.files / "none").mkdir(exist_ok=True)
+    return s.files / "none"
+
+
+def ones(s, *shape):
+    np.save(s.files / "ones.npy", np.ones(shape))
+    return s.files / "ones.npy"
+
+
 COMMANDS = [
-    (command, lambda s: judged(s, direction=s.files), 2, "is a folder"),
+    (command, lambda s: judged(s, direction=empty(s)), 2, "holds no file that ends in .npy"),
+    (command, lambda s: [*judged(s, direction=ones(s, D, 2))], 2, "are linearly dependent"),
+    (command, lambda s: [*judged(s), "--row", "0"], 2, "--row and --column take part of a matrix"),
+    (command, lambda s: [*judged(s), "--key", "W_dec"], 2, "holds one tensor: leave out --key"),
+    (command, lambda s: [*judged(s), "--chat"], 2, "has no chat template"),
+    (command, lambda s: [*judged(s), "--add", "1e400"], 2, "a finite number that is not 0"),
+    (command, lambda s: [*judged(s), "--add", "1e38"], 2, "1 pairs are too few"),
     (command, lambda s: judged(s, direction=write(s, "v.pt", b"\x80\x02c")), 2, "is damaged"),
     (command, lambda s: judged(s, pairs=s.files), 2, "is a folder: name a CSV file"),
     (command, lambda s: judged(s, pairs=write(s, "e.csv", "")), 2, "is empty"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from test_audit import by_name, make_task, mean_change
 
 from helpers.audit import Feature, Steering, Subspace, audit, audit_each
-from helpers.audit.criteria import AGAINST, FOR, OPEN, Finding
+from helpers.audit.criteria import AGAINST, DOES_NOT_APPLY, FOR, OPEN, Finding
 from helpers.audit.diagnostics import falls, patches, scores, writing_matrix
 from helpers.audit.verdicts import BEYOND, NO_EFFECT, OPPOSITE, UNDECIDED, WITHIN, conclude_change
 from helpers.patching import Estimate, Site, cache_pairs
@@ -168,6 +168,11 @@ def test_the_audit_says_which_tests_apply(model, pairs):
         found = audit(model, STREAM, what, pairs, progress=False)
         assert found.effect.fldd.value > 0.05, str(what)
         told = by_name(found)
+        assert ("not reversed" in told) == isinstance(what, Steering)
+        assert ("whole does less" in silent) == (not found.exchanges)
+        kernel = {"null norm", "read by the null part", "lost by the row part", "lost unit by unit"}
+        none = {name for name, f in told.items() if f.verdict == DOES_NOT_APPLY}
+        assert silent | kernel == none - {n for n in none if "nats" in told[n].reason}
         assert f"the {found.what.split(' ', 1)[1]}" in found.summary
 
 

@@ -28,7 +28,8 @@ from helpers.audit.criteria import (
     judge,
 )
 from helpers.audit.diagnostics import Score, scores, writing_matrix
-from helpers.audit.measure import Spectrum, _why_not, audit, distinct
+from helpers.audit.findings import why_not
+from helpers.audit.measure import Spectrum, audit, distinct
 from helpers.audit.verdicts import (
     CONSISTENT,
     ILLUSION,
@@ -370,17 +371,15 @@ def test_a_margin_that_may_be_zero_is_no_margin(model, pairs):
 @pytest.mark.parametrize(("effect", "applies"), [((1.0, 1.2), True), ((-2.0, 3.0), False)])
 def test_shares_are_taken_of_clear_effects_only(model, effect, applies):
     effect = torch.tensor(effect).repeat(10)
-    reason = _why_not(model, SITE, "whole does less", Score(torch.ones(20), effect))
+    reason = why_not(model, SITE, "whole does less", Score(torch.ones(20), effect))
     assert reason == ("" if applies else "The effect is 0.50 nats with a standard error of 0.57: "
         "too little to take a share of.")  # fmt: skip
 
 
 def test_models_without_a_kernel_say_so(model, pairs, monkeypatch):
     small = torch.randn(40, 48)
-    monkeypatch.setattr("helpers.audit.measure.writing_matrix", lambda model, site: small)
-    assert (
-        _why_not(model, SITE, "null norm", None) == "The output matrix of this MLP loses nothing."
-    )
+    monkeypatch.setattr("helpers.audit.findings.writing_matrix", lambda model, site: small)
+    assert why_not(model, SITE, "null norm", None) == "The output matrix of this MLP loses nothing."
 
 
 # The verdicts.

@@ -12,18 +12,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from helpers import __version__
-from helpers.audit import criteria, verdicts
+from helpers.audit import verdicts
 from helpers.audit.criteria import Finding
 from helpers.audit.diagnostics import (
-    OF_KERNEL,
     ONLY_READ,
-    Score,
-    Writer,
-    has_kernel,
     later_natural_units,
     scores,
     writing_matrix,
 )
+from helpers.audit.findings import findings, may_be_zero, nats
 from helpers.audit.interventions import Intervention, Subspace, intervention
 from helpers.audit.verdicts import SMALLEST_EFFECT
 from helpers.directions import best_directions
@@ -160,19 +157,13 @@ def audit_each(
     if not len(each):
         raise ValueError("nothing to audit: give at least one direction")
     each = [_checked(model, site, what) for what in each]
-    pairs, notes = distinct(pairs)
-    if len(pairs) < FEWEST_PAIRS:
-        few = f"{len(pairs)} pairs are too few: take at least {FEWEST_PAIRS}, better 50"
-        raise ValueError(". ".join([few, *notes]))
-    notes += _without_start(model, pairs)
+    pairs, notes = _enough(model, pairs)
     W = writing_matrix(model, site)
     cached = cache_pairs(model, pairs, site, batch_size=batch_size)
     _check_margin(cached.clean_logit_difference)
     base, source = cached.base, cached.source
     whole = _effects(cached, source)
     name = re.split(r"[/\\]", (name or model.cfg.model_name).rstrip("/\\"))[-1]
-    versions = {"subspace-illusion": __version__, "python": platform.python_version()}
-    versions |= {package: importlib.metadata.version(package) for package in PACKAGES}
     spectrum = best_directions(cached).spectrum if cached.base_gradient.any() else None
     natural = later_natural_units(cached)
     audits, chances = [], {}
@@ -187,11 +178,26 @@ def audit_each(
         found = {}
         if abs(effect.fldd.value) >= SMALLEST_EFFECT:
             found = scores(cached, what, W, natural)
-        findings = _findings(model, site, what, W, found, seed, effect.fldd)
+        said = findings(model, site, what, W, found, seed, effect.fldd)
         of = (notes, _spectrum(cached, what, spectrum), str(what), what.exchanges)
-        measured = (effect, whole, chances[kind], findings, versions, *of)
+        measured = (effect, whole, chances[kind], said, _versions(), *of)
         audits.append(Audit(name, site, len(pairs), seed, *measured))
     return audits
+
+
+def _enough(model: Model, pairs: Pairs) -> tuple[Pairs, tuple[str, ...]]:
+    """The distinct pairs with notes on them; a ValueError if they are too few."""
+    pairs, notes = distinct(pairs)
+    if len(pairs) < FEWEST_PAIRS:
+        few = f"{len(pairs)} pairs are too few: take at least {FEWEST_PAIRS}, better 50"
+        raise ValueError(". ".join([few, *notes]))
+    return pairs, notes + _without_start(model, pairs)
+
+
+def _versions() -> dict[str, str]:
+    """Of what measured it."""
+    versions = {"subspace-illusion": __version__, "python": platform.python_version()}
+    return versions | {package: importlib.metadata.version(package) for package in PACKAGES}
 
 
 def _effects(cached: CachedPairs, activation: Acts) -> Effects:
@@ -289,75 +295,11 @@ def _tensor(direction: Any) -> Float[Tensor, "d *k"]:
 
 def _check_margin(clean: Float[Tensor, "pairs"]) -> None:
     """Refuse pairs without a margin; those with a negative one by another message."""
-    if not _may_be_zero(clean) and clean.mean() > 0:
+    if not may_be_zero(clean) and clean.mean() > 0:
         return
     reason = "not clearly a margin that a patch could remove"
     advice = "Use more pairs, or pairs whose answers the model knows"
-    if not _may_be_zero(clean):
+    if not may_be_zero(clean):
         reason = "the model prefers the counterfactual after the base prompts"
         advice = "Are base and source swapped, or answer and counterfactual?"
-    raise ValueError(f"the mean clean logit difference is {_nats(clean)}: {reason}. {advice}")
-
-
-def _may_be_zero(values: Float[Tensor, "pairs"]) -> bool:
-    """Whether the mean is not clearly above or below zero, so that shares are not numbers."""
-    return bool(values.mean().abs() <= 2 * values.std() / len(values) ** 0.5)
-
-
-def _nats(values: Float[Tensor, "pairs"]) -> str:
-    error = values.std() / len(values) ** 0.5
-    return f"{values.mean():.2f} nats with a standard error of {error:.2f}"
-
-
-def _findings(
-    model: Model,
-    site: Site,
-    what: Intervention,
-    W: Writer,
-    found: Mapping[str, Score],
-    seed: int,
-    effect: Estimate,
-) -> tuple[Finding, ...]:
-    """What each test says; that it does not apply, if nothing was found: there is no effect."""
-    findings = []
-    for test in criteria.tests_of(what.exchanges):
-        score = found.get(test.name)
-        reason = _not_of_this_kind(what, test.name)
-        if not reason and (found or test.name in OF_KERNEL and not has_kernel(W)):
-            reason = _why_not(model, site, test.name, score)
-        if not reason and not found:
-            reason = f"The patch removes {effect.value:.1%} of the margin: too little to ask how."
-        if not reason:
-            findings.append(criteria.measured(test, found[test.name].estimate(seed)))
-            continue
-        no_value = (None, criteria.DOES_NOT_APPLY)
-        findings.append(Finding(test.name, test.question, *no_value, reason, test.limits))
-    return tuple(findings)
-
-
-def _not_of_this_kind(what: Intervention, name: str) -> str:
-    """Why a test does not apply to such a patch, wherever it is; empty if it does."""
-    if not what.exchanges and name in (criteria.WHOLE, "not necessary"):
-        return "What is written is not the source's, so the whole component is no comparison."
-    if not what.exchanges and name in ("read by the null part", "lost by the row part"):
-        return "Nothing of the source is read, and what the output matrix ignores does nothing."
-    if not what.is_linear and name == "cross term":
-        return "What the patch does is not a sum of what parts of the change do."
-    return ""
-
-
-def _why_not(model: Model, site: Site, name: str, score: Score | None) -> str:
-    """Why a test does not apply; empty if it does."""
-    if score is None and name == criteria.UNITS:
-        return "Only a hidden activation of an MLP has units that mean something one by one."
-    if score is None and writing_matrix(model, site) is None:
-        part = "there is no part that nobody reads by construction"
-        return f"The activation is used as it stands: nothing is lost on the way, so {part}."
-    if score is None:
-        owner = "a head" if site.head is not None else "this MLP"
-        return f"The output matrix of {owner} loses nothing."
-    if name in ("lost in range", "far downstream") and site.layer == model.cfg.n_layers - 1:
-        return "This is the last layer: there is no later MLP."
-    if _may_be_zero(score.below):
-        return f"The effect is {_nats(score.below)}: too little to take a share of."
-    return ""
+    raise ValueError(f"the mean clean logit difference is {nats(clean)}: {reason}. {advice}")

@@ -13,6 +13,7 @@ table { border-collapse: collapse; }
 caption { font-weight: bold; padding: 0.5rem 0; text-align: left; }
 th, td { border: 1px solid #767676; padding: 0.4rem 0.6rem; text-align: left; vertical-align: top; }
 thead th { background: #eee; }
+.sortable td { white-space: nowrap; }
 summary { cursor: pointer; padding: 0.5rem 0; font-weight: bold; }
 .verdict { border-left: 0.4rem solid #111; padding-left: 1rem; }
 """

@@ -55,9 +55,7 @@ def parse_site(text: str) -> Site:
         close = difflib.get_close_matches(kind, kinds, n=3, cutoff=0.4)
         meant = f"do you mean {' or '.join(close)}? Choose one" if close else "choose one"
         other = "or a name such as blocks.21.hook_resid_post or model.layers.21"
-        raise ValueError(
-            f"unknown kind of site {kind!r} in {text!r}: {meant} of {kinds}, {other}"
-        )
+        raise ValueError(f"unknown kind of site {kind!r} in {text!r}: {meant} of {kinds}, {other}")
     return _made(kind, numbers, text)
 
 

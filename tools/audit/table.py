@@ -14,6 +14,7 @@ from tools.audit.provenance import to_json
 
 NAMES = ("audits.csv", "audits.json", "audits.html")
 EFFECTS = ("FLDD", "FLDD low", "FLDD high", "accuracy", "whole FLDD", "pairs")
+ALIKE = ("site", "what", "whole FLDD", "pairs")  # said once where they are
 # A click on a column's name sorts by it, numbers as numbers, and back at the next click.
 SORT = """
 for (const table of document.querySelectorAll("table.sortable")) {
@@ -67,14 +68,16 @@ def to_csv(rows: list[dict]) -> str:
 def to_html(audits: Mapping[str, Audit]) -> str:
     """One page: the table, which sorts, and below it each audit, which unfolds."""
     rows = [row_of(name, audit) for name, audit in audits.items()]
-    columns = [c for c in rows[0] if any(row[c] != "" for row in rows)]
+    alike = {c: rows[0][c] for c in ALIKE if all(row[c] == rows[0][c] for row in rows)}
+    columns = [c for c in rows[0] if c not in alike and any(row[c] != "" for row in rows)]
     head = "".join(f'<th scope="col"><button>{escape(c)}</button></th>' for c in columns)
     body = "\n".join(_row(row, columns) for row in rows)
     about = (
         "A click on a column's name sorts by it. FLDD: the share of the model's margin that the "
         "patch removes. The numbers below the tests' names are larger where it is more suspicious."
     )
-    parts = [f"""<p>{about}</p>
+    of_all = ", ".join(f"{c} {_shown(value)}" for c, value in alike.items())
+    parts = [f"""<p>{about}{escape(f" The same for all: {of_all}." if of_all else "")}</p>
 <div class="scroll" role="region" tabindex="0" aria-label="All audits"><table class="sortable">
 <thead><tr>{head}</tr></thead>
 <tbody>
@@ -86,17 +89,20 @@ def to_html(audits: Mapping[str, Audit]) -> str:
         summary = f'<p class="verdict">{escape(audit.summary)}</p>'
         parts.append(pages.folded(f"{name}: {audit.verdict}", f"{summary}\n{table}"))
     parts.append(f"<script>{SORT}</script>")
-    return pages.html_page(f"Audits of {len(audits)} at {_sites(audits)}", "\n".join(parts))
+    return pages.html_page(f"{len(audits)} audits at {_sites(audits)}", "\n".join(parts))
 
 
 def _row(row: dict, columns: list[str]) -> str:
     def cell(column: str) -> str:
-        value = row[column]
-        shown = f"{value:.3f}" if isinstance(value, float) else f"{value}"
+        value, shown = row[column], _shown(row[column])
         tag = 'th scope="row"' if column == "name" else "td"
         return f'<{tag} data-value="{escape(f"{value}")}">{escape(shown)}</{tag.split()[0]}>'
 
     return f"<tr>{''.join(map(cell, columns))}</tr>"
+
+
+def _shown(value: str | float) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else f"{value}"
 
 
 def _sites(audits: Mapping[str, Audit]) -> str:

@@ -591,3 +591,73 @@ def test_reports_of_all_kinds_follow_the_published_schema(folder, options):
     for broken in ({**found, "verdict": "guilty"}, {**found, "n_pairs": -1}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(broken, schema)
+
+
+# Whatever a user gives, the command ends with a report or with a word of its own.
+
+
+def strange_files():
+    """Files in the working folder, good ones and others; of each kind what may be named."""
+    draw = np.random.default_rng(0)
+    np.save("plane.npy", draw.normal(size=(96, 2)))
+    np.save("rows.npy", draw.normal(size=(3, 96)))
+    np.save("cube.npy", draw.normal(size=(2, 3, 96)))
+    np.save("nan.npy", np.full(96, np.nan))
+    np.save("zero.npy", np.zeros(96))
+    np.save("words.npy", np.array(["a", "b"]))
+    with open("text.safetensors", "w") as file:
+        file.write("hello")
+    os.makedirs("none", exist_ok=True)
+    W = torch.from_numpy(draw.normal(size=(96, 5)))
+    torch.save({"W_enc": W, "W_dec": W.T.contiguous(), "b_enc": W[0, :5]}, "sae.pt")
+    with open("empty.csv", "w") as file:
+        file.write("base,source,answer,counterfactual\n")
+    with open("odd.csv", "w") as file:
+        file.write("base,source,answer,counterfactual,position\nMary ,John,Mary,John,9\n")
+    files = ["v.npy", "plane.npy", "rows.npy", "cube.npy", "nan.npy", "zero.npy", "words.npy"]
+    return [*files, "text.safetensors", "none", "sae.pt", "gone.npy", "pairs.csv"]
+
+
+def strange_command(draw, files):
+    """Options of all kinds, drawn by chance; most of them do not fit each other."""
+    pick = lambda *values: str(draw.choice(values))  # noqa: E731
+    sites = [
+        *("mlp_hidden.1", "mlp_hidden.1", "resid_post.1", "head_output.1.0", "head_output.1.9"),
+        *("resid_mid.0", "mlp_hidden.9", "head_query.1.0", "mlp.1", "model.layers.1.mlp.down_proj"),
+        *("blocks.1.hook_resid_post", "model.layers.2", "blocks.1.mlp.hook_post"),
+    ]
+    options = [
+        "--pairs",
+        pick("pairs.csv", "pairs.csv", "pairs.csv", "empty.csv", "odd.csv", "v.npy"),
+    ]
+    options += ["--site", pick(*sites)] * bool(draw.random() < 0.95)
+    options += ["--direction", pick(*files)] * bool(draw.random() < 0.8)
+    options += ["--sae", pick("sae.pt", "v.npy", "none")] * bool(draw.random() < 0.1)
+    options += ["--submission", pick("none", "v.npy")] * bool(draw.random() < 0.05)
+    for name, values in {
+        "row": ("0", "all", "1:2", "9", "x", "-1"), "key": ("W_dec", "x"), "column": ("0", "all"),
+        "layer": ("0", "1", "99", "-7"), "pos": ("-1", "5"), "add": ("2", "-1e30", "nan"),
+        "clamp": ("3", "inf"), "answers": ("plain", "space"),
+    }.items():  # fmt: skip
+        options += [f"--{name}={pick(*values)}"] * bool(draw.random() < 0.07)
+    return (
+        options + ["--preview"] * bool(draw.random() < 0.1) + ["--chat"] * bool(draw.random() < 0.1)
+    )
+
+
+@pytest.mark.parametrize("seeds", [range(120), pytest.param(range(40, 600), marks=pytest.mark.long)])
+@pytest.mark.filterwarnings("ignore")
+def test_no_command_ends_in_a_traceback(folder, capsys, seeds):
+    files, ended = strange_files(), set()
+    for seed in seeds:
+        arguments = strange_command(np.random.default_rng(seed), files)
+        try:
+            status = main(arguments)
+        except SystemExit as stop:
+            status = stop.code
+        error = capsys.readouterr().err
+        assert status in (0, 2), arguments
+        assert status == 0 or "error: " in error, arguments
+        assert "Traceback" not in error, arguments
+        ended.add(status)
+    assert ended == {0, 2}, "some of them fit"

@@ -14,13 +14,13 @@ from torch import Tensor
 from helpers import __version__
 from helpers.audit import criteria
 from helpers.audit.criteria import SMALLEST_EFFECT, TESTS, Finding
-from helpers.audit.diagnostics import ONLY_READ, Score, scores, writing_matrix
+from helpers.audit.diagnostics import ONLY_READ, Score, later_sites, scores, writing_matrix
 from helpers.directions import best_directions, patch_subspace, random_direction, unit
 from helpers.directions.closed_form import linear_effect
 from helpers.directions.search import progress_bar
 from helpers.models import Model
 from helpers.patching import CachedPairs, Estimate, Site, cache_pairs, check_sites
-from helpers.patching.sites import HOOKS, OF_ONE_HEAD
+from helpers.patching.sites import HOOKS, OF_ONE_HEAD, present
 from helpers.tasks import Pairs
 
 FEWEST_PAIRS, N_RANDOM = 8, 3
@@ -197,8 +197,7 @@ def _checked(model: Model, site: Site, direction: Tensor) -> Float[Tensor, "d"]:
     if found != needed:
         kinds = [kind for kind in HOOKS if kind not in ONLY_READ]
         sites = [Site(site.layer, kind, head=0 if kind in OF_ONE_HEAD else None) for kind in kinds]
-        there = [s for s in sites if s.hook_name in model.hook_dict]
-        fitting = ", ".join(str(s) for s in there if dimension(model, s) == found)
+        fitting = ", ".join(str(s) for s in present(model, sites) if dimension(model, s) == found)
         meant = f"do you mean {fitting}?" if fitting else "was it found in another model?"
         raise ValueError(f"the direction has {found} dimensions, but {site} has {needed}: {meant}")
     return unit(direction.float())
@@ -253,8 +252,10 @@ def _why_not(model: Model, site: Site, name: str, score: Score | None) -> str:
     if score is None:
         owner = "a head" if site.head is not None else "this MLP"
         return f"The output matrix of {owner} loses nothing."
-    if name in ("lost in range", "far downstream") and site.layer == model.cfg.n_layers - 1:
-        return "This is the last layer: there is no later MLP."
+    if name in ("lost in range", "far downstream") and not later_sites(model, site):
+        if site.layer == model.cfg.n_layers - 1:
+            return "This is the last layer: there is no later MLP."
+        return "No later layer has an MLP with one hidden activation."
     if _may_be_zero(score.below):
         return f"The effect is {_nats(score.below)}: too little to take a share of."
     return ""

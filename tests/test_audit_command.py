@@ -645,7 +645,9 @@ def strange_command(draw, files):
     )
 
 
-@pytest.mark.parametrize("seeds", [range(120), pytest.param(range(40, 600), marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "seeds", [range(120), pytest.param(range(40, 600), marks=pytest.mark.long)]
+)
 @pytest.mark.filterwarnings("ignore")
 def test_no_command_ends_in_a_traceback(folder, capsys, seeds):
     files, ended = strange_files(), set()

@@ -21,6 +21,7 @@ from helpers.models import Model
 from helpers.patching import Acts, CachedPairs, Estimate, Site, check_sites
 from helpers.patching.cached import Patchable
 from helpers.patching.metrics import PerPair, bootstrap
+from helpers.patching.sites import present
 
 Writer: TypeAlias = Float[Tensor, "d d_model"] | None
 Vector: TypeAlias = Float[Tensor, "d *k"]
@@ -270,11 +271,16 @@ def later_natural_units(cached: Patchable) -> list[dict[Site, Tensor]]:
         return [later_units(cached, activation) for activation in (cached.base, cached.source)]
 
 
+def later_sites(model: Model, site: Site) -> list[Site]:
+    """The hidden activations of the MLPs above a site, where these have one, at its token."""
+    layers = range(site.layer + 1, model.cfg.n_layers)
+    return present(model, [Site(n, "mlp_hidden", position=site.position) for n in layers])
+
+
 def later_units(cached: Patchable, activation: Acts) -> dict[Site, Tensor]:
     """Hidden activations of all MLPs above the site, at the patched token, under a patch."""
     if not isinstance(cached, CachedPairs):  # planted pairs may have units there, too
         return cached.later_units(activation)
-    layers = range(cached.site.layer + 1, cached.model.cfg.n_layers)
-    sites = [Site(layer, "mlp_hidden", position=cached.site.position) for layer in layers]
+    sites = later_sites(cached.model, cached.site)
     seen = cached.record(activation, [site.hook_name for site in sites])
     return {site: seen[site.hook_name] for site in sites}

@@ -7,7 +7,14 @@ from torch import Tensor
 
 from helpers.audit import criteria
 from helpers.audit.criteria import Finding
-from helpers.audit.diagnostics import OF_KERNEL, Score, Writer, has_kernel, writing_matrix
+from helpers.audit.diagnostics import (
+    OF_KERNEL,
+    Score,
+    Writer,
+    has_kernel,
+    later_sites,
+    writing_matrix,
+)
 from helpers.audit.interventions import Intervention
 from helpers.models import Model
 from helpers.patching import Estimate, Site
@@ -60,8 +67,10 @@ def why_not(model: Model, site: Site, name: str, score: Score | None) -> str:
     if score is None:
         owner = "a head" if site.head is not None else "this MLP"
         return f"The output matrix of {owner} loses nothing."
-    if name in ("lost in range", "far downstream") and site.layer == model.cfg.n_layers - 1:
-        return "This is the last layer: there is no later MLP."
+    if name in ("lost in range", "far downstream") and not later_sites(model, site):
+        if site.layer == model.cfg.n_layers - 1:
+            return "This is the last layer: there is no later MLP."
+        return "No later layer has an MLP with one hidden activation."
     if may_be_zero(score.below):
         return f"The effect is {nats(score.below)}: too little to take a share of."
     return ""

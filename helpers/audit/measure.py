@@ -28,7 +28,7 @@ from helpers.directions.closed_form import linear_effect
 from helpers.directions.search import progress_bar
 from helpers.models import Model
 from helpers.patching import Acts, CachedPairs, Estimate, Site, cache_pairs, check_sites
-from helpers.patching.sites import HOOKS, OF_ONE_HEAD
+from helpers.patching.sites import HOOKS, OF_ONE_HEAD, present
 from helpers.tasks import Pairs
 from helpers.tasks.tokens import start_token
 
@@ -271,8 +271,7 @@ def _checked(model: Model, site: Site, what: Any) -> Intervention:
     if found != needed:
         kinds = [kind for kind in HOOKS if kind not in ONLY_READ]
         sites = [Site(site.layer, kind, head=0 if kind in OF_ONE_HEAD else None) for kind in kinds]
-        there = [s for s in sites if s.hook_name in model.hook_dict]
-        fitting = ", ".join(str(s) for s in there if dimension(model, s) == found)
+        fitting = ", ".join(str(s) for s in present(model, sites) if dimension(model, s) == found)
         meant = f"do you mean {fitting}?" if fitting else "was it found in another model?"
         subject = f"the {str(what).split(' ', 1)[1]}"
         raise ValueError(f"{subject} has {found} dimensions, but {site} has {needed}: {meant}")

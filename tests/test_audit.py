@@ -262,9 +262,10 @@ def test_a_direction_that_does_nothing_has_no_effect(model, pairs):
 def test_repeated_pairs_count_once(model, pairs, result):
     twice = pairs[[*range(N), 3, 0, 3]]
     again = audit(model, SITE, sum(illusion(model, pairs)), twice, name=NAME, progress=False)
-    assert again.notes == ("Repeated pairs were counted once: 3 left out.", *result.notes)
+    said = "Repeated pairs were counted once: 3 left out."
+    assert [note for note in again.notes if note not in result.notes] == [said]
     assert replace(again, notes=result.notes) == result, "intervals are those over distinct pairs"
-    assert again.notes[0] in report.to_markdown(again) and again.notes[0] in report.to_html(again)
+    assert said in report.to_markdown(again) and said in report.to_html(again)
 
 
 def test_pairs_that_are_the_same_up_to_the_patched_token_are_left_out(model, pairs):

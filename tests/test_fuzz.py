@@ -248,11 +248,14 @@ def test_a_pair_file_gives_pairs_or_its_own_error(tmp_path, content):
 
 
 good = st.text(alphabet="MaryJohnTom ,;\"'\n", min_size=1, max_size=20).filter(str.strip)
+open_end = good.filter(lambda text: not text.endswith(" "))  # which belongs to the answer
 
 
 @fuzz
 @given(
-    rows=st.lists(st.tuples(good, good, st.permutations(["Mary", "John"])), min_size=1, max_size=4)
+    rows=st.lists(
+        st.tuples(open_end, good, st.permutations(["Mary", "John"])), min_size=1, max_size=4
+    )
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])

@@ -10,7 +10,16 @@ from test_audit import by_name, make_task, mean_change
 from helpers.audit import Feature, Steering, Subspace, audit, audit_each
 from helpers.audit.criteria import AGAINST, DOES_NOT_APPLY, FOR, OPEN, Finding
 from helpers.audit.diagnostics import falls, patches, scores, writing_matrix
-from helpers.audit.verdicts import BEYOND, NO_EFFECT, OPPOSITE, UNDECIDED, WITHIN, conclude_change
+from helpers.audit.verdicts import (
+    BEYOND,
+    DISRUPTS,
+    NO_EFFECT,
+    OPPOSITE,
+    UNDECIDED,
+    WITHIN,
+    conclude_change,
+    summarise,
+)
 from helpers.patching import Estimate, Site, cache_pairs
 
 HIDDEN, STREAM = Site(1, "mlp_hidden"), Site(1, "resid_post")
@@ -176,6 +185,27 @@ def test_the_audit_says_which_tests_apply(model, pairs):
         assert f"the {found.what.split(' ', 1)[1]}" in found.summary
 
 
+def test_the_audit_says_what_was_done(model, pairs):
+    cached = cache_pairs(model, pairs, STREAM)
+    v = mean_change(model, pairs, STREAM)
+    steering = Steering(v, -2.0)
+    found = audit(model, STREAM, steering, pairs, progress=False)
+    length = 2 * v.norm()
+    share = length / cached.base.norm(dim=1).mean()
+    assert f"is {length:.2f} long: {share:.0%} of the activation's" in found.notes[0]
+    turned = cached.measure(cached.base + 2 * v).fldd
+    assert found.opposite.value == pytest.approx(turned.value, abs=1e-4)
+    assert found.margin == pytest.approx(cached.clean_logit_difference.mean().item(), abs=1e-5)
+    assert "steers" not in found.verdict or "not been measured" in found.summary
+    feature = Feature(v, v, bias=-1e4)  # never active
+    silent = audit(model, STREAM, feature, pairs, progress=False)
+    assert "active in 0% of the bases and 0% of the sources, up to 0.00" in silent.notes[0]
+    assert silent.verdict == NO_EFFECT
+    whole = audit(model, STREAM, v, pairs, progress=False)
+    limit = 4 * whole.whole.fldd.value
+    assert f"could speak against it only if it removed {limit:.0%} or more." in whole.notes[0]
+
+
 def test_audits_together_equal_audits_one_by_one(model, pairs):
     v = mean_change(model, pairs, HIDDEN)
     each = [v, torch.stack([v, normal(96, seed=13)], 1), Steering(v, 2.0), normal(96, seed=14)]
@@ -194,7 +224,8 @@ def a_finding(test, verdict):
     ("verdicts", "conclusion"),
     [
         ({"far downstream": FOR}, WITHIN),
-        ({"far downstream": FOR, "not reversed": AGAINST}, BEYOND),
+        ({"far downstream": FOR, "not reversed": AGAINST}, DISRUPTS),
+        ({"beyond range": AGAINST, "not reversed": AGAINST}, DISRUPTS),
         ({"beyond range": AGAINST}, BEYOND),
         ({"far downstream": OPEN, "not reversed": FOR}, UNDECIDED),
         ({}, UNDECIDED),
@@ -204,6 +235,11 @@ def test_verdicts_on_a_change_that_is_not_the_sources(verdicts, conclusion):
     effect, chance = Estimate(0.5, 0.4, 0.6), [Estimate(0.0, -0.1, 0.1)]
     found = [a_finding(*item) for item in verdicts.items()]
     assert conclude_change(effect, chance, found) == conclusion
+    text = summarise(effect, chance, found, subject="the vector", exchanges=False)
+    assert text.lower().startswith(f"{conclusion}: the vector removes 50.0%")
+    assert all(f"'{test}' (0.90" in text for test, said in verdicts.items() if said == AGAINST) or (
+        conclusion == DISRUPTS
+    )
     assert conclude_change(Estimate(-0.5, -0.6, -0.4), chance, found) == OPPOSITE
     assert conclude_change(effect, [effect], found) == NO_EFFECT
 

@@ -14,7 +14,7 @@ LATER = ("TYPE_CHECKING", "__name__ == '__main__'")  # conditions that are false
 
 # A room may use those before it, never those after it.
 ROOMS = "output models tasks patching directions editing audit claims lessons".split()
-MOST_DOORS, MOST_LINES, LONGEST_FILE, LONGEST_FUNCTION = 9, 8850, 350, 40
+MOST_DOORS, MOST_LINES, LONGEST_FILE, LONGEST_FUNCTION = 9, 8920, 350, 40
 # What is not imported by a lesson, but started: `python -m helpers.audit`.
 STARTED: set[str] = set()
 

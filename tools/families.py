@@ -50,7 +50,8 @@ most, at a site of each kind in a middle and in the last layer. Logits are up to
 - **Sites**: the kinds that these two layers have, of those in `helpers.patching.Site`. Where an \
 MLP is several experts, there is no one hidden activation; where attention is latent, queries are \
 not made head by head; layers without attention or without an MLP lack what belongs to it.
-- **Audit**: where one ran. Tests that need the hidden activations of later MLPs do not apply \
+- **Audit**: where one ran, which says nothing of how often its verdicts err: that has been \
+measured on two real models. Tests that need the hidden activations of later MLPs do not apply \
 where there are none, and the report says so.
 - *Whole prompts are rerun*: the model keeps more of earlier tokens than keys and values, or \
 TransformerLens cannot resume from them. That is exact too, and slower; a warning says so.

@@ -19,6 +19,7 @@ COLORS = {
     verdicts.ILLUSION: plots.ILLUSORY,
     verdicts.CONSISTENT: plots.NATURAL,
     verdicts.BEYOND: plots.ILLUSORY,
+    verdicts.DISRUPTS: plots.ILLUSORY,
     verdicts.WITHIN: plots.NATURAL,
     "resid": plots.RESIDUAL,  # sites by the first word of their kind
     "mlp": plots.MLP,
@@ -57,11 +58,10 @@ def figure(audit: Audit) -> Figure:
             ax.axvline(0, color=plots.REFERENCE, zorder=0)
             ax.invert_yaxis()
         if by_unit:
-            figure.axes[1].set(title="What the tests say of a natural pathway")
+            natural = "a natural pathway" if audit.exchanges else "natural states"
+            figure.axes[1].set(title=f"What the tests say of {natural}")
             figure.legend(*_thresholds(), loc="outside lower right", ncols=2)
-        figure.suptitle(
-            f"{the(audit).capitalize()} at {audit.site}: {audit.verdict}", weight="bold"
-        )
+        figure.suptitle(f"{the(audit, 'The')} at {audit.site}: {audit.verdict}", weight="bold")
     return figure
 
 
@@ -95,7 +95,11 @@ def _draw_tests(ax: Axes, unit: str, findings: Sequence[Finding]) -> None:
     low, high, scale, xlabel = DRAWN[unit]
     for row, finding in enumerate(findings):
         (color, marker), test = LOOK[finding.verdict], CRITERIA[finding.test]
-        number = f"{finding.value.value:.0%}" if scale == 100 else f"{finding.value.value:.2f}"
+        number = (
+            f"{finding.value.value + 0.0:.0%}".replace("-0%", "0%")
+            if scale == 100
+            else f"{finding.value.value:.2f}"
+        )
         name = f"{finding.test}\n{finding.verdict}: {number}"
         shown = Estimate(*(min(max(x, low), high) for x in finding.value))
         plots.estimate(ax, name, shown, color=color, marker=marker, scale=scale)

@@ -63,6 +63,10 @@ class Subspace:
         """The same with the kind of numbers, and on the device, of `like`."""
         return replace(self, basis=self.basis.to(like))
 
+    def in_words(self, base: Acts, source: Acts) -> str:
+        """What it does to these activations, in a sentence; empty if its name says it."""
+        return "" if self.rank == 1 else "The basis was orthonormalised: only its span matters."
+
     def random(self, seed: int) -> "Subspace":
         """Another of the same dimension, drawn at random: the control."""
         d = len(self.basis)
@@ -128,6 +132,17 @@ class Feature:
             self, encoder=self.encoder.to(like), decoder=self.decoder.to(like), centre=centre
         )
 
+    def in_words(self, base: Acts, source: Acts) -> str:
+        """How active it is in base and source, and in how many pairs the patch changes it."""
+        before, after = self.value(base), self.value(source)
+        moved = (self(base, source) - base).norm(dim=-1) > 0
+        return (
+            f"The feature is active in {(before > 0).float().mean():.0%} of the bases and "
+            f"{(after > 0).float().mean():.0%} of the sources, up to "
+            f"{torch.cat([before, after]).max():.2f}; its value changes in "
+            f"{moved.float().mean():.0%} of the pairs, and what it does not reconstruct stays."
+        )
+
     def random(self, seed: int) -> "Feature":
         """The same reading, written along a random vector as long as the decoder."""
         other = random_direction(len(self.decoder), seed=seed).to(self.decoder)
@@ -163,6 +178,15 @@ class Steering:
 
     def to(self, like: Tensor) -> "Steering":
         return replace(self, vector=self.vector.to(like))
+
+    def in_words(self, base: Acts, source: Acts) -> str:
+        """How long what is added is, beside the activations and their natural change."""
+        added = abs(self.amount) * self.vector.norm().item()
+        whole, change = (x.norm(dim=-1).mean().item() for x in (base, source - base))
+        return (
+            f"What is added, only at the patched token, is {added:.2f} long: {added / whole:.0%} "
+            f"of the activation's, {added / max(change, 1e-9):.0%} of that from base to source."
+        )
 
     def random(self, seed: int) -> "Steering":
         """A random vector of equal length, as often."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from helpers import __version__
 from helpers.audit import verdicts
-from helpers.audit.criteria import Finding
+from helpers.audit.criteria import TESTS, WHOLE, Finding
 from helpers.audit.diagnostics import (
     ONLY_READ,
     later_natural_units,
@@ -33,6 +33,7 @@ from helpers.tasks import Pairs
 from helpers.tasks.tokens import start_token
 
 FEWEST_PAIRS, N_RANDOM = 8, 3
+CRITERIA = {test.name: test for test in TESTS}
 PACKAGES = ("torch", "transformer_lens", "transformers")
 
 
@@ -77,6 +78,8 @@ class Audit:
     spectrum: Spectrum | None = None  # None where the answer does not depend on the site
     what: str = "a direction"  # that was audited
     exchanges: bool = True  # whether it writes what the source holds
+    opposite: Estimate | None = None  # FLDD of the opposite change, of what does not exchange
+    margin: float = 0.0  # the mean clean logit difference of the base prompts, in nats
     provenance: Mapping[str, Any] = field(default_factory=dict)  # whatever the caller knows of it
 
     @property
@@ -92,7 +95,9 @@ class Audit:
         if self.what == "a direction":
             subject = "the patch along the direction"
         options = {"subject": subject, "exchanges": self.exchanges}
-        return verdicts.summarise(self.effect.fldd, self.random, self.findings, **options)
+        said = verdicts.summarise(self.effect.fldd, self.random, self.findings, **options)
+        known = "" if self.what == "a direction" else f" {verdicts.NOT_CALIBRATED}"
+        return said + known
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, with the verdict and the summary."""
@@ -154,15 +159,13 @@ def audit_each(
     progress: bool = True,
 ) -> list[Audit]:
     """`audit` of several at one site: prompts and the whole component are run once for all."""
-    if not len(each):
-        raise ValueError("nothing to audit: give at least one direction")
-    each = [_checked(model, site, what) for what in each]
+    each = _checked_all(model, site, each)
     pairs, notes = _enough(model, pairs)
     W = writing_matrix(model, site)
     cached = cache_pairs(model, pairs, site, batch_size=batch_size)
     _check_margin(cached.clean_logit_difference)
     base, source = cached.base, cached.source
-    whole = _effects(cached, source)
+    whole, margin = _effects(cached, source), cached.clean_logit_difference.mean().item()
     name = re.split(r"[/\\]", (name or model.cfg.model_name).rstrip("/\\"))[-1]
     spectrum = best_directions(cached).spectrum if cached.base_gradient.any() else None
     natural = later_natural_units(cached)
@@ -175,13 +178,14 @@ def audit_each(
         if kind not in chances:
             others = (what.random(seed + i)(base, source) for i in range(N_RANDOM))
             chances[kind] = tuple(_effects(cached, other).fldd for other in others)
-        found = {}
-        if abs(effect.fldd.value) >= SMALLEST_EFFECT:
-            found = scores(cached, what, W, natural)
+        large = abs(effect.fldd.value) >= SMALLEST_EFFECT
+        found = scores(cached, what, W, natural) if large else {}
         said = findings(model, site, what, W, found, seed, effect.fldd)
-        of = (notes, _spectrum(cached, what, spectrum), str(what), what.exchanges)
-        measured = (effect, whole, chances[kind], said, _versions(), *of)
-        audits.append(Audit(name, site, len(pairs), seed, *measured))
+        known = (what.in_words(base, source), _could_fail(what, whole), *notes)
+        of = _spectrum(cached, what, spectrum), str(what), what.exchanges
+        turned = None if what.exchanges else _effects(cached, 2 * base - what(base, source)).fldd
+        measured = (effect, whole, chances[kind], said, _versions(), tuple(filter(None, known)))
+        audits.append(Audit(name, site, len(pairs), seed, *measured, *of, turned, margin))
     return audits
 
 
@@ -192,6 +196,14 @@ def _enough(model: Model, pairs: Pairs) -> tuple[Pairs, tuple[str, ...]]:
         few = f"{len(pairs)} pairs are too few: take at least {FEWEST_PAIRS}, better 50"
         raise ValueError(". ".join([few, *notes]))
     return pairs, notes + _without_start(model, pairs)
+
+
+def _could_fail(what: Intervention, whole: Effects) -> str:
+    """From which effect on the comparison with the whole component could speak against it."""
+    if not what.exchanges or whole.fldd.value <= SMALLEST_EFFECT:
+        return ""
+    limit = whole.fldd.value / (1 - CRITERIA[WHOLE].against)
+    return f"{WHOLE!r} could speak against it only if it removed {limit:.0%} or more."
 
 
 def _versions() -> dict[str, str]:
@@ -248,8 +260,8 @@ def _spectrum(
     cached: CachedPairs, what: Intervention, values: Float[Tensor, "values"] | None
 ) -> Spectrum | None:
     """What a subspace does to first order, beside the ends and sums of the spectrum."""
-    if values is None or not isinstance(what, Subspace):
-        return None
+    if values is None or not isinstance(what, Subspace) or what.rank > 1:
+        return None  # the ends bound single directions
     sums = values.clamp(min=0).sum().item(), values.clamp(max=0).sum().item()
     ends = values.max().item(), values.min().item()
     return Spectrum(*ends, *sums, linear_effect(cached, what.basis))
@@ -259,6 +271,12 @@ def dimension(model: Model, site: Site) -> int:
     """How many dimensions the activation at a site has."""
     W = writing_matrix(model, site)
     return model.cfg.d_model if W is None else W.shape[0]
+
+
+def _checked_all(model: Model, site: Site, each: Sequence[Any]) -> list[Intervention]:
+    if not len(each):
+        raise ValueError("nothing to audit: give at least one direction")
+    return [_checked(model, site, what) for what in each]
 
 
 def _checked(model: Model, site: Site, what: Any) -> Intervention:

@@ -85,9 +85,11 @@ def _effect_lines(audit: Audit) -> list[str]:
         return f"FLDD {effect.fldd:.1%}, interchange accuracy {effect.interchange_accuracy:.1%}"
 
     return [
+        f"unpatched: a margin of {audit.margin:.2f} nats",
         f"{the(audit, 'this')}: {both(audit.effect)}",
         f"the whole component: {both(audit.whole)}",
         f"random ones in its place: FLDD {', '.join(f'{other:.1%}' for other in audit.random)}",
+        *([f"the opposite change: FLDD {audit.opposite:.1%}"] if audit.opposite else []),
         *([f"{audit.spectrum}"] if audit.spectrum else []),
         *audit.notes,
     ]
@@ -96,7 +98,11 @@ def _effect_lines(audit: Audit) -> list[str]:
 def _footer(audit: Audit) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in audit.versions.items())
     sizes = f"{audit.n_pairs} pairs, seed {audit.seed}; 95 % intervals over pairs"
-    about = f"{sizes}. FLDD: the share of the model's margin that a patch removes"
+    about = (
+        f"{sizes}. FLDD: the share of the model's mean margin that a patch removes, 100 % if it is "
+        "gone, 200 % if it is turned round; interchange accuracy: how often the counterfactual is "
+        "then the likeliest of all tokens"
+    )
     calibrated = audit.what == "a direction"
     known = verdicts.CALIBRATION if calibrated else verdicts.NOT_CALIBRATED
     return f"{known} {about}. {versions}."

@@ -2,7 +2,16 @@
 
 from collections.abc import Sequence
 
-from helpers.audit.criteria import AGAINST, DOWNSTREAM, FOR, UNITS, WHOLE, Finding, mirrored
+from helpers.audit.criteria import (
+    AGAINST,
+    DOWNSTREAM,
+    FOR,
+    REVERSED,
+    UNITS,
+    WHOLE,
+    Finding,
+    mirrored,
+)
 from helpers.patching.metrics import Estimate
 
 # What all tests together say.
@@ -12,6 +21,7 @@ ILLUSION = "likely an illusion"
 CONSISTENT = "consistent with a natural pathway"
 UNDECIDED = "undecided"
 # Of a change that is not the source's, nobody says that the model makes it: does it steer, and how?
+DISRUPTS = "disrupts, whichever way it is added"
 WITHIN = "steers within what real inputs do"
 BEYOND = "steers, away from what real inputs do"
 
@@ -21,7 +31,7 @@ CALIBRATION = (  # of the verdict at the hidden activation of an MLP
     "second model) 0 of 42 (0% to 8%) natural directions were called an illusion, and 0 of 64 (0% "
     "to 6%) that open a pathway were called consistent: of 100 like them, 8 and 6 at most."
 )
-NOT_CALIBRATED = (
+NOT_CALIBRATED = (  # for anything else
     "The thresholds were set on single directions whose values are exchanged; how often they err "
     "elsewhere has not been measured."
 )
@@ -58,13 +68,16 @@ def conclude_change(
 ) -> str:
     """The verdict on a change that is not the source's: a steering vector, a clamped feature.
 
-    `NO_EFFECT` and `OPPOSITE` as above. `BEYOND` if any test speaks against it, `WITHIN` if that of
-    the distance downstream speaks for it and none against, else `UNDECIDED`.
+    `NO_EFFECT` and `OPPOSITE` as above. `DISRUPTS` if the opposite change does not have the
+    opposite effect. `BEYOND` if any other test speaks against it, `WITHIN` if that of the distance
+    downstream speaks for it and none against, else `UNDECIDED`.
     """
     verdict = conclude(effect, random, [])
     if verdict != UNDECIDED:
         return verdict
     said = {finding.test: finding.verdict for finding in findings}
+    if said.get(REVERSED.name) == AGAINST:
+        return DISRUPTS
     if AGAINST in said.values():
         return BEYOND
     return WITHIN if said.get(DOWNSTREAM) == FOR else UNDECIDED
@@ -77,10 +90,11 @@ NOT_SHOWN = {
     "of the base prompt's answer. The tests ask by what pathway, not in which direction.",
     ILLUSION: "This does not show that the component plays no part in the task, only that this "
     "patch is no evidence that it does.",
-    CONSISTENT: "This does not show that the model uses this direction: a pathway that the patch "
+    CONSISTENT: "This does not show that the model uses what was audited: a pathway that the patch "
     "opens within the natural range, or beside a decoy in the same component, passes too.",
     UNDECIDED: "More pairs would make the intervals narrower; where the direction comes from and "
     "what reads it are evidence of another kind.",
+    DISRUPTS: "So it does damage rather than move the model along a feature: try a smaller amount.",
     WITHIN: "This does not show that the model uses what was added: a change of natural size may "
     "act through another pathway than the one that real inputs take.",
     BEYOND: "It may be useful all the same. It is no evidence of how the model computes the answer "
@@ -134,11 +148,18 @@ def _reasons(verdict: str, findings: Sequence[Finding]) -> str:
 
 def _reasons_of_change(verdict: str, findings: Sequence[Finding]) -> str:
     """Why a change that is not the source's, and has an effect, is judged so."""
-    if against := _accusers(findings):
+    shown = _shown(findings)
+    if verdict == DISRUPTS:
+        return f", and the opposite change does not do the opposite ({shown[REVERSED.name]})"
+    against = _accusers([f for f in findings if f.test != REVERSED.name])
+    if against and verdict != UNDECIDED:
         return f"; {against} it" if verdict == OPPOSITE else f", but {against} natural states"
     if verdict == WITHIN:
-        return f"; {_shown(findings)[DOWNSTREAM]} says that later units stay near real states"
-    return "; no test speaks against natural states, but none for them either"
+        return f"; {shown[DOWNSTREAM]} says that later units stay near real states"
+    silent = (
+        f"and {shown[DOWNSTREAM]} is not clearly near real states" if DOWNSTREAM in shown else ""
+    )
+    return f"; no test speaks against natural states, {silent or 'and none decides'}"
 
 
 def _shown(findings: Sequence[Finding]) -> dict[str, str]:

@@ -59,15 +59,15 @@ def answer_token(model: Tokenizes, word: str, prompt: str, space: bool | None = 
         return single_token(model, word)
     if not isinstance(word, str):
         raise ValueError(f"an answer must be a word, not {word!r}")
-    before, after = (encode(model, t).tolist() for t in (prompt, prompt + word.strip()))
-    if prompt.endswith(ITS_SPACE) and after[: len(before)] != before:
-        reason = "the model reads a word together with the space before it"
-        raise ValueError(f"{word.strip()!r} cannot follow a prompt that ends in a space, since "
-                         f"{reason}: delete that space")  # fmt: skip
-    own = after[len(before) :] if after[: len(before)] == before else []
-    if not own:
-        own = _tokenizer(model)(word.strip(), add_special_tokens=False)["input_ids"]
-    return _only(_tokenizer(model), word.strip(), own)
+    tokenizer, word = _tokenizer(model), word.strip()
+    before, after = (encode(model, text).tolist() for text in (prompt, prompt + word))
+    fits = after[: len(before)] == before
+    if fits and len(after) == len(before) + 1:
+        return _only(tokenizer, word, after[-1:])
+    if prompt.endswith(ITS_SPACE) and not fits:
+        reason = "the model reads a word together with the space before it: delete that space"
+        raise ValueError(f"{word!r} cannot follow a prompt that ends in a space, since {reason}")
+    return _only(tokenizer, word, tokenizer(word, add_special_tokens=False)["input_ids"])
 
 
 def follows_space(model: Tokenizes, prompt: str) -> bool:

@@ -81,8 +81,8 @@ def _add_subjects(group: argparse._ArgumentGroup) -> None:
     add("--row", metavar="ROWS", help="5, 3:9, 1,4 or all: rows of a matrix, each a direction; of "
         "an autoencoder, its features")  # fmt: skip
     add("--column", metavar="COLUMNS", help="the same for columns")
-    add("--layer", type=int, help="which of [layer, d] or [pos, layer, d]")
-    add("--pos", type=int, help="which of [pos, layer, d], -1 for the last")
+    add("--layer", type=int, help="which of [layer, d] or [pos, layer, d] in the file")
+    add("--pos", type=int, help="which of [pos, layer, d] in the file, -1 for the last")
     add("--add", type=float, metavar="TIMES", help="a steering vector: what is added, times this")
     add("--sae", metavar="FILE", help="a sparse autoencoder (SAELens, Gemma Scope), with --row")
     add("--clamp", type=float, metavar="VALUE", help="with --sae: set the features to a value")

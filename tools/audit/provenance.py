@@ -16,6 +16,13 @@ from helpers.models.load import find_source
 from helpers.tasks import Pairs
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+ABOUT = {
+    "ioi": "the source has the two names in the other order, so that its right answer is the same; "
+    "the counterfactual is the other name, which has there the answer's place",
+    "number": "the source has a subject of the other number",
+    "gender": "the source has a subject of the other gender",
+    "facts": "the source has another subject of the same relation",
+}
 EXAMPLES = 5  # pairs whose tokens are written out
 
 
@@ -31,6 +38,7 @@ def of_run(
         "device": str(model.cfg.device),
         "files": [{"name": path.name, "sha256": sha256(path)} for path in files],
         "pairs": {"of": source, "number": len(pairs), **drawn},
+        **({"about the pairs": ABOUT[source]} if source in ABOUT else {}),
         "examples": examples(model, pairs[: min(EXAMPLES, len(pairs))]),
         "prompts": prompts(pairs),
     }

@@ -74,7 +74,8 @@ def to_html(audits: Mapping[str, Audit]) -> str:
     body = "\n".join(_row(row, columns) for row in rows)
     about = (
         "A click on a column's name sorts by it. FLDD: the share of the model's margin that the "
-        "patch removes. The numbers below the tests' names are larger where it is more suspicious."
+        "patch removes. Of a test, a larger number is more suspicious. Of many, some pass by "
+        "chance: try those that you choose on other pairs."
     )
     of_all = ", ".join(f"{c} {_shown(value)}" for c, value in alike.items())
     parts = [f"""<p>{about}{escape(f" The same for all: {of_all}." if of_all else "")}</p>

@@ -30,7 +30,7 @@ settings.load_profile("short")
 
 # Files that take half a minute and more, in seconds: where several processes share the tests, these
 # start first, so that none has to wait for one of them in the end.
-SECONDS = {"test_architectures.py": 60}
+SECONDS = {"test_architectures.py": 60, "test_families.py": 30}
 
 # One token each, with and without a leading space. Extend freely: the models read its length.
 NAMES = "Mary John Tom James Dan Sarah Emma Anna Paul Mark Kate Laura Jack Alice Peter Lucy".split()

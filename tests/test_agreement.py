@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.tasks.agreement import FOLDER, make_pairs
-from helpers.tasks.pairs import single_token
+from helpers.tasks.tokens import single_token
 
 ANSWERS = {
     "number": {"singular": "was", "plural": "were"},

@@ -4,48 +4,44 @@ import html.parser
 import json
 import math
 import os
-import pickle
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import pytest
-import safetensors.torch
 import torch
-from conftest import build_hf_model, build_tiny_model, build_tokenizer
+from conftest import build_tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 from test_output import headings
 
-from helpers.audit import command as audit_cli
 from helpers.audit import criteria, report
-from helpers.audit.command import DirectionFileError, main, parse_site, read_direction
 from helpers.audit.criteria import (
     AGAINST,
-    CONSISTENT,
     DOES_NOT_APPLY,
     FOR,
-    ILLUSION,
-    NO_EFFECT,
     OPEN,
-    OPPOSITE,
     REPORTED,
-    SMALLEST_EFFECT,
     TESTS,
-    UNDECIDED,
     Finding,
-    conclude,
     judge,
-    summarise,
 )
 from helpers.audit.diagnostics import Score, scores, writing_matrix
-from helpers.audit.measure import Spectrum, _why_not, audit, distinct
+from helpers.audit.findings import why_not
+from helpers.audit.measure import Spectrum, audit, distinct
+from helpers.audit.verdicts import (
+    CONSISTENT,
+    ILLUSION,
+    NO_EFFECT,
+    NOT_SHOWN,
+    OPPOSITE,
+    SMALLEST_EFFECT,
+    UNDECIDED,
+    conclude,
+    summarise,
+)
 from helpers.directions.geometry import unit
-from helpers.models.smollm import ModelError
 from helpers.output.files import ROOT
 from helpers.patching.caching import cache_pairs
 from helpers.patching.metrics import Estimate
@@ -266,9 +262,10 @@ def test_a_direction_that_does_nothing_has_no_effect(model, pairs):
 def test_repeated_pairs_count_once(model, pairs, result):
     twice = pairs[[*range(N), 3, 0, 3]]
     again = audit(model, SITE, sum(illusion(model, pairs)), twice, name=NAME, progress=False)
-    assert again.notes == ("Repeated pairs were counted once: 3 left out.",)
-    assert replace(again, notes=()) == result, "intervals are those over distinct pairs"
-    assert again.notes[0] in report.to_markdown(again) and again.notes[0] in report.to_html(again)
+    said = "Repeated pairs were counted once: 3 left out."
+    assert [note for note in again.notes if note not in result.notes] == [said]
+    assert replace(again, notes=result.notes) == result, "intervals are those over distinct pairs"
+    assert said in report.to_markdown(again) and said in report.to_html(again)
 
 
 def test_pairs_that_are_the_same_up_to_the_patched_token_are_left_out(model, pairs):
@@ -341,7 +338,7 @@ def test_progress_can_be_hidden(model, pairs, capsys, monkeypatch):
         (SITE, torch.ones(12), "do you mean head_output.1.0?"),
         (Site(0, "resid_post"), torch.ones(96), "do you mean mlp_hidden.0?"),
         (SITE, torch.ones(5), "was it found in another model?"),
-        (SITE, torch.ones(96, 1), r"one vector of real numbers .* of shape \(96, 1\)"),
+        (SITE, torch.ones(1, 96, 1), r"a vector of real numbers .* of shape \(1, 96, 1\)"),
         (SITE, torch.zeros(96), "zero vector"),
         (SITE, torch.full((96,), torch.nan), "NaN"),
         (Site(7, "mlp_hidden"), torch.ones(96), "layer 7 is out of range"),
@@ -375,17 +372,15 @@ def test_a_margin_that_may_be_zero_is_no_margin(model, pairs):
 @pytest.mark.parametrize(("effect", "applies"), [((1.0, 1.2), True), ((-2.0, 3.0), False)])
 def test_shares_are_taken_of_clear_effects_only(model, effect, applies):
     effect = torch.tensor(effect).repeat(10)
-    reason = _why_not(model, SITE, "whole does less", Score(torch.ones(20), effect))
+    reason = why_not(model, SITE, "whole does less", Score(torch.ones(20), effect))
     assert reason == ("" if applies else "The effect is 0.50 nats with a standard error of 0.57: "
         "too little to take a share of.")  # fmt: skip
 
 
 def test_models_without_a_kernel_say_so(model, pairs, monkeypatch):
     small = torch.randn(40, 48)
-    monkeypatch.setattr("helpers.audit.measure.writing_matrix", lambda model, site: small)
-    assert (
-        _why_not(model, SITE, "null norm", None) == "The output matrix of this MLP loses nothing."
-    )
+    monkeypatch.setattr("helpers.audit.findings.writing_matrix", lambda model, site: small)
+    assert why_not(model, SITE, "null norm", None) == "The output matrix of this MLP loses nothing."
 
 
 # The verdicts.
@@ -491,7 +486,7 @@ def test_what_the_findings_come_to(verdicts, conclusion):
             assert f"'{test}' (0.90 [0.80, 1.00])" in summary
     if verdicts.get(UNITS) == FOR:
         assert f"'{UNITS}' (0.90 [0.80, 1.00])" in summary
-    assert summary.endswith(criteria.NOT_SHOWN[conclusion])
+    assert summary.endswith(NOT_SHOWN[conclusion])
 
 
 @pytest.mark.parametrize("verdict", [AGAINST, FOR, OPEN])
@@ -507,7 +502,7 @@ def test_the_other_sign_is_judged_as_strictly(verdict):
     summary = summarise(other, [RANDOM], found)
     assert "adds 50.0% [40.0%, 60.0%] of the model's margin" in summary
     assert ("'whole does less' (0.90" in summary) == (verdict == AGAINST)
-    assert summary.endswith(criteria.NOT_SHOWN[OPPOSITE])
+    assert summary.endswith(NOT_SHOWN[OPPOSITE])
 
 
 # The reports.
@@ -589,10 +584,33 @@ def test_the_figure_shows_every_judged_test(result):
         assert plt.rcParams["axes.titlesize"] == 3.0, "the caller's style stays"
     plt.close(figure)
     assert figure.get_suptitle() == "The direction at mlp_hidden.1: likely an illusion"
-    left, right = ([label.get_text() for label in ax.get_yticklabels()] for ax in figure.axes)
-    assert left[:2] == ["this direction", "whole component"] and len(left) == 5
-    shown = {f.test: f for f in result.findings if f.verdict in (AGAINST, FOR, OPEN)}
-    assert right == [f"{n}\n{f.verdict}: {f.value.value:.2f}" for n, f in shown.items()]
+    rows = [[label.get_text() for label in ax.get_yticklabels()] for ax in figure.axes]
+    assert rows[0][:2] == ["this direction", "whole component"] and len(rows[0]) == 5
+    shown = [f for f in result.findings if f.verdict in (AGAINST, FOR, OPEN)]
+    assert sorted(row.split("\n")[0] for panel in rows[1:] for row in panel) == sorted(
+        finding.test for finding in shown
+    )
+    value = by_name(result)["lost by the row part"].value.value
+    assert f"lost by the row part\n{AGAINST}: {value:.0%}" in rows[1]
+
+
+def test_a_panel_has_one_unit_and_the_thresholds(result):
+    figure = report.figure(result)
+    plt.close(figure)
+    units = ["share of the effect (%)", "widths of the natural range", "usual distances"]
+    for ax, name in zip(figure.axes[1:], units, strict=True):
+        assert ax.get_xlabel().startswith(name)
+    tests = {test.name: test for test in TESTS}
+    for ax, scale in zip(figure.axes[1:], (100, 1, 1), strict=True):
+        names = [label.get_text().split("\n")[0] for label in ax.get_yticklabels()]
+        drawn = {line.get_xdata()[0] for line in ax.lines if len(set(line.get_xdata())) == 1}
+        for name in names:
+            assert scale * tests[name].against in drawn, name
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.texts] == [
+        "speaks against from here",
+        "for, up to here",
+    ]
 
 
 def test_saving_writes_whole_files_again_and_again(result, tmp_path):
@@ -611,235 +629,3 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written(result, tmp_path):
     with pytest.raises(OSError):
         report.save(result, tmp_path)
     assert os.listdir(tmp_path) == ["audit.json"]
-
-
-# The command line.
-
-
-@pytest.mark.parametrize(
-    "site", [Site(21, "mlp_hidden"), Site(0, "resid_post"), Site(23, "head_output", head=1)]
-)
-def test_sites_are_read_as_they_are_written(site):
-    assert parse_site(f" {site} ") == site
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("mlp.3", "unknown kind of site 'mlp' in 'mlp.3': choose one of"),
-        ("", "unknown kind"),
-        ("mlp_hidden", "must have the form mlp_hidden.LAYER"),
-        ("mlp_hidden.x", "must have the form"),
-        ("mlp_hidden.-1", "must have the form"),
-        ("mlp_hidden.1.2", "must have the form mlp_hidden.LAYER"),
-        ("head_output.1", "must have the form head_output.LAYER.HEAD"),
-    ],
-)
-def test_bad_sites_are_explained(text, message):
-    with pytest.raises(ValueError, match=message):
-        parse_site(text)
-
-
-VECTOR = torch.tensor([1.0, -2.0, 3.0])
-
-
-@pytest.mark.parametrize("shape", [(3,), (3, 1), (1, 3)])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.bfloat16])
-def test_directions_come_back_from_all_formats(tmp_path, shape, dtype):
-    vector = VECTOR.to(dtype).reshape(shape)
-    torch.save(torch.nn.Parameter(vector), tmp_path / "v.pt")
-    torch.save({"direction": vector, "other": 1}, tmp_path / "named.PT")
-    safetensors.torch.save_file({"any": vector}, tmp_path / "v.safetensors")
-    named = {"direction": vector, "other": torch.ones(2)}
-    safetensors.torch.save_file(named, tmp_path / "named.safetensors")
-    names = ["v.pt", "named.PT", "v.safetensors", "named.safetensors"]
-    if dtype != torch.bfloat16:  # which numpy lacks
-        np.save(tmp_path / "v.npy", vector.numpy().astype(vector.numpy().dtype.newbyteorder(">")))
-        names.append("v.npy")
-    for name in names:
-        found = read_direction(str(tmp_path / name))
-        assert torch.equal(found, VECTOR) and found.dtype == torch.float32, name
-
-
-class Malicious:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-def test_reading_a_direction_runs_no_code(tmp_path):
-    for name in ("v.npy", "v.pt"):
-        (tmp_path / name).write_bytes(pickle.dumps(Malicious(tmp_path / "owned"), 2))
-        with pytest.raises(DirectionFileError, match="is damaged, or holds more than numbers"):
-            read_direction(tmp_path / name)
-    assert not (tmp_path / "owned").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("v.npy", np.ones((3, 2)), r"has the shape \(3, 2\): a direction has the shape \[d\]"),
-        ("v.npy", np.ones(()), r"has the shape \(\)"),
-        ("v.npy", np.ones(0), r"has the shape \(0,\)"),
-        ("v.npy", np.ones((1, 1, 3)), "has the shape"),
-        ("v.npy", np.arange(3), "holds int64, not floating-point numbers"),
-        ("v.npy", np.array([1.0, np.nan]), "holds NaN or infinity"),
-        ("v.npy", np.array([1.0, 1e300]), "holds NaN or infinity"),
-        ("v.npy", b"", "is damaged"),
-        ("v.pt", b"hello", "is damaged"),
-        ("v.safetensors", b"hello", "is damaged"),
-        ("v.pt", [1.0, 2.0], "holds list, not floating-point numbers"),
-        ("v.pt", {"a": VECTOR, "b": VECTOR}, r"holds \['a', 'b'\]: call the tensor"),
-        ("v.pt", {}, r"holds \[\]"),
-        ("v.pt", torch.ones(3, dtype=torch.bool), "holds torch.bool"),
-        ("v.txt", b"1 2 3", "must end in .npy, .pt, .safetensors"),
-    ],
-)
-def test_bad_direction_files_are_explained(tmp_path, name, content, message):
-    path = tmp_path / name
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif isinstance(content, np.ndarray):
-        np.save(path, content)
-    else:
-        torch.save(content, path)
-    with pytest.raises(DirectionFileError, match=rf"{name} .*{message}"):
-        read_direction(path)
-
-
-def test_direction_files_that_are_not_there_are_explained(tmp_path):
-    with pytest.raises(DirectionFileError, match="none.npy does not exist: save one vector"):
-        read_direction(tmp_path / "none.npy")
-    with pytest.raises(DirectionFileError, match="is a folder"):
-        read_direction(tmp_path)
-
-
-WORDS = "Then After While Mary John book park".split()
-
-
-@pytest.fixture
-def folder(tmp_path, model, monkeypatch):
-    """A working folder with a direction and pairs for `model`, which is what every name loads."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(audit_cli, "load_model", lambda name, device: model)
-    np.save("v.npy", np.random.default_rng(0).normal(size=96))
-    write_pairs(model)
-    return tmp_path
-
-
-def write_pairs(model) -> None:
-    """pairs.csv: prompts of two words, answered by what the model itself prefers."""
-    base = [f"{first} Tom gave {last}" for first in WORDS for last in ("the", "a")]
-    source = [f"{first} Anna gave {last}" for first in WORDS for last in ("the", "a")]
-    words = torch.tensor([model.tokenizer.convert_tokens_to_ids(f"Ġ{word}") for word in WORDS])
-    best = torch.stack([model(prompt)[0, -1, words] for prompt in base]).mean(0).argsort()
-    columns = {"answer": WORDS[best[-1]], "counterfactual": WORDS[best[0]]}
-    pd.DataFrame({"base": base, "source": source, **columns}).to_csv("pairs.csv", index=False)
-
-
-GOOD = {"--site": "mlp_hidden.1", "--direction": "v.npy", "--pairs": "pairs.csv"}
-
-
-def command(**changes) -> list[str]:
-    options = GOOD | {f"--{name}": value for name, value in changes.items()}
-    return [text for option in options.items() for text in option]
-
-
-def test_the_command_does_what_the_function_does(folder, model, capsys):
-    assert main(command(model="my/tiny")) == 0
-    assert sorted(os.listdir("audit")) == sorted(FILES)
-    direction, pairs = read_direction("v.npy"), audit_cli.read_pairs(model, "pairs.csv")
-    expected = audit(model, SITE, direction, pairs, name="tiny", progress=False)
-    assert json.loads((folder / "audit" / "audit.json").read_text()) == expected.to_dict()
-    out = capsys.readouterr().out
-    assert "measuring mlp_hidden.1 on 14 pairs" in out and expected.summary in out
-    assert "Results are in audit" in out and ", ".join(FILES) in out
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"direction": "none.npy"}, "none.npy does not exist"),
-        ({"pairs": "none.csv"}, "none.csv does not exist"),
-        ({"site": "resid_post.1"}, "do you mean mlp_hidden.1?"),
-        ({"site": "mlp_hidden.99"}, "layer 99 is out of range"),
-        ({"out": "v.npy"}, "v.npy is not a folder"),
-        ({"out": "v.npy/there"}, "v.npy"),
-        ({"pairs": "ioi", "n": "999999"}, "n must be from 1 to"),
-        ({"pairs": "facts", "n": "999999"}, "n must be from 1 to"),
-    ],
-)
-def test_what_cannot_be_used_ends_with_status_2(folder, capsys, changes, message):
-    before = sorted(os.listdir())
-    assert main(command(**changes)) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ") and message in error
-    assert sorted(os.listdir()) == before
-
-
-@pytest.mark.parametrize(
-    "changes", [{"direction": "none.npy"}, {"pairs": "none.csv"}, {"out": "v.npy"}]
-)
-def test_files_are_checked_before_the_model_is_loaded(folder, monkeypatch, changes):
-    monkeypatch.setattr(audit_cli, "load_model", lambda *_: pytest.fail("loaded"))
-    assert main(command(**changes)) == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "--site, --direction, --pairs"),
-        (command(site="mlp.1"), "unknown kind of site 'mlp'"),
-        (command(n="0"), "'0' is no whole number from 1 to 999999999"),
-        (command(seed="-1"), "'-1' is no whole number from 0"),
-        (command(split="all"), "invalid choice: 'all'"),
-    ],
-)
-def test_bad_usage_ends_with_status_2(capsys, arguments, message):
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2 and message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "message"),
-    [
-        (ModelError("no such model"), 1, "error: no such model"),
-        (KeyboardInterrupt(), 130, "Interrupted; nothing was written."),
-    ],
-)
-def test_the_model_and_the_user_may_end_it(folder, capsys, monkeypatch, error, status, message):
-    def fail(name, device):
-        raise error
-
-    monkeypatch.setattr(audit_cli, "load_model", fail)
-    before = sorted(os.listdir())
-    assert main(command()) == status
-    assert message in capsys.readouterr().err and sorted(os.listdir()) == before
-
-
-def test_the_tasks_of_the_project_can_be_named(folder, model):
-    options = audit_cli.parse(command(pairs="ioi", n="9", seed="3"))
-    assert len(audit_cli.load_pairs(model, options)) == 9
-
-
-def test_the_program_runs_on_a_saved_model(folder, model):
-    build_hf_model("llama", len(build_tokenizer()), seed=1).save_pretrained("saved")
-    build_tokenizer().save_pretrained("saved")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"}
-    program = [sys.executable, "-m", "helpers.audit"]
-    done = subprocess.run(
-        [*program, *command(model="saved", device="cpu", out="here")],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    direction, pairs = read_direction("v.npy"), audit_cli.read_pairs(model, "pairs.csv")
-    expected = audit(model, SITE, direction, pairs, name="saved", progress=False)
-    found = json.loads((folder / "here" / "audit.json").read_text())
-    assert found["effect"]["fldd"] == pytest.approx(expected.effect.fldd._asdict(), abs=1e-3)

@@ -24,7 +24,7 @@ from test_patching import overridden, random_pairs
 
 from helpers import patching
 from helpers.attribution import rules, scores
-from helpers.audit import command, criteria, diagnostics, measure, planted
+from helpers.audit import diagnostics, measure, planted, verdicts
 from helpers.circuits import ablation
 from helpers.claims import reference, report
 from helpers.directions import closed_form, geometry, layers, readers, search
@@ -35,9 +35,11 @@ from helpers.patching import caching, metrics
 from helpers.patching.sites import Site, check_sites
 from helpers.tasks import agreement, counterfact, facts, ioi, text
 from helpers.tasks.pair_files import PairFileError, read_pairs
-from helpers.tasks.pairs import Pairs, encode, single_token
+from helpers.tasks.pairs import Pairs
+from helpers.tasks.tokens import encode, single_token
 from tools import compare, publish, run
 from tools import reference as update
+from tools.audit import command, sites, vectors
 from tools.classroom import assignment, grade
 from tools.report import to_markdown
 
@@ -182,8 +184,8 @@ SITES = [
     (site(1, ["mlp_hidden"]), "unknown kind of site"),
     (lambda s: check_sites(s.model, [Site(-1, "mlp_hidden")]), "layer -1 is out of range"),
     (lambda s: check_sites(s.model, [Site(1, "head_output", head=-1)]), "head -1 is out of range"),
-    (lambda s: command.parse_site("mlp_hidden." + "9" * 5000), "must have the form mlp_hidden"),
-    (lambda s: command.parse_site("mlp_hidden.\N{FULLWIDTH DIGIT ONE}"), "must have the form"),
+    (lambda s: sites.parse_site("mlp_hidden." + "9" * 5000), "must have the form mlp_hidden"),
+    (lambda s: sites.parse_site("mlp_hidden.\N{FULLWIDTH DIGIT ONE}"), "must have the form"),
 ]
 
 GEOMETRY = [
@@ -656,7 +658,7 @@ JUDGING = [
     ),
     (lambda s: diagnostics.writing_matrix(s.model, Site(9, "mlp_hidden")), "layer 9 is out"),
     (lambda s: diagnostics.writing_matrix(s.model, "mlp_hidden.1"), "a Site is needed"),
-    (lambda s: diagnostics.scores(s.cached, torch.ones(D, 2), None), "of 1 dimension, not"),
+    (lambda s: diagnostics.scores(s.cached, torch.ones(D, 2), None), "linearly dependent"),
     (lambda s: diagnostics.scores(s.cached, [1.0] * D, None), "not list"),
     (lambda s: planted.plant("mediator", *s.planted[::-1], seed=0), "these are at resid_post.1"),
     (
@@ -664,18 +666,18 @@ JUDGING = [
         "the same pairs are needed",
     ),
     (lambda s: measure.audit(s.model, "mlp_hidden.1", torch.ones(D), s.many), "a Site is needed"),
-    (lambda s: measure.audit(s.model, SITE, "v.npy", s.many), "one vector of numbers .*'v.npy'"),
-    (lambda s: measure.audit(s.model, SITE, None, s.many), "one vector of numbers .*None"),
+    (lambda s: measure.audit(s.model, SITE, "v.npy", s.many), "a vector of numbers .*'v.npy'"),
+    (lambda s: measure.audit(s.model, SITE, None, s.many), "a vector of numbers .*None"),
     (
         lambda s: measure.audit(s.model, SITE, torch.ones(D, dtype=torch.complex64), s.many),
-        "one vector of real numbers .*complex64",
+        "a vector of real numbers .*complex64",
     ),
     (lambda s: measure.audit(s.model, SITE, torch.ones(D), s.many, batch_size=0), "batch_size"),
     (lambda s: measure.audit(s.model, SITE, torch.ones(D), s.pairs[0]), "1 pairs are too few"),
     (lambda s: facts_job("any", s.pairs, 1), "use pairs of facts"),
     (lambda s: facts_job("any", related(s), 9), "layer 9 is out of range"),
     (lambda s: facts_at_layer(facts_at(s), directions=BASE), "has 4 dimensions"),
-    (lambda s: criteria.conclude(metrics.Estimate(1, 1, 1), [], []), "at least one"),
+    (lambda s: verdicts.conclude(metrics.Estimate(1, 1, 1), [], []), "at least one"),
     (lambda s: load.load_model(device=object()), "cannot be used", load.ModelError),
     (lambda s: load.load_model("a b\nc"), "cannot be loaded", load.ModelError),
     (lambda s: assignment.read_lesson(""), "There is no lesson ''", assignment.ClassroomError),
@@ -695,7 +697,7 @@ def direction(name, content):
             torch.save(content, path)
         else:
             save_file(content, path)
-        command.read_direction(path)
+        vectors.read_directions(path)
 
     return call
 
@@ -703,12 +705,12 @@ def direction(name, content):
 def cut(s):
     save_file({"direction": torch.ones(30)}, s.files / "cut.safetensors")
     os.truncate(s.files / "cut.safetensors", 100)
-    command.read_direction(s.files / "cut.safetensors")
+    vectors.read_directions(s.files / "cut.safetensors")
 
 
 def unreadable(s):
     (s.files / "v.npy").symlink_to("/proc/self/mem")  # nobody may read it, not even root
-    command.read_direction(s.files / "v.npy")
+    vectors.read_directions(s.files / "v.npy")
 
 
 def pair_file(content):
@@ -815,7 +817,7 @@ ALL = {
     "files": FILES, "tables": TABLES,
     "results": RESULTS,
 }  # fmt: skip
-KINDS = {"files": command.DirectionFileError, "tables": PairFileError}
+KINDS = {"files": vectors.DirectionFileError, "tables": PairFileError}
 ROWS = [
     pytest.param(call, message, *(error or [KINDS.get(name, ValueError)]), id=f"{name}-{number}")
     for name, rows in ALL.items()
@@ -836,7 +838,7 @@ def test_every_mistake_has_its_own_error(s, call, message, error):
 
 
 def judged(s, **changes):
-    """Arguments for `helpers.audit`, with files that are as they should be."""
+    """Arguments for `tools.audit`, with files that are as they should be."""
     np.save(s.files / "v.npy", np.ones(D))
     good = {"site": "mlp_hidden.1", "direction": s.files / "v.npy", "pairs": "ioi"}
     good["pairs"] = write(s, "pairs.csv", f"{HEADER}\n{ROW}\n" * 1)
@@ -865,8 +867,24 @@ def damaged(s):
     return "smollm2-135m"
 
 
+def empty(s):
+    (s.files / "none").mkdir(exist_ok=True)
+    return s.files / "none"
+
+
+def ones(s, *shape):
+    np.save(s.files / "ones.npy", np.ones(shape))
+    return s.files / "ones.npy"
+
+
 COMMANDS = [
-    (command, lambda s: judged(s, direction=s.files), 2, "is a folder"),
+    (command, lambda s: judged(s, direction=empty(s)), 2, "holds no file that ends in .npy"),
+    (command, lambda s: [*judged(s, direction=ones(s, D, 2))], 2, "are linearly dependent"),
+    (command, lambda s: [*judged(s), "--row", "0"], 2, "--row and --column take part of a matrix"),
+    (command, lambda s: [*judged(s), "--key", "W_dec"], 2, "holds one tensor: leave out --key"),
+    (command, lambda s: [*judged(s), "--chat"], 2, "has no chat template"),
+    (command, lambda s: [*judged(s), "--add", "1e400"], 2, "a finite number that is not 0"),
+    (command, lambda s: [*judged(s), "--add", "1e38"], 2, "1 pairs are too few"),
     (command, lambda s: judged(s, direction=write(s, "v.pt", b"\x80\x02c")), 2, "is damaged"),
     (command, lambda s: judged(s, pairs=s.files), 2, "is a folder: name a CSV file"),
     (command, lambda s: judged(s, pairs=write(s, "e.csv", "")), 2, "is empty"),

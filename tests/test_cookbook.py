@@ -24,4 +24,5 @@ def test_the_recipes_run(smollm, monkeypatch, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert shown.count("FLDD") >= 2 + smollm.cfg.n_layers
     assert (tmp_path / "audit" / "audit.html").exists()
+    assert "a subspace of 2 dimensions - " in shown and "a steering vector, times 2 - " in shown
     assert "length_nobody_sees" in shown and "far downstream" in shown

@@ -29,7 +29,8 @@ from helpers.editing.rome import RomeSettings, find_shifts, rome_edit, rome_pair
 from helpers.editing.runs import EditedRuns, causal_trace
 from helpers.patching.caching import cache_pairs
 from helpers.patching.sites import Site
-from helpers.tasks.pairs import Pairs, encode
+from helpers.tasks.pairs import Pairs
+from helpers.tasks.tokens import encode
 from tools.evidence.moments import training_passages
 
 seeds = st.integers(0, 2**31)

@@ -34,7 +34,7 @@ from helpers.tasks.facts import (
     split_subjects,
     with_third_answers,
 )
-from helpers.tasks.pairs import encode
+from helpers.tasks.tokens import encode
 
 COLUMNS = ["relation", "subject", "answer", "template"]
 TABLE = ["base", "source", *COLUMNS[:2], "source_subject", "answer", "counterfactual", "template"]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from helpers.tasks import ioi
 from helpers.tasks.ioi import make_pairs, templates, vocabulary
-from helpers.tasks.pairs import Pairs, encode, single_token
+from helpers.tasks.pairs import Pairs
+from helpers.tasks.tokens import encode, single_token
 
 SPLITS = ("train", "test")
 POSITIONS = ["io_position", "subject_position", "subject2_position"]

@@ -4,10 +4,11 @@ import pytest
 import torch
 from conftest import build_tiny_model
 
-from helpers.audit import benchmark, criteria, score
+from helpers.audit import benchmark, score, verdicts
 from helpers.audit.benchmark import auroc, planted_models
-from helpers.audit.criteria import CONSISTENT, ILLUSION, TESTS
+from helpers.audit.criteria import TESTS
 from helpers.audit.planted import FAMILIES, NATURAL, OPENED, share_opened
+from helpers.audit.verdicts import CONSISTENT, ILLUSION
 from helpers.directions.geometry import patch_subspace
 from helpers.patching.metrics import share
 from tools.evidence import audit as evidence
@@ -154,4 +155,4 @@ def test_reports_state_the_rates_that_were_measured():
     for name, (errors, models, rate) in evidence.rates(held, TESTS).items():
         if name != "undecided":
             stated = f"{errors} of {models} ({rate.low:.0%} to {rate.high:.0%})"
-            assert stated in criteria.CALIBRATION, stated
+            assert stated in verdicts.CALIBRATION, stated

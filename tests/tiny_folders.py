@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
 
 from helpers.tasks import agreement, facts, ioi
-from helpers.tasks.pairs import Tokenizes, encode
+from helpers.tasks.tokens import Tokenizes, encode
 
 # A small range: attention is then nearly even, so that the last token sees all words of the prompt.
 SETTINGS = {"num_hidden_layers": 6, "hidden_size": 96, "initializer_range": 0.06}

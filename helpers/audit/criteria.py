@@ -1,11 +1,10 @@
-"""What the tests of a direction say: thresholds, findings, and the verdict they lead to.
+"""What each test of a direction says: thresholds and findings.
 
 All thresholds stand in `TESTS`. They were set by hand on planted models (lesson 09);
 `tools.evidence.audit` fits others and reports the errors of both on models of other features and
 layers. A test without a threshold is reported and not judged.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from helpers.patching.metrics import Estimate
@@ -17,12 +16,9 @@ OPEN = "says nothing"
 REPORTED = "reported, not judged"
 DOES_NOT_APPLY = "does not apply"
 
-# What all of them together say.
-NO_EFFECT = "no effect"
-OPPOSITE = "works the other way"
-ILLUSION = "likely an illusion"
-CONSISTENT = "consistent with a natural pathway"
-UNDECIDED = "undecided"
+# What the value of a test is measured in.
+SHARE, WIDTHS, DISTANCES = "share of the effect", "widths of the range", "usual distances"
+LENGTH = "length"
 
 
 @dataclass(frozen=True)
@@ -35,6 +31,7 @@ class Criterion:
     against: float | None = None  # values from here on speak against a natural pathway, if judged
     acquits: float | None = None  # values down to here speak for one
     two_sided: bool = False  # whether a value below zero means as much as one above
+    unit: str = SHARE
 
     @property
     def floor(self) -> float | None:
@@ -44,9 +41,9 @@ class Criterion:
         return self.against / 2
 
 
-SMALLEST_EFFECT = 0.05  # FLDD, of either sign, below which there is nothing to explain
 WHOLE = "whole does less"
 UNITS = "lost unit by unit"
+DOWNSTREAM = "far downstream"
 TESTS = (
     Criterion(
         WHOLE,
@@ -88,6 +85,7 @@ TESTS = (
         "By how many widths does the patch leave the range of what real inputs write?",
         "Silent if the pathway that the patch opens lies within the natural range.",
         against=0.1,
+        unit=WIDTHS,
     ),
     Criterion(
         "lost by the row part",
@@ -98,16 +96,18 @@ TESTS = (
         acquits=0.25,
     ),
     Criterion(
-        "far downstream",
+        DOWNSTREAM,
         "How far are the units of the next MLP from real states, in usual distances?",
         "Fooled by a decoy; and a strong patch along a natural direction goes far, too.",
         against=1.1,
         acquits=0.9,
+        unit=DISTANCES,
     ),
     Criterion(
         "far at the site",
         "How far is the patched activation from real ones, in usual distances?",
         "One unit in a thousand hardly changes a distance.",
+        unit=DISTANCES,
     ),
     Criterion(
         "lost in range",
@@ -120,6 +120,7 @@ TESTS = (
         "null norm",
         "How long is the part of the unit direction that the output matrix ignores?",
         "A natural direction has such a part too.",
+        unit=LENGTH,
     ),
     Criterion(
         "read by the null part",
@@ -133,12 +134,20 @@ TESTS = (
     ),
 )
 
-
-CALIBRATION = (  # of the verdict at the hidden activation of an MLP
-    "On planted models that nothing was fitted on (other features and layers, 32 to 400 pairs, a "
-    "second model) 0 of 42 (0% to 8%) natural directions were called an illusion, and 0 of 64 (0% "
-    "to 6%) that open a pathway were called consistent: of 100 like them, 8 and 6 at most."
+REVERSED = Criterion(  # asked only of a change that is not the source's
+    "not reversed",
+    "How much of the effect does the opposite change not have, with the opposite sign?",
+    "A large change in either direction may do the same damage; a small one tells more.",
+    against=0.75,
+    acquits=0.5,
+    two_sided=True,
 )
+ALL_TESTS = (*TESTS, REVERSED)
+
+
+def tests_of(exchanges: bool) -> tuple[Criterion, ...]:
+    """The tests that are asked of an interchange, or of a change that is not the source's."""
+    return TESTS if exchanges else ALL_TESTS
 
 
 @dataclass(frozen=True)
@@ -158,12 +167,17 @@ def judge(test: Criterion, value: Estimate) -> str:
     if test.against is None:
         return REPORTED
     if test.two_sided and value.value < 0:
-        value = _mirrored(value)
+        value = mirrored(value)
     if value.value >= test.against and value.low > test.floor:
         return AGAINST
     bounded = not test.two_sided or value.low > -test.against
     clear = test.acquits is not None and value.value <= test.acquits and value.high < test.against
     return FOR if clear and bounded else OPEN
+
+
+def mirrored(value: Estimate) -> Estimate:
+    """The same with the other sign."""
+    return Estimate(-value.value, -value.high, -value.low)
 
 
 def measured(test: Criterion, value: Estimate) -> Finding:
@@ -179,88 +193,3 @@ def measured(test: Criterion, value: Estimate) -> Finding:
     }
     reason = f"It is {value}: {reasons[verdict]}."
     return Finding(test.name, test.question, value, verdict, reason, test.limits)
-
-
-def conclude(effect: Estimate, random: Sequence[Estimate], findings: Sequence[Finding]) -> str:
-    """The verdict on a direction.
-
-    `NO_EFFECT` unless its FLDD is at least `SMALLEST_EFFECT`, with either sign, and the interval
-    lies beyond that of every random direction. `OPPOSITE` if the patch adds to the margin instead,
-    whatever the tests say of the way it takes. Where the test of the single units speaks for the
-    direction, `CONSISTENT` if no other speaks against it, else `UNDECIDED`: another pathway in the
-    component may undo what it does. Otherwise `ILLUSION` if that test or the whole component's
-    speaks against it, or any two do, and `CONSISTENT` if the latter speaks for it and none against.
-    Else `UNDECIDED`. `effect` and `random` are FLDD of the direction and of random ones: at least
-    one, or it is a ValueError.
-    """
-    toward, chance = (effect, random) if effect.value >= 0 else _turned(effect, random)
-    if toward.value < SMALLEST_EFFECT or toward.low <= _chance(chance):
-        return NO_EFFECT
-    if effect.value < 0:
-        return OPPOSITE
-    said = {finding.test: finding.verdict for finding in findings}
-    against = [test for test, verdict in said.items() if verdict == AGAINST]
-    if said.get(UNITS) == FOR:  # what acts carries the feature, whatever undoes it
-        return UNDECIDED if against else CONSISTENT
-    if {WHOLE, UNITS} & set(against) or len(against) >= 2:
-        return ILLUSION
-    return CONSISTENT if said.get(WHOLE) == FOR and not against else UNDECIDED
-
-
-NOT_SHOWN = {
-    NO_EFFECT: "This does not show that the site plays no part: another direction, token or layer "
-    "may do what this one does not.",
-    OPPOSITE: "This is an effect, but not the one that the pairs ask for: it makes the model surer "
-    "of the base prompt's answer. The tests ask by what pathway, not in which direction.",
-    ILLUSION: "This does not show that the component plays no part in the task, only that this "
-    "patch is no evidence that it does.",
-    CONSISTENT: "This does not show that the model uses this direction: a pathway that the patch "
-    "opens within the natural range, or beside a decoy in the same component, passes too.",
-    UNDECIDED: "More pairs would make the intervals narrower; where the direction comes from and "
-    "what reads it are evidence of another kind.",
-}
-
-
-def summarise(effect: Estimate, random: Sequence[Estimate], findings: Sequence[Finding]) -> str:
-    """The verdict, the findings it rests on and what it does not show, in a few sentences."""
-    verdict = conclude(effect, random, findings)
-    shown = {f.test: f"'{f.test}' ({f.value:.2f})" for f in findings if f.value is not None}
-    against = [shown[f.test] for f in findings if f.verdict == AGAINST]
-    accusers = f"{' and '.join(against)} {'speaks' if len(against) == 1 else 'speak'} against"
-    decisive = [f for f in findings if f.test in (WHOLE, UNITS) and f.verdict == FOR]
-    acquit = [f"{shown[f.test]} speaks" for f in decisive]
-    alone = "which alone is not enough"
-    if UNITS in [f.test for f in decisive]:
-        alone = f"but {shown[UNITS]} for one: the units that act move so with the feature by "
-        alone += "themselves, and others may undo what they write"
-    toward, chance = (effect, random) if effect.value >= 0 else _turned(effect, random)
-    because = {
-        NO_EFFECT: f", less than {SMALLEST_EFFECT:.0%} or not clearly more than a random "
-        f"direction may (up to {_chance(chance):.1%}), so there is no effect to explain",
-        OPPOSITE: f"; {accusers} a natural pathway for it"
-        if against
-        else "; no test speaks against a natural pathway for it",
-        ILLUSION: f", but {accusers} a natural pathway",
-        CONSISTENT: f"; {' and '.join(acquit)} for a natural pathway, and no test against one",
-        UNDECIDED: f"; {accusers} a natural pathway, {alone}"
-        if against
-        else f"; no test speaks against a natural pathway, but '{WHOLE}' not for one either",
-    }
-    does = f"{'removes' if effect.value >= 0 else 'adds'} {toward:.1%} of the model's margin"
-    removed = f"the patch along the direction {does}"
-    return f"{verdict.capitalize()}: {removed}{because[verdict]}. {NOT_SHOWN[verdict]}"
-
-
-def _chance(random: Sequence[Estimate]) -> float:
-    if not random:
-        raise ValueError("no random directions: compare with at least one")
-    return max(other.high for other in random)
-
-
-def _mirrored(value: Estimate) -> Estimate:
-    return Estimate(-value.value, -value.high, -value.low)
-
-
-def _turned(effect: Estimate, random: Sequence[Estimate]) -> tuple[Estimate, Sequence[Estimate]]:
-    """Both with the other sign: what a patch adds to the margin."""
-    return _mirrored(effect), [_mirrored(other) for other in random]

@@ -1,12 +1,13 @@
 """Tests of a direction: numbers that may tell a natural pathway from one that a patch opens.
 
 Every test is scored so that a larger number is more suspicious; lesson 09 scores them all on models
-where the truth is known, and `helpers.audit.criteria` judges by those that earned it. `cached` is a
-`CachedPairs`, or `PlantedPairs`. `W` is the matrix that takes the site's activation to the residual
-stream, `[d d_model]`; None where the activation is in the stream as it stands.
+where the truth is known, and `helpers.audit.criteria` judges by those that earned it. What is
+tested is a direction `[d]`, a subspace `[d, k]` or another of `helpers.audit.interventions`.
+`cached` is a `CachedPairs`, or `PlantedPairs`. `W` is the matrix that takes the site's activation
+to the residual stream, `[d d_model]`; None where the activation is in the stream as it stands.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -14,19 +15,23 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from helpers.directions import patch_subspace, read_write_patch, row_null_split, unit
-from helpers.models import Model, require
+from helpers.audit.interventions import Feature, Intervention, Subspace, intervention
+from helpers.directions.geometry import project, row_space
+from helpers.models import Model
 from helpers.patching import Acts, CachedPairs, Estimate, Site, check_sites
 from helpers.patching.cached import Patchable
 from helpers.patching.metrics import PerPair, bootstrap
+from helpers.patching.sites import present
 
 Writer: TypeAlias = Float[Tensor, "d d_model"] | None
-Vector: TypeAlias = Float[Tensor, "d"]
+Vector: TypeAlias = Float[Tensor, "d *k"]
 
 ONLY_READ = ("mlp_in", "head_query")
+OF_KERNEL = ("null norm", "read by the null part", "lost by the row part", "lost unit by unit")
 COINCIDE = 1e-3  # of the largest distance among natural states: closer ones are the same
 ROWS_TOGETHER = 512  # of a table of distances, so that many pairs fit into memory
 REACH = 1.5  # times its mean natural change, how far a unit may go in the test of single units
+SHORTEST_ROW = 1e-5  # a row part of a unit vector that is shorter is rounding
 NATURAL_SHARE = 0.95  # of the squared change from base to source that `natural_changes` keeps
 
 
@@ -64,72 +69,105 @@ def has_kernel(W: Writer) -> bool:
     return W is not None and W.shape[0] > W.shape[1]
 
 
-def scores(cached: Patchable, direction: Vector, W: Writer) -> dict[str, Score]:
-    """All tests of a direction, by name; larger is more suspicious.
+def scores(
+    cached: Patchable,
+    what: Intervention | Vector,
+    W: Writer,
+    later: Sequence[Mapping[Site, Tensor]] | None = None,
+) -> dict[str, Score]:
+    """All tests that apply, by name; larger is more suspicious.
 
     `helpers.audit.criteria.TESTS` says what each asks. Effects are falls of the logit difference;
     shares are of the direction's effect. not necessary: 1 minus the effect that the whole component
-    loses without the direction, over the direction's. Those of the row and null part only where `W`
-    has a kernel (section 4.3 of the paper, in both conventions), which a hidden activation has, so
-    that of its units only there. Raises ValueError: the direction is zero, holds NaN or does not
-    fit the site.
+    loses without the direction, over the direction's. not reversed: 1 minus what the opposite
+    change adds, over the effect, where the change is not the source's (a steering vector, a clamp);
+    whatever compares with the whole component or asks what is sensed is left out there. Those of
+    the row and null part only where `W` has a kernel (section 4.3 of the paper, in both
+    conventions), which a hidden activation has, so that of its units only there. `later` are
+    `later_natural_units`, if they are known. Raises ValueError: the direction is zero, holds NaN or
+    does not fit the site.
     """
-    require.floats("the direction", direction, ndim=1)
-    patched = patches(cached, direction, W)
+    what = intervention(what).to(cached.base)
+    patched = patches(cached, what, W)
     fall, moved = falls(cached, patched), patched["direction"]
-    held, far = downstream(cached, moved)
+    held, far = downstream(cached, moved, later)
     effect, ones = fall["direction"], torch.ones(len(cached))
     natural = torch.cat([cached.base, cached.source])
-    found = {
-        "whole does less": Score(effect - fall["whole"], effect),
-        "not necessary": Score(effect - fall["whole"] + fall["whole without"], effect),
-        "lost off natural changes": Score(effect - fall["natural changes"], effect),
-        "cross term": Score(fall["natural changes"] - fall["mean part"] - fall["rest"], effect),
-        "beyond range": Score(beyond_range(cached, moved, W), ones),
-        "far at the site": Score(distance_ratio(natural, moved), ones),
-        "far downstream": Score(far, ones),
-        "lost in range": Score(effect - held, effect),
-    }
+    found = {}
+    if what.exchanges:
+        found["whole does less"] = Score(effect - fall["whole"], effect)
+        found["not necessary"] = Score(effect - fall["whole"] + fall["whole without"], effect)
+    found["lost off natural changes"] = Score(effect - fall["natural changes"], effect)
+    if "rest" in fall:
+        crossed = fall["natural changes"] - fall["mean part"] - fall["rest"]
+        found["cross term"] = Score(crossed, effect)
+    if "opposite" in fall:
+        found["not reversed"] = Score(effect + fall["opposite"], effect)
+    found["beyond range"] = Score(beyond_range(cached, moved, W), ones)
+    found["far at the site"] = Score(distance_ratio(natural, moved), ones)
+    found["far downstream"] = Score(far, ones)
+    found["lost in range"] = Score(effect - held, effect)
     if has_kernel(W):
-        null = row_null_split(unit(direction).to(cached.base), W).null
-        found["null norm"] = Score(null.norm().cpu() * ones, ones)
-        found["read by the null part"] = Score(fall["read null"], effect)
-        found["lost by the row part"] = Score(effect - fall["row"], effect)
+        null = what.writes - project(what.writes.T, row_space(W).to(what.writes)).T
+        found["null norm"] = Score(null.norm().cpu() / null.shape[1] ** 0.5 * ones, ones)
+        if what.exchanges:
+            found["read by the null part"] = Score(fall["read null"], effect)
+            found["lost by the row part"] = Score(effect - fall["row"], effect)
         found["lost unit by unit"] = Score(effect - fall["unit by unit"], effect)
     return found
 
 
-def patches(cached: Patchable, direction: Vector, W: Writer) -> dict[str, Acts]:
+def patches(cached: Patchable, what: Intervention | Vector, W: Writer) -> dict[str, Acts]:
     """The patched activations that the tests compare, by name.
 
     natural changes: what the direction moves, projected on `natural_changes`. Mean part and rest:
     as far as the direction lies there, its part along `mean_change` alone, and the other alone.
-    Where `W` has a kernel also row: along the normalised row part; read null: the null part senses,
-    the whole direction acts; unit by unit: no unit goes further than `REACH` times its
-    `mean_change`, or against it.
+    Opposite: the change turned round, where it is not the source's. Where `W` has a kernel also
+    row: along the normalised row part; read null: the null part senses, the whole direction acts;
+    unit by unit: no unit goes further than `REACH` times its `mean_change`, or against it.
     """
-    base, source, v = cached.base, cached.source, unit(direction).to(cached.base)
-    moved, axes, mean = (
-        patch_subspace(base, source, v),
-        natural_changes(cached),
-        mean_change(cached),
-    )
-    inside, usual = v @ axes @ axes.T, normalize(mean[0] @ axes @ axes.T, dim=0)
-    along = (inside @ usual) * usual
+    what = intervention(what).to(cached.base)
+    base, source, axes, mean = (
+        cached.base, cached.source, natural_changes(cached), mean_change(cached)
+    )  # fmt: skip
+    moved = what(base, source)
     patched = {
         "direction": moved,
         "whole": source,
-        "whole without": source - (moved - base),
         "natural changes": base + (moved - base) @ axes @ axes.T,
-        "mean part": read_write_patch(base, source, along, along),
-        "rest": read_write_patch(base, source, inside - along, inside - along),
     }
+    if what.exchanges:
+        patched["whole without"] = source - (moved - base)
+    else:
+        patched["opposite"] = base - (moved - base)
+    if what.is_linear:
+        usual = normalize(mean[0] @ axes @ axes.T, dim=0)
+        inside = axes @ (axes.T @ what.writes)
+        along = usual[:, None] * (usual @ inside)
+        patched["mean part"] = _along(base, source, along)
+        patched["rest"] = _along(base, source, inside - along)
     if has_kernel(W):
-        row, null = row_null_split(v, W)
-        patched["row"] = patch_subspace(base, source, row) if row.norm() > 1e-5 else base
-        patched["read null"] = read_write_patch(base, source, null, v)
+        if what.exchanges:
+            patched |= _row_and_null(base, source, what, row_space(W).to(base))
         ends = REACH * mean.clamp(max=0), REACH * mean.clamp(min=0)
         patched["unit by unit"] = base + (moved - base).clamp(*ends)
+    return patched
+
+
+def _along(base: Acts, source: Acts, columns: Float[Tensor, "d k"]) -> Acts:
+    """Senses and acts along the same columns, as long as they are."""
+    return base + (source - base) @ columns @ columns.T
+
+
+def _row_and_null(
+    base: Acts, source: Acts, what: Subspace | Feature, space: Float[Tensor, "d rank"]
+) -> dict[str, Acts]:
+    """The patches of the row part alone, and of the whole sensed by the null part alone."""
+    seen = project(source - base, space)
+    patched = {"row": what(base, base + seen), "read null": what(base, source - seen)}
+    if isinstance(what, Subspace):  # the convention of section 4.3: the row part, normalised
+        u, s, _ = torch.linalg.svd(project(what.writes.T, space).T, full_matrices=False)
+        patched["row"] = _along(base, source, u[:, s > SHORTEST_ROW])
     return patched
 
 
@@ -207,7 +245,9 @@ def _precise(*states: Tensor) -> list[Tensor]:
 
 
 @torch.no_grad()
-def downstream(cached: Patchable, patched: Acts) -> tuple[PerPair, PerPair]:
+def downstream(
+    cached: Patchable, patched: Acts, natural: Sequence[Mapping[Site, Tensor]] | None = None
+) -> tuple[PerPair, PerPair]:
     """What happens above the site: the fall with later units held in range, and how far they are.
 
     The hidden units of all MLPs above the site are clipped, at the patched token, to what they do
@@ -215,7 +255,7 @@ def downstream(cached: Patchable, patched: Acts) -> tuple[PerPair, PerPair]:
     to the values of the patched run (after the planted pathways of Liu and Chen). The distance is
     `distance_ratio` in the units of the next MLP; 1 where there is none.
     """
-    natural = [later_units(cached, activation) for activation in (cached.base, cached.source)]
+    natural = later_natural_units(cached) if natural is None else natural
     clamp, far = {}, torch.ones(len(cached))
     for number, (site, values) in enumerate(later_units(cached, patched).items()):
         seen = torch.cat([units[site] for units in natural])
@@ -225,11 +265,22 @@ def downstream(cached: Patchable, patched: Acts) -> tuple[PerPair, PerPair]:
     return (cached.clean_logit_difference - held).cpu(), far
 
 
+def later_natural_units(cached: Patchable) -> list[dict[Site, Tensor]]:
+    """`later_units` of the base prompts, as they are and with the source's whole activation."""
+    with torch.no_grad():
+        return [later_units(cached, activation) for activation in (cached.base, cached.source)]
+
+
+def later_sites(model: Model, site: Site) -> list[Site]:
+    """The hidden activations of the MLPs above a site, where these have one, at its token."""
+    layers = range(site.layer + 1, model.cfg.n_layers)
+    return present(model, [Site(n, "mlp_hidden", position=site.position) for n in layers])
+
+
 def later_units(cached: Patchable, activation: Acts) -> dict[Site, Tensor]:
     """Hidden activations of all MLPs above the site, at the patched token, under a patch."""
     if not isinstance(cached, CachedPairs):  # planted pairs may have units there, too
         return cached.later_units(activation)
-    layers = range(cached.site.layer + 1, cached.model.cfg.n_layers)
-    sites = [Site(layer, "mlp_hidden", position=cached.site.position) for layer in layers]
+    sites = later_sites(cached.model, cached.site)
     seen = cached.record(activation, [site.hook_name for site in sites])
     return {site: seen[site.hook_name] for site in sites}

@@ -3,8 +3,8 @@
 import importlib.metadata
 import platform
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -12,18 +12,28 @@ from jaxtyping import Float
 from torch import Tensor
 
 from helpers import __version__
-from helpers.audit import criteria
-from helpers.audit.criteria import SMALLEST_EFFECT, TESTS, Finding
-from helpers.audit.diagnostics import ONLY_READ, Score, scores, writing_matrix
-from helpers.directions import best_directions, patch_subspace, random_direction, unit
+from helpers.audit import verdicts
+from helpers.audit.criteria import TESTS, WHOLE, Finding
+from helpers.audit.diagnostics import (
+    ONLY_READ,
+    later_natural_units,
+    scores,
+    writing_matrix,
+)
+from helpers.audit.findings import findings, may_be_zero, nats
+from helpers.audit.interventions import Intervention, Subspace, intervention
+from helpers.audit.verdicts import SMALLEST_EFFECT
+from helpers.directions import best_directions
 from helpers.directions.closed_form import linear_effect
 from helpers.directions.search import progress_bar
 from helpers.models import Model
-from helpers.patching import CachedPairs, Estimate, Site, cache_pairs, check_sites
-from helpers.patching.sites import HOOKS, OF_ONE_HEAD
+from helpers.patching import Acts, CachedPairs, Estimate, Site, cache_pairs, check_sites
+from helpers.patching.sites import HOOKS, OF_ONE_HEAD, present
 from helpers.tasks import Pairs
+from helpers.tasks.tokens import start_token
 
 FEWEST_PAIRS, N_RANDOM = 8, 3
+CRITERIA = {test.name: test for test in TESTS}
 PACKAGES = ("torch", "transformer_lens", "transformers")
 
 
@@ -62,20 +72,32 @@ class Audit:
     effect: Effects
     whole: Effects
     random: tuple[Estimate, ...]  # FLDD of random directions
-    findings: tuple[Finding, ...]  # in the order of `helpers.audit.criteria.TESTS`
+    findings: tuple[Finding, ...]  # in the order of `helpers.audit.criteria.tests_of`
     versions: Mapping[str, str]  # of the packages that measured it
     notes: tuple[str, ...] = ()  # what to know about the pairs
     spectrum: Spectrum | None = None  # None where the answer does not depend on the site
+    what: str = "a direction"  # that was audited
+    exchanges: bool = True  # whether it writes what the source holds
+    opposite: Estimate | None = None  # FLDD of the opposite change, of what does not exchange
+    margin: float = 0.0  # the mean clean logit difference of the base prompts, in nats
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # whatever the caller knows of it
 
     @property
     def verdict(self) -> str:
-        """The verdict of `helpers.audit.criteria.conclude`."""
-        return criteria.conclude(self.effect.fldd, self.random, self.findings)
+        """The verdict of `helpers.audit.verdicts`."""
+        conclude = verdicts.conclude if self.exchanges else verdicts.conclude_change
+        return conclude(self.effect.fldd, self.random, self.findings)
 
     @property
     def summary(self) -> str:
-        """The verdict with its reasons, by `helpers.audit.criteria.summarise`."""
-        return criteria.summarise(self.effect.fldd, self.random, self.findings)
+        """The verdict with its reasons, by `helpers.audit.verdicts.summarise`."""
+        subject = f"the {self.what.split(' ', 1)[1]}" + ("," if "," in self.what else "")
+        if self.what == "a direction":
+            subject = "the patch along the direction"
+        options = {"subject": subject, "exchanges": self.exchanges}
+        said = verdicts.summarise(self.effect.fldd, self.random, self.findings, **options)
+        known = "" if self.what == "a direction" else f" {verdicts.NOT_CALIBRATED}"
+        return said + known
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, with the verdict and the summary."""
@@ -98,7 +120,7 @@ def _plain(value: Any) -> Any:
 def audit(
     model: Model,
     site: Site,
-    direction: Float[Tensor, "d"],
+    what: Float[Tensor, "d *k"] | Intervention,
     pairs: Pairs,
     *,
     seed: int = 0,
@@ -106,40 +128,93 @@ def audit(
     name: str | None = None,
     progress: bool = True,
 ) -> Audit:
-    """Measure what the patch along a direction, of any length, does at `site`, and how.
+    """Measure what a patch does at `site`, and how.
 
-    At least 8 pairs are needed, better 50: ranges and intervals are taken over them. `seed` is that
-    of the random directions (`seed`, `seed + 1`, ...) and of the intervals, `batch_size` the
-    prompts per forward pass: less needs less memory. `name` is what to call the model, by default
-    what its configuration does. `progress` shows a bar of the steps, which TQDM_DISABLE=1 hides,
-    too. Repeated pairs count once, and those whose base is the source are left out; `notes` says
-    so.
+    `what` is a direction `[d]` of any length or the basis of a subspace `[d, k]`, whose value is
+    exchanged, or another of `helpers.audit.interventions`. At least 8 pairs are needed, better 50:
+    ranges and intervals are taken over them. `seed` is that of the random directions (`seed`,
+    `seed + 1`, ...) and of the intervals, `batch_size` the prompts per forward pass: less needs
+    less memory. `name` is what to call the model, by default what its configuration does.
+    `progress` shows a bar of the steps, which TQDM_DISABLE=1 hides, too. Repeated pairs count once,
+    and those whose base is the source are left out; `notes` says so.
 
     Raises ValueError: the direction is zero, holds NaN or has the wrong dimension; there are too
     few pairs; base and source are the same, or seem to be swapped; the model or a prompt has no
     such site, or the site writes nothing; or the model does not clearly do the task.
     """
-    direction = _checked(model, site, direction)
+    return audit_each(
+        model, site, [what], pairs, seed=seed, batch_size=batch_size, name=name, progress=progress
+    )[0]
+
+
+def audit_each(
+    model: Model,
+    site: Site,
+    each: Sequence[Float[Tensor, "d *k"] | Intervention],
+    pairs: Pairs,
+    *,
+    seed: int = 0,
+    batch_size: int = 64,
+    name: str | None = None,
+    progress: bool = True,
+) -> list[Audit]:
+    """`audit` of several at one site: prompts and the whole component are run once for all."""
+    each = _checked_all(model, site, each)
+    pairs, notes = _enough(model, pairs)
+    W = writing_matrix(model, site)
+    cached = cache_pairs(model, pairs, site, batch_size=batch_size)
+    _check_margin(cached.clean_logit_difference)
+    base, source = cached.base, cached.source
+    whole, margin = _effects(cached, source), cached.clean_logit_difference.mean().item()
+    name = re.split(r"[/\\]", (name or model.cfg.model_name).rstrip("/\\"))[-1]
+    spectrum = best_directions(cached).spectrum if cached.base_gradient.any() else None
+    natural = later_natural_units(cached)
+    audits, chances = [], {}
+    for number in progress_bar(len(each), "audit", progress):
+        what = each[number]
+        effect = _effects(cached, what(base, source))
+        # Random subspaces of one dimension are the same for all of that dimension.
+        kind = what.rank if isinstance(what, Subspace) else -1 - number
+        if kind not in chances:
+            others = (what.random(seed + i)(base, source) for i in range(N_RANDOM))
+            chances[kind] = tuple(_effects(cached, other).fldd for other in others)
+        large = abs(effect.fldd.value) >= SMALLEST_EFFECT
+        found = scores(cached, what, W, natural) if large else {}
+        said = findings(model, site, what, W, found, seed, effect.fldd)
+        known = (what.in_words(base, source), _could_fail(what, whole), *notes)
+        of = _spectrum(cached, what, spectrum), str(what), what.exchanges
+        turned = None if what.exchanges else _effects(cached, 2 * base - what(base, source)).fldd
+        measured = (effect, whole, chances[kind], said, _versions(), tuple(filter(None, known)))
+        audits.append(Audit(name, site, len(pairs), seed, *measured, *of, turned, margin))
+    return audits
+
+
+def _enough(model: Model, pairs: Pairs) -> tuple[Pairs, tuple[str, ...]]:
+    """The distinct pairs with notes on them; a ValueError if they are too few."""
     pairs, notes = distinct(pairs)
     if len(pairs) < FEWEST_PAIRS:
         few = f"{len(pairs)} pairs are too few: take at least {FEWEST_PAIRS}, better 50"
         raise ValueError(". ".join([few, *notes]))
-    W = writing_matrix(model, site)
-    others = [random_direction(len(direction), seed=seed + i) for i in range(N_RANDOM)]
-    cached = cache_pairs(model, pairs, site, batch_size=batch_size)
-    _check_margin(cached.clean_logit_difference)
-    base, source = cached.base, cached.source
-    patched = [source, *(patch_subspace(base, source, v) for v in (direction, *others))]
-    steps = progress_bar(len(patched), "audit", progress)
-    found = [cached.measure(patched[step]) for step in steps]
-    whole, effect, *random = [Effects(e.fldd, e.interchange_accuracy) for e in found]
-    findings = _findings(model, site, scores(cached, direction, W), seed, effect.fldd)
+    return pairs, notes + _without_start(model, pairs)
+
+
+def _could_fail(what: Intervention, whole: Effects) -> str:
+    """From which effect on the comparison with the whole component could speak against it."""
+    if not what.exchanges or whole.fldd.value <= SMALLEST_EFFECT:
+        return ""
+    limit = whole.fldd.value / (1 - CRITERIA[WHOLE].against)
+    return f"{WHOLE!r} could speak against it only if it removed {limit:.0%} or more."
+
+
+def _versions() -> dict[str, str]:
+    """Of what measured it."""
     versions = {"subspace-illusion": __version__, "python": platform.python_version()}
-    versions |= {package: importlib.metadata.version(package) for package in PACKAGES}
-    name = re.split(r"[/\\]", (name or model.cfg.model_name).rstrip("/\\"))[-1]
-    chance = tuple(other.fldd for other in random)
-    measured = (effect, whole, chance, findings, versions, notes, _spectrum(cached, direction))
-    return Audit(name, site, len(pairs), seed, *measured)
+    return versions | {package: importlib.metadata.version(package) for package in PACKAGES}
+
+
+def _effects(cached: CachedPairs, activation: Acts) -> Effects:
+    effect = cached.measure(activation)
+    return Effects(effect.fldd, effect.interchange_accuracy)
 
 
 def distinct(pairs: Pairs) -> tuple[Pairs, tuple[str, ...]]:
@@ -168,13 +243,28 @@ def distinct(pairs: Pairs) -> tuple[Pairs, tuple[str, ...]]:
     return pairs[sorted(first.values())], tuple(text for text, count in notes.items() if count)
 
 
-def _spectrum(cached: CachedPairs, direction: Tensor) -> Spectrum | None:
-    if not cached.base_gradient.any():
-        return None
-    values = best_directions(cached).spectrum
+def _without_start(model: Model, pairs: Pairs) -> tuple[str, ...]:
+    """A note if the prompts do not begin as the model's own prompts do."""
+    start, prompts = start_token(model), (*pairs.base_tokens, *pairs.source_tokens)
+    without = sum(int(tokens[0]) != start for tokens in prompts)
+    if start is None or not without:
+        return ()
+    token = model.tokenizer.decode([start])
+    advice = "Pairs.from_prompts(model, ...) adds it, another tokenizer may not"
+    return (
+        f"{without} prompts lack the start token {token!r} that this model is given: {advice}.",
+    )
+
+
+def _spectrum(
+    cached: CachedPairs, what: Intervention, values: Float[Tensor, "values"] | None
+) -> Spectrum | None:
+    """What a subspace does to first order, beside the ends and sums of the spectrum."""
+    if values is None or not isinstance(what, Subspace) or what.rank > 1:
+        return None  # the ends bound single directions
     sums = values.clamp(min=0).sum().item(), values.clamp(max=0).sum().item()
     ends = values.max().item(), values.min().item()
-    return Spectrum(*ends, *sums, linear_effect(cached, direction))
+    return Spectrum(*ends, *sums, linear_effect(cached, what.basis))
 
 
 def dimension(model: Model, site: Site) -> int:
@@ -183,78 +273,50 @@ def dimension(model: Model, site: Site) -> int:
     return model.cfg.d_model if W is None else W.shape[0]
 
 
-def _checked(model: Model, site: Site, direction: Tensor) -> Float[Tensor, "d"]:
-    """The direction as a unit vector, if it fits the site."""
+def _checked_all(model: Model, site: Site, each: Sequence[Any]) -> list[Intervention]:
+    if not len(each):
+        raise ValueError("nothing to audit: give at least one direction")
+    return [_checked(model, site, what) for what in each]
+
+
+def _checked(model: Model, site: Site, what: Any) -> Intervention:
+    """What is to be audited, if it fits the site, in float32."""
     check_sites(model, [site])
-    try:
-        direction = torch.as_tensor(direction).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"a direction is one vector of numbers [d], not {direction!r}") from error
-    if direction.ndim != 1 or direction.is_complex():
-        kind = f"{direction.dtype} of shape {tuple(direction.shape)}"
-        raise ValueError(f"a direction is one vector of real numbers [d], not {kind}")
-    found, needed = len(direction), dimension(model, site)
+    if not isinstance(what, Intervention):
+        what = _tensor(what)
+    what = intervention(what).to(torch.zeros(0))
+    found, needed = len(what.writes), dimension(model, site)
     if found != needed:
         kinds = [kind for kind in HOOKS if kind not in ONLY_READ]
         sites = [Site(site.layer, kind, head=0 if kind in OF_ONE_HEAD else None) for kind in kinds]
-        there = [s for s in sites if s.hook_name in model.hook_dict]
-        fitting = ", ".join(str(s) for s in there if dimension(model, s) == found)
+        fitting = ", ".join(str(s) for s in present(model, sites) if dimension(model, s) == found)
         meant = f"do you mean {fitting}?" if fitting else "was it found in another model?"
-        raise ValueError(f"the direction has {found} dimensions, but {site} has {needed}: {meant}")
-    return unit(direction.float())
+        subject = f"the {str(what).split(' ', 1)[1]}"
+        raise ValueError(f"{subject} has {found} dimensions, but {site} has {needed}: {meant}")
+    return what
+
+
+def _tensor(direction: Any) -> Float[Tensor, "d *k"]:
+    """A direction or the basis of a subspace, whatever it comes as."""
+    shapes = "[d], or several [d, k] that span a subspace"
+    try:
+        direction = torch.as_tensor(direction).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        wanted = f"a direction is a vector of numbers {shapes}"
+        raise ValueError(f"{wanted}, not {direction!r}") from error
+    if direction.ndim not in (1, 2) or direction.is_complex():
+        kind = f"{direction.dtype} of shape {tuple(direction.shape)}"
+        raise ValueError(f"a direction is a vector of real numbers {shapes}, not {kind}")
+    return direction.float()
 
 
 def _check_margin(clean: Float[Tensor, "pairs"]) -> None:
     """Refuse pairs without a margin; those with a negative one by another message."""
-    if not _may_be_zero(clean) and clean.mean() > 0:
+    if not may_be_zero(clean) and clean.mean() > 0:
         return
     reason = "not clearly a margin that a patch could remove"
     advice = "Use more pairs, or pairs whose answers the model knows"
-    if not _may_be_zero(clean):
+    if not may_be_zero(clean):
         reason = "the model prefers the counterfactual after the base prompts"
         advice = "Are base and source swapped, or answer and counterfactual?"
-    raise ValueError(f"the mean clean logit difference is {_nats(clean)}: {reason}. {advice}")
-
-
-def _may_be_zero(values: Float[Tensor, "pairs"]) -> bool:
-    """Whether the mean is not clearly above or below zero, so that shares are not numbers."""
-    return bool(values.mean().abs() <= 2 * values.std() / len(values) ** 0.5)
-
-
-def _nats(values: Float[Tensor, "pairs"]) -> str:
-    error = values.std() / len(values) ** 0.5
-    return f"{values.mean():.2f} nats with a standard error of {error:.2f}"
-
-
-def _findings(
-    model: Model, site: Site, found: Mapping[str, Score], seed: int, effect: Estimate
-) -> tuple[Finding, ...]:
-    """What each test says; that it does not apply, if the direction has no effect."""
-    findings = []
-    for test in TESTS:
-        reason = _why_not(model, site, test.name, found.get(test.name))
-        if not reason and abs(effect.value) < SMALLEST_EFFECT:
-            reason = f"The patch removes {effect.value:.1%} of the margin: too little to ask how."
-        if not reason:
-            findings.append(criteria.measured(test, found[test.name].estimate(seed)))
-            continue
-        no_value = (None, criteria.DOES_NOT_APPLY)
-        findings.append(Finding(test.name, test.question, *no_value, reason, test.limits))
-    return tuple(findings)
-
-
-def _why_not(model: Model, site: Site, name: str, score: Score | None) -> str:
-    """Why a test does not apply; empty if it does."""
-    if score is None and name == criteria.UNITS:
-        return "Only a hidden activation of an MLP has units that mean something one by one."
-    if score is None and writing_matrix(model, site) is None:
-        part = "there is no part that nobody reads by construction"
-        return f"The activation is used as it stands: nothing is lost on the way, so {part}."
-    if score is None:
-        owner = "a head" if site.head is not None else "this MLP"
-        return f"The output matrix of {owner} loses nothing."
-    if name in ("lost in range", "far downstream") and site.layer == model.cfg.n_layers - 1:
-        return "This is the last layer: there is no later MLP."
-    if _may_be_zero(score.below):
-        return f"The effect is {_nats(score.below)}: too little to take a share of."
-    return ""
+    raise ValueError(f"the mean clean logit difference is {nats(clean)}: {reason}. {advice}")

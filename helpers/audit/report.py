@@ -1,32 +1,26 @@
-"""An audit as Markdown, as one HTML page, as a figure, and as files."""
+"""An audit as Markdown, as one HTML page, as a figure, and as files.
+
+`audit.provenance` may hold anything that JSON can: plain values, lists and dictionaries of them are
+listed, and of `examples` (dictionaries with `base`, `source`, their `position`, `source_position`)
+the tokens are shown with the patched one marked.
+"""
 
 import json
-from collections import Counter
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from helpers.audit import criteria
+from helpers.audit import criteria, verdicts
 from helpers.audit.criteria import AGAINST, FOR, OPEN
+from helpers.audit.drawing import figure, figure_in_words, the
 from helpers.audit.measure import Audit, Effects
 from helpers.output import files, pages, plots
-from helpers.patching import Estimate
 
+PROMPTS = ("pair", "base", "source", "answer", "counterfactual")
 COLUMNS = ("test", "verdict", "question", "why", "what fools it")
 SIGN = {AGAINST: "✗", FOR: "✓", OPEN: "?", criteria.REPORTED: "·", criteria.DOES_NOT_APPLY: "–"}
-LOOK = {AGAINST: (plots.ILLUSORY, "X"), FOR: (plots.NATURAL, "o"), OPEN: (plots.BASE, "s")}
-COLORS = {
-    criteria.ILLUSION: plots.ILLUSORY,
-    criteria.CONSISTENT: plots.NATURAL,
-    "resid": plots.RESIDUAL,  # sites by the first word of their kind
-    "mlp": plots.MLP,
-    "attn": plots.ATTENTION,
-    "head": plots.ATTENTION,
-}
-DRAWN = (-1.0, 2.0)  # values of tests beyond these are drawn there, with the number beside them
+MARKED = "\u25b8{}\u25c2"  # around the token that is patched, or read
 
 
 def to_json(audit: Audit) -> str:
@@ -37,9 +31,13 @@ def to_json(audit: Audit) -> str:
 def to_markdown(audit: Audit) -> str:
     """The summary, the effects and a table of the findings."""
     name = audit.model.replace("`", "'")
-    lines = [f"# Audit of a direction at {audit.site} of `{name}`\n", f"{audit.summary}\n"]
+    lines = [f"# Audit of {audit.what} at {audit.site} of `{name}`\n", f"{audit.summary}\n"]
     lines += [f"- {line}" for line in _effect_lines(audit)]
-    lines += ["", pages.markdown_table(list(COLUMNS), _rows(audit)), f"\n{_footer(audit)}\n"]
+    lines += ["", pages.markdown_table(list(COLUMNS), rows_of(audit)), f"\n{_footer(audit)}\n"]
+    if sources := _sources(audit.provenance):
+        lines += [pages.markdown_table(["where it comes from", ""], sources), ""]
+    if prompts := _prompts(audit.provenance):
+        lines += [pages.markdown_table(list(PROMPTS), prompts), ""]
     return "\n".join(lines)
 
 
@@ -47,40 +45,20 @@ def to_html(audit: Audit) -> str:
     """One page with the figure in it, which needs no other file."""
     lines = "\n".join(f"<li>{escape(line)}</li>" for line in _effect_lines(audit))
     caption = "What each test says of a natural pathway"
-    table = pages.html_table(caption, list(COLUMNS), _rows(audit))
-    body = f"""<p class="verdict">{escape(audit.summary)}</p>
-<ul>
-{lines}
-</ul>
-{pages.image(_png(audit), figure_in_words(audit))}
-{table}
-<p>{escape(_footer(audit))}</p>"""
-    return pages.html_page(f"Audit of a direction at {audit.site} of {audit.model}", body)
-
-
-def figure(audit: Audit) -> Figure:
-    """The effects beside the tests that were judged; the title states the verdict."""
-    with plt.rc_context():  # the style of the caller's other figures stays
-        plots.use_style()
-        figure, (left, right) = plots.new(10.5, 4.6, columns=2, width_ratios=[2, 3])
-        _draw_effects(left, audit)
-        _draw_tests(right, audit)
-        for ax in (left, right):
-            ax.axvline(0, color=plots.REFERENCE, zorder=0)
-            ax.invert_yaxis()
-        figure.suptitle(f"The direction at {audit.site}: {audit.verdict}", weight="bold")
-    return figure
-
-
-def figure_in_words(audit: Audit) -> str:
-    """What `figure` shows, for readers who cannot see it."""
-    count = Counter(finding.verdict for finding in audit.findings)
-    return (
-        f"Left: FLDD of the direction ({audit.effect.fldd.value:.0%}), of the whole component "
-        f"({audit.whole.fldd.value:.0%}) and of random directions. Right: the tests that were "
-        f"judged, with their intervals: {count[AGAINST]} against a natural pathway, {count[FOR]} "
-        f"for it, {count[OPEN]} that say nothing. Verdict: {audit.verdict}."
-    )
+    parts = [
+        f'<p class="verdict">{escape(audit.summary)}</p>\n<ul>\n{lines}\n</ul>',
+        pages.image(_png(audit), figure_in_words(audit)),
+        pages.html_table(caption, list(COLUMNS), rows_of(audit)),
+        f"<p>{escape(_footer(audit))}</p>",
+    ]
+    if sources := _sources(audit.provenance):
+        caption = "Where it comes from"
+        parts.append(pages.folded(caption, pages.html_table(caption, ["what", "value"], sources)))
+    if prompts := _prompts(audit.provenance):
+        caption = "The first prompts, token by token"
+        parts.append(pages.folded(caption, pages.html_table(caption, list(PROMPTS), prompts)))
+    title = f"Audit of {audit.what} at {audit.site} of {audit.model}"
+    return pages.html_page(title, "\n".join(parts))
 
 
 def save(audit: Audit, folder: str | Path) -> list[Path]:
@@ -96,7 +74,7 @@ def _png(audit: Audit) -> bytes:
     return plots.png(figure(audit), dpi=150)
 
 
-def _rows(audit: Audit) -> list[list[str]]:
+def rows_of(audit: Audit) -> list[list[str]]:
     """The cells of the table of findings, below `COLUMNS`."""
     found = [(f, f"{SIGN[f.verdict]} {f.verdict}") for f in audit.findings]
     return [[f.test, verdict, f.question, f.reason, f.limits] for f, verdict in found]
@@ -107,9 +85,11 @@ def _effect_lines(audit: Audit) -> list[str]:
         return f"FLDD {effect.fldd:.1%}, interchange accuracy {effect.interchange_accuracy:.1%}"
 
     return [
-        f"this direction: {both(audit.effect)}",
+        f"unpatched: a margin of {audit.margin:.2f} nats",
+        f"{the(audit, 'this')}: {both(audit.effect)}",
         f"the whole component: {both(audit.whole)}",
-        f"random directions: FLDD {', '.join(f'{other:.1%}' for other in audit.random)}",
+        f"random ones in its place: FLDD {', '.join(f'{other:.1%}' for other in audit.random)}",
+        *([f"the opposite change: FLDD {audit.opposite:.1%}"] if audit.opposite else []),
         *([f"{audit.spectrum}"] if audit.spectrum else []),
         *audit.notes,
     ]
@@ -118,26 +98,41 @@ def _effect_lines(audit: Audit) -> list[str]:
 def _footer(audit: Audit) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in audit.versions.items())
     sizes = f"{audit.n_pairs} pairs, seed {audit.seed}; 95 % intervals over pairs"
-    about = f"{sizes}. FLDD: the share of the model's margin that a patch removes"
-    return f"{criteria.CALIBRATION} {about}. {versions}."
+    about = (
+        f"{sizes}. FLDD: the share of the model's mean margin that a patch removes, 100 % if it is "
+        "gone, 200 % if it is turned round; interchange accuracy: how often the counterfactual is "
+        "then the likeliest of all tokens"
+    )
+    calibrated = audit.what == "a direction"
+    known = verdicts.CALIBRATION if calibrated else verdicts.NOT_CALIBRATED
+    return f"{known} {about}. {versions}."
 
 
-def _draw_effects(ax: Axes, audit: Audit) -> None:
-    color, whole = COLORS.get(audit.verdict, plots.BASE), COLORS[audit.site.kind.split("_")[0]]
-    plots.estimate(ax, "this direction", audit.effect.fldd, color=color, marker="D")
-    plots.estimate(ax, "whole component", audit.whole.fldd, color=whole, marker="P")
-    for number, other in enumerate(audit.random, start=1):
-        plots.estimate(ax, f"random direction {number}", other, color=plots.BASE, marker="v")
-    ax.set(title="What the patch does", xlabel="share of the margin removed, FLDD (%)")
+def _sources(provenance: Mapping[str, Any]) -> list[list[str]]:
+    """What is known of where it comes from, a row for each."""
+    rows = []
+    for name, value in provenance.items():
+        if name in ("examples", "prompts"):
+            continue
+        for part in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(part, Mapping):
+                part = ", ".join(f"{key} {x}" for key, x in part.items() if x is not None)
+            rows.append([name, f"{part}"])
+    return rows
 
 
-def _draw_tests(ax: Axes, audit: Audit) -> None:
-    """The tests that were judged, with the verdict as colour, marker and text."""
-    for finding in audit.findings:
-        if finding.verdict in LOOK:
-            color, marker = LOOK[finding.verdict]
-            name = f"{finding.test}\n{finding.verdict}: {finding.value.value:.2f}"
-            shown = Estimate(*(min(max(x, DRAWN[0]), DRAWN[1]) for x in finding.value))
-            plots.estimate(ax, name, shown, color=color, marker=marker, scale=1)
-    xlabel = "share of the effect, or widths of the range\n(cut at {:g} and {:g})".format(*DRAWN)
-    ax.set(title="What the tests say of a natural pathway", xlabel=xlabel)
+def _prompts(provenance: Mapping[str, Any]) -> list[list[str]]:
+    """The examples, below `PROMPTS`."""
+    rows = []
+    for number, pair in enumerate(provenance.get("examples", []), start=1):
+        sides = (("base", "position"), ("source", "source_position"))
+        texts = [_tokens(pair[side], pair[position]) for side, position in sides]
+        rows.append([f"{number}", *texts, f"{pair['answer']!r}", f"{pair['counterfactual']!r}"])
+    return rows
+
+
+def _tokens(tokens: Sequence[str], position: int) -> str:
+    """Tokens with bars between them and marks around one; a line break is shown as one."""
+    shown = [token.replace("\n", "\u21b5") for token in tokens]
+    shown[position] = MARKED.format(shown[position])
+    return "|".join(shown)

@@ -22,11 +22,11 @@ import torch
 import tqdm.auto
 from huggingface_hub import try_to_load_from_cache
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor
 from transformer_lens import TransformerBridge
 from transformer_lens.tools.analysis import random_init_bridge
 
+from helpers.models.complete import CompleteModel
 from helpers.models.smollm import ModelError, packaged_folder
 
 Device: TypeAlias = str | torch.device | None
@@ -41,6 +41,7 @@ HUB_IDS = {
     "gemma-3-270m": "google/gemma-3-270m",
 }
 SHORT_NAMES = (PACKAGED, *HUB_IDS)
+_WEIGHTS = re.compile(r"(model|pytorch_model).*\.(safetensors|bin)(\.index\.json)?$")
 
 
 def load_model(name: str | None = None, device: Device = None) -> Model:
@@ -58,22 +59,24 @@ def load_model(name: str | None = None, device: Device = None) -> Model:
     """
     name, device = model_name(name), _pick_device(device)
     with _quiet():
-        source = _find_source(name)
+        source = find_source(name)
     if downloads := _is_download(source):
         print(f"{source}: downloading from the Hugging Face hub, once", flush=True)
     with _quiet(bars=downloads), _explained(source):
-        model = TransformerBridge.boot_transformers(source, device=device, dtype=torch.float32)
-    return process_weights(model).eval().requires_grad_(False)
+        options = {"dtype": torch.float32, "model_class": CompleteModel}
+        model = TransformerBridge.boot_transformers(source, device=device, **options)
+        return _checked(process_weights(model).eval().requires_grad_(False))
 
 
 def load_untrained(name: str | None = None, device: Device = None, *, seed: int = 0) -> Model:
     """The same architecture and tokenizer with random weights; the rest is as for `load_model`."""
     name, device = model_name(name), _pick_device(device)
     with _quiet(), contextlib.redirect_stdout(io.StringIO()):
-        source = _find_source(name)
+        source = find_source(name)
         with _explained(source):
-            model = random_init_bridge(source, seed=seed, device=device)
-    return process_weights(model).eval().requires_grad_(False)
+            half = {"hf_config_overrides": {"dtype": torch.float32}}  # would stay in some buffers
+            model = random_init_bridge(source, seed=seed, device=device, **half)
+            return _checked(process_weights(model).eval().requires_grad_(False))
 
 
 def model_name(name: str | None = None) -> str:
@@ -144,6 +147,15 @@ def contiguous(activation: Tensor, hook: object) -> Tensor:
     return activation.contiguous()
 
 
+def _checked(model: Model) -> Model:
+    """The model, if a token gets through its blocks; ModelError if it has no one row of them."""
+    if not hasattr(model, "blocks"):
+        raise ModelError(f"{model.cfg.architecture} is not one row of blocks: it cannot be patched")
+    with torch.no_grad():
+        model(torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device))
+    return model
+
+
 def _pick_device(device: Device = None) -> torch.device:
     """The device: `device`, else SUBSPACE_ILLUSION_DEVICE, else CUDA or the CPU."""
     default = "cuda" if torch.cuda.is_available() else "cpu"
@@ -156,19 +168,30 @@ def _pick_device(device: Device = None) -> torch.device:
         raise ModelError(f"{reason}. Choose 'cpu' or 'cuda' {where}.") from error
 
 
-def _find_source(name: str) -> str:
+def find_source(name: str) -> str:
     """What to load a model from: a folder (made now if the model is packaged) or a hub id."""
     if name == PACKAGED:
         return str(packaged_folder())
     if name in HUB_IDS:
         return HUB_IDS[name]
     folder = os.path.expanduser(name)
+    _refuse_adapter(folder)
     if os.path.isfile(os.path.join(folder, "config.json")):
         return folder
     like_path = name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name
     if like_path or os.path.exists(folder):
         raise ModelError(f"{name} is not a folder with a model: there is no config.json in it.")
     return name
+
+
+def _refuse_adapter(folder: str) -> None:
+    """A ModelError if a folder holds what was added to a model, and not the model."""
+    files = os.listdir(folder) if os.path.isdir(folder) else []
+    if "adapter_config.json" in files and not any(map(_WEIGHTS.match, files)):
+        raise ModelError(
+            f"{folder} holds an adapter (PEFT, such as LoRA), not a model. Merge it first: load it "
+            "on its base model, then merge_and_unload().save_pretrained(folder), and the tokenizer."
+        )
 
 
 def _is_download(source: str) -> bool:
@@ -187,12 +210,15 @@ def _explained(source: str) -> Iterator[None]:
     """Turns the errors of loading into one that says what to do."""
     try:
         yield
+    except ModelError:
+        raise
     except pickle.UnpicklingError as error:  # torch's own words tell how to run what is in there
         danger = "is damaged or holds more than tensors, and could run code"
         reason = f"The weights in {source!r} are a pickle file that {danger}"
         raise ModelError(f"{reason}: only take a folder with .safetensors files.") from error
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = f"The model {source!r} cannot be loaded: {_summary(error)}."
+    except Exception as error:  # of any library: what stumbles over a user's folder is foreseeable
+        kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
+        reason = f"The model {source!r} cannot be loaded: {kind}{_summary(error)}."
         if os.path.isdir(source):
             raise ModelError(f"{reason} Make the folder again if its files are damaged.") from error
         close = difflib.get_close_matches(source.lower(), SHORT_NAMES, n=1)

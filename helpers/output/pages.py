@@ -13,6 +13,8 @@ table { border-collapse: collapse; }
 caption { font-weight: bold; padding: 0.5rem 0; text-align: left; }
 th, td { border: 1px solid #767676; padding: 0.4rem 0.6rem; text-align: left; vertical-align: top; }
 thead th { background: #eee; }
+.sortable td { white-space: nowrap; }
+summary { cursor: pointer; padding: 0.5rem 0; font-weight: bold; }
 .verdict { border-left: 0.4rem solid #111; padding-left: 1rem; }
 """
 
@@ -41,6 +43,11 @@ def image(png: bytes, words: str) -> str:
     """An image that is part of the page, with its words for readers who cannot see it."""
     data = base64.b64encode(png).decode()
     return f'<img src="data:image/png;base64,{data}" alt="{escape(words)}">'
+
+
+def folded(summary: str, body: str) -> str:
+    """Some HTML that unfolds below its summary (plain text)."""
+    return f"<details>\n<summary>{escape(summary)}</summary>\n{body}\n</details>"
 
 
 def html_table(caption: str, columns: list[str], rows: list[list[str]]) -> str:

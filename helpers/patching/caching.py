@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
 import torch
@@ -132,9 +133,10 @@ def _groups(
         options = {"batch_size": batch_size, "from_start": from_start}
         return [Suffix(model, _tokens(model, s), s[0][1], sites, **options) for s in shapes]
 
-    groups = run(from_start=False)
-    if all(group.is_exact() for group in groups):
-        return groups
+    with suppress(Exception):  # whatever it stumbles over; if whole prompts do, too, that is said
+        groups = run(from_start=False)
+        if all(group.is_exact() for group in groups):
+            return groups
     instead = "whole prompts are recomputed, which is exact but slower"
     warnings.warn(f"this architecture cannot be resumed in mid-prompt: {instead}", stacklevel=4)
     groups = run(from_start=True)

@@ -1,6 +1,7 @@
 """Where a patch acts: a layer and one of the activations computed there."""
 
-from collections.abc import Iterable
+import operator
+from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass
 
 from jaxtyping import Int
@@ -20,6 +21,12 @@ HOOKS = {
     "mlp_hidden": "mlp.hook_post",
     "head_output": "attn.hook_z",
     "head_query": "attn.hook_q",
+}
+# What a hook of that name holds only where there is this weight: elsewhere it is something else.
+WEIGHTS = {
+    "mlp_hidden": ("mlp.W_out", "its MLP is several experts, each with a hidden activation"),
+    "head_output": ("attn.W_O", "what its heads write is no product of one matrix each"),
+    "head_query": ("attn.W_Q", "its queries are not made head by head"),
 }
 OF_ONE_HEAD = ("head_output", "head_query")
 
@@ -81,11 +88,29 @@ def check_sites(model: Model, sites: Iterable[Site]) -> None:
             raise ValueError(f"layer {site.layer} is out of range: the model has {n_layers}")
         if site.head is not None and not 0 <= site.head < n_heads:
             raise ValueError(f"head {site.head} is out of range: the model has {n_heads} per layer")
-        needed = [site.hook_name]
-        if site.kind == "resid_mid":  # written by way of the attention output
-            needed.append(f"blocks.{site.layer}.hook_attn_out")
-        if missing := [name for name in needed if name not in hooks]:
-            raise ValueError(f"this architecture has no {site.kind}: there is no hook {missing[0]}")
+        if reason := _lacking(model, site, hooks):
+            raise ValueError(f"layer {site.layer} of this model has no {site.kind}: {reason}")
+
+
+def present(model: Model, sites: Iterable[Site]) -> list[Site]:
+    """Those of the sites that the model has."""
+    hooks = model.hook_dict
+    return [site for site in sites if not _lacking(model, site, hooks)]
+
+
+def _lacking(model: Model, site: Site, hooks: Container[str]) -> str:
+    """Why a layer has no such activation; empty if it has."""
+    needed = [site.hook_name, f"blocks.{site.layer}.hook_resid_pre"]
+    if site.kind == "resid_mid":  # written by way of the attention output
+        needed.append(f"blocks.{site.layer}.hook_attn_out")
+    if missing := [name for name in needed if name not in hooks]:
+        return f"there is no hook {missing[0]}"
+    weight, without = WEIGHTS.get(site.kind, (None, ""))
+    try:
+        weight and operator.attrgetter(weight)(model.blocks[site.layer])
+    except Exception:  # each sublayer has its own way to say that it has none
+        return without
+    return ""
 
 
 def check_vocabulary(model: Model, tokens: Int[Tensor, "n"]) -> None:

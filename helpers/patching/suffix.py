@@ -15,7 +15,7 @@ from typing import TypeAlias
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from helpers.models.load import Model, contiguous
 from helpers.patching.sites import Site, check_sites
@@ -67,7 +67,8 @@ class Suffix:
             cache, (before, rest) = None, chunk.tensor_split([self.start], dim=1)
             with only_columns(self.model, [0]):
                 if self.start:
-                    cache = self.model(before, return_type="logits_and_cache", use_cache=True)[1]
+                    found = self.model(before, return_type="logits_and_cache", use_cache=True)
+                    cache = _keys_and_values(found[1])
                 with recording(self.model, set(names.values())) as record:
                     self.model(rest, past_key_values=_select(cache))
             caches.append(cache)
@@ -207,10 +208,12 @@ def run_to(
 
 @contextmanager
 def recording(model: Model, names: set[str]) -> Iterator[dict[str, Tensor]]:
-    """Collects the named activations of the forward passes run inside, by hook name."""
+    """Collects the named activations of the forward passes run inside, each, or a ValueError."""
     record = dict.fromkeys(names)
     with model.hooks(fwd_hooks=_reads(record)):
         yield record
+    if silent := [name for name, seen in record.items() if seen is None]:
+        raise ValueError(f"this architecture has a hook {silent[0]}, but never calls it")
 
 
 def _reads(record: dict[str, Tensor]) -> list[Hook]:
@@ -249,14 +252,15 @@ def _computing(modules: Iterable[torch.nn.Module], forward: Callable) -> Iterato
 def _block_output(model: Model) -> Callable:
     """A stand-in for a block that returns its input in the form this architecture expects."""
     forms, token = [], torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device)
-    handle = model.blocks[0].register_forward_hook(lambda *args: forms.append(type(args[-1])))
+    handle = model.blocks[0].register_forward_hook(lambda *args: forms.append(args[-1]))
     try:
         with torch.no_grad():
             model(token, stop_at_layer=1 if model.cfg.n_layers > 1 else None)
     finally:
         handle.remove()
-    if issubclass(forms[0], tuple):
-        return lambda hidden_states, *args, **kwargs: (hidden_states,)
+    if isinstance(forms[0], tuple):  # some models unpack it, attention patterns and all
+        rest = (None,) * (len(forms[0]) - 1)
+        return lambda hidden_states, *args, **kwargs: (hidden_states, *rest)
     return lambda hidden_states, *args, **kwargs: hidden_states
 
 
@@ -264,6 +268,14 @@ def _entry(model: Model, site: Site) -> int:
     """The first block that has to be rerun: what leaves block `l` is what enters `l + 1`."""
     is_input_of_next = site.kind == "resid_post" and site.layer + 1 < model.cfg.n_layers
     return site.layer + 1 if is_input_of_next else site.layer
+
+
+def _keys_and_values(cache: object) -> Cache:
+    """The cache, if it is keys and values of each prompt and nothing else; else a TypeError."""
+    known = (DynamicLayer, DynamicSlidingWindowLayer)
+    if not isinstance(cache, Cache) or any(type(layer) not in known for layer in cache.layers):
+        raise TypeError("the model keeps something else of a prompt than keys and values")
+    return cache
 
 
 def _concatenate(caches: list[Cache | None], entry: int) -> Cache | None:

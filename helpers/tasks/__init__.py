@@ -4,5 +4,6 @@
 """
 
 from helpers.tasks.pair_files import read_pairs
-from helpers.tasks.pairs import Pairs, encode, single_token
+from helpers.tasks.pairs import Pairs
 from helpers.tasks.text import passages
+from helpers.tasks.tokens import encode, single_token

@@ -15,7 +15,8 @@ import pandas as pd
 
 from helpers.models import require
 from helpers.output import files
-from helpers.tasks.pairs import Pairs, Split, Tokenizes, encode, words_of_split
+from helpers.tasks.pairs import Pairs, Split, words_of_split
+from helpers.tasks.tokens import Tokenizes, encode
 
 Feature: TypeAlias = Literal["number", "gender"]
 

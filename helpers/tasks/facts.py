@@ -21,7 +21,8 @@ from torch import Tensor
 from helpers.models import Model, require
 from helpers.models.load import contiguous
 from helpers.output import files
-from helpers.tasks.pairs import Pairs, Tokenizes, Tokens, encode
+from helpers.tasks.pairs import Pairs, Tokens
+from helpers.tasks.tokens import Tokenizes, encode
 
 FOLDER = files.ROOT / "data" / "facts"
 SLOT, ANY_SLOT = "{subject}", re.compile(r"\{(?:subject)?\}")

@@ -19,7 +19,8 @@ import torch
 
 from helpers.models import require
 from helpers.output import files
-from helpers.tasks.pairs import Pairs, Tokenizes, words_of_split
+from helpers.tasks.pairs import Pairs, words_of_split
+from helpers.tasks.tokens import Tokenizes
 
 Split: TypeAlias = Literal["train", "test", "fresh"]
 Words: TypeAlias = Mapping[str, list[str]]  # by kind: {"names": ["Aaron", ...], ...}

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers.tasks.pairs import Pairs, Tokenizes, encode, single_token
+from helpers.tasks.pairs import Pairs
+from helpers.tasks.tokens import Tokenizes, answer_token, encode, in_chat
 
 NEEDED = ("base", "source", "answer", "counterfactual")
 POSITIONS = {"position": "base", "source_position": "source"}  # with the prompt each is about
@@ -26,22 +27,33 @@ class PairFileError(ValueError):
     """A file holds no usable pairs; the message says where, why and what to do."""
 
 
-def read_pairs(model: Tokenizes, path: str | Path) -> Pairs:
+def read_pairs(
+    model: Tokenizes, path: str | Path, *, chat: bool = False, space: bool | None = None
+) -> Pairs:
     """The pairs of a CSV file; the model, or only its tokenizer, reads them.
 
-    Answers are words that are a single token after a space. Without the columns position and
+    Answers are words that are a single token where they follow the base prompt: after a space or
+    not, as `space` says or, by default, as each prompt asks for. With `chat` prompts are a user's
+    messages and are put into the model's chat template. Without the columns position and
     source_position the last token of each prompt is meant, so base and source may differ in length.
     The table has all columns of the file, their names in lower case, and the positions as given.
-    Raises PairFileError: the file cannot be read, columns are missing, or rows are wrong. The
-    message names the first rows as a spreadsheet numbers them: the column names are row 1.
+    Raises PairFileError: the file cannot be read, columns are missing, rows are wrong, or there is
+    no chat template. The message names the first rows as a spreadsheet numbers them: the column
+    names are row 1.
     """
     table = read_table(path)
+    if chat:
+        try:
+            prompts = {n: [in_chat(model, text) for text in table[n]] for n in ("base", "source")}
+        except ValueError as error:
+            raise PairFileError(f"{path} cannot be read as a chat: {error}") from error
+        table = table.assign(**prompts)
     rows = table.to_dict("index").items()
-    found = [f"row {row}: {what}" for row, cells in rows for what in _problems(model, cells)]
+    found = [f"row {row}: {what}" for row, cells in rows for what in _problems(model, cells, space)]
     _raise_if(path, found)
     table = table.assign(**{name: table[name].str.strip().astype(int) for name in POSITIONS})
     columns = {name: table[name].tolist() for name in (*NEEDED, *POSITIONS)}
-    return Pairs.from_prompts(model, **columns, table=table)
+    return Pairs.from_prompts(model, **columns, table=table, space=space)
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -94,7 +106,7 @@ def _columns(path: str | Path, header: Sequence[str]) -> list[str]:
     return names
 
 
-def _problems(model: Tokenizes, cells: dict[str, str]) -> Iterator[str]:
+def _problems(model: Tokenizes, cells: dict[str, str], space: bool | None) -> Iterator[str]:
     """What is wrong with one pair."""
     if empty := [name for name in NEEDED if not cells[name].strip()]:
         yield f"nothing in {' and '.join(empty)}: fill every cell"
@@ -102,9 +114,9 @@ def _problems(model: Tokenizes, cells: dict[str, str]) -> Iterator[str]:
     tokens = {}
     for name in ("answer", "counterfactual"):
         try:
-            tokens[name] = single_token(model, cells[name])
+            tokens[name] = answer_token(model, cells[name], cells["base"], space)
         except ValueError as error:
-            yield f"the {name} {error}: choose another word"
+            yield f"the {name} {error}" + ("" if ": " in str(error) else ": choose another word")
     if len(tokens) == 2 and tokens["answer"] == tokens["counterfactual"]:
         reason = "they must differ, or no patch can change what the model should say"
         yield f"answer and counterfactual are both {cells['answer'].strip()!r}: {reason}"

@@ -4,6 +4,7 @@ Pairs.from_prompts(model, ["Mary and John ..."], ["John and Mary ..."], ["Mary"]
 """
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
@@ -13,11 +14,17 @@ import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from helpers.models import Model, require
+from helpers.models import require
+from helpers.tasks.tokens import (
+    ITS_SPACE,
+    Tokenizes,
+    answer_token,
+    encode,
+    follows_space,
+    single_token,
+)
 
-Tokenizes: TypeAlias = Model | PreTrainedTokenizerBase
 Tokens: TypeAlias = tuple[Int[Tensor, "pos"], ...]  # one tensor per prompt: lengths may differ
 Split: TypeAlias = Literal["train", "test"]
 SPLITS = ("train", "test")
@@ -83,18 +90,22 @@ class Pairs:
         position: int | Sequence[int] = -1,
         source_position: int | Sequence[int] | None = None,
         table: pd.DataFrame | None = None,
+        space: bool | None = None,
     ) -> "Pairs":
         """Pairs from text.
 
         Args:
             model: The model, or only a tokenizer. It decides whether a BOS token comes first.
-            answer, counterfactual: A word for each pair, a single token when it follows a space.
+            answer, counterfactual: A word for each pair, a single token where it follows the base.
             position: The token to patch, for all pairs or for each; negative counts from the end.
             source_position: The token of the source to read; None means `position`, and then base
                 and source must be equally long.
             table: More columns, one row per pair.
+            space: Whether answers begin with a space; by default each base prompt decides
+                (`helpers.tasks.tokens.follows_space`).
 
-        Raises ValueError: as for `Pairs`; or a word is not a single token.
+        Raises ValueError: as for `Pairs`; a word is not a single token; or a prompt ends in a space
+        that belongs to the answer.
         """
         texts = {"base": base, "source": source}
         words = {"answer": answer, "counterfactual": counterfactual}
@@ -114,37 +125,25 @@ class Pairs:
                         f"  {len(ours)} tokens: {base[pair]!r}\n"
                         f"  {len(theirs)} tokens: {source[pair]!r}"
                     )
-        ids = {w: single_token(model, w) for w in dict.fromkeys([*answer, *counterfactual])}
+        ids = {name: _answers(model, base, column, space) for name, column in words.items()}
         other_columns = table.drop(columns=list(texts), errors="ignore").reset_index(drop=True)
-        labels = (torch.tensor([ids[word] for word in column]) for column in words.values())
+        labels = (torch.tensor(column) for column in ids.values())
         places = _from_start(position, base_tokens), _from_start(source_position, source_tokens)
         table = pd.DataFrame({name: list(texts[name]) for name in texts}).join(other_columns)
         return cls(base_tokens, source_tokens, *labels, *places, table)
 
 
-def encode(model: Tokenizes, prompt: str) -> Int[Tensor, "pos"]:
-    """Token ids of a text as the model reads it by default: with BOS, if it wants one."""
-    if not isinstance(prompt, str):
-        raise ValueError(f"a prompt must be one text, not {prompt!r}")
-    # One at a time: in a batch, the padding could not be told from a prompt's own tokens.
-    if hasattr(model, "to_tokens"):
-        return model.to_tokens(prompt, truncate=False)[0].cpu()
-    return torch.tensor(model(prompt)["input_ids"])
-
-
-def single_token(model: Tokenizes, word: str) -> int:
-    """The token of a word after a space; a ValueError if it is several, unknown, or no text."""
-    if not isinstance(word, str):
-        raise ValueError(f"an answer must be a word, not {word!r}")
-    tokenizer = getattr(model, "tokenizer", model)
-    word = f" {word.strip()}"
-    ids = tokenizer(word, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1:
-        pieces = [tokenizer.decode([token]) for token in ids]
-        raise ValueError(f"{word!r} must be a single token, but it splits into {pieces}")
-    if ids[0] == tokenizer.unk_token_id:
-        raise ValueError(f"{word!r} must be a single token, but the tokenizer does not know it")
-    return ids[0]
+def _answers(
+    model: Tokenizes, prompts: Sequence[str], words: Sequence[str], space: bool | None
+) -> list[int]:
+    """The tokens by which words continue their prompts; those after a space are looked up once."""
+    single = functools.cache(functools.partial(single_token, model))
+    found = []
+    for prompt, word in zip(prompts, words, strict=True):
+        after_space = follows_space(model, prompt) if space is None else space
+        plain = not after_space or prompt.endswith(ITS_SPACE)
+        found.append(answer_token(model, word, prompt, space) if plain else single(word))
+    return found
 
 
 def words_of_split(

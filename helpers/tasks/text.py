@@ -6,7 +6,7 @@ from torch import Tensor
 
 from helpers.models import require
 from helpers.output import files
-from helpers.tasks.pairs import Tokenizes, encode
+from helpers.tasks.tokens import Tokenizes, encode
 
 FOLDER = files.ROOT / "data" / "text"  # a reference work and a novel
 

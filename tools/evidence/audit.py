@@ -18,18 +18,11 @@ import torch
 from torch import Tensor
 
 from helpers.audit.benchmark import auroc
-from helpers.audit.criteria import (
-    CONSISTENT,
-    ILLUSION,
-    NO_EFFECT,
-    TESTS,
-    Criterion,
-    conclude,
-    measured,
-)  # fmt: skip
+from helpers.audit.criteria import TESTS, Criterion, measured
 from helpers.audit.diagnostics import natural_changes, scores
 from helpers.audit.measure import audit
 from helpers.audit.planted import FAMILIES, NATURAL, PlantedPairs, plant, share_opened
+from helpers.audit.verdicts import CONSISTENT, ILLUSION, NO_EFFECT, conclude
 from helpers.directions import (
     answer_logit_difference,
     find_direction,

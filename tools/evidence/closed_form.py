@@ -35,7 +35,8 @@ from helpers.patching import CachedPairs, cache_sites
 from helpers.patching.metrics import bootstrap
 from helpers.patching.sites import Site
 from helpers.tasks.ioi import make_pairs
-from helpers.tasks.pairs import Pairs, single_token
+from helpers.tasks.pairs import Pairs
+from helpers.tasks.tokens import single_token
 from tools.evidence.store import Evidence, command
 
 SITES = (

@@ -1,0 +1,110 @@
+"""Many audits in one table: `audits.csv`, `audits.json` and the page `audits.html`, which sorts."""
+
+import csv
+import io
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+
+from helpers.audit import Audit
+from helpers.audit.criteria import ALL_TESTS
+from helpers.audit.report import COLUMNS, rows_of
+from helpers.output import files, pages
+from tools.audit.provenance import to_json
+
+NAMES = ("audits.csv", "audits.json", "audits.html")
+EFFECTS = ("FLDD", "FLDD low", "FLDD high", "accuracy", "whole FLDD", "pairs")
+ALIKE = ("site", "what", "whole FLDD", "pairs")  # said once where they are
+# A click on a column's name sorts by it, numbers as numbers, and back at the next click.
+SORT = """
+for (const table of document.querySelectorAll("table.sortable")) {
+  table.querySelectorAll("thead button").forEach((button, column) => {
+    button.onclick = () => {
+      const up = button.getAttribute("aria-sort") !== "ascending";
+      table.querySelectorAll("button").forEach(b => b.removeAttribute("aria-sort"));
+      button.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const body = table.tBodies[0], value = row => row.cells[column].dataset.value;
+      const number = row => value(row) === "" ? -Infinity : Number(value(row));
+      const rows = [...body.rows], numeric = rows.every(row => !isNaN(value(row)));
+      rows.sort((a, b) => numeric ? number(a) - number(b) : value(a).localeCompare(value(b)));
+      body.append(...(up ? rows : rows.reverse()));
+    };
+  });
+}
+"""
+
+
+def save(audits: Mapping[str, Audit], folder: Path) -> list[Path]:
+    """Write the table in its three forms, or an OSError; the paths come back."""
+    rows = [row_of(name, audit) for name, audit in audits.items()]
+    plain = {name: audit.to_dict() for name, audit in audits.items()}
+    known = [one.pop("provenance") for one in plain.values()]  # the same of all
+    content = {"provenance": known[0], "audits": [{"name": n, **one} for n, one in plain.items()]}
+    paths = [folder / name for name in NAMES]
+    for path, text in zip(paths, (to_csv(rows), to_json(content), to_html(audits)), strict=True):
+        files.write(path, text)
+    return paths
+
+
+def row_of(name: str, audit: Audit) -> dict[str, str | float]:
+    """One audit as a row: the verdict, the effects, and of each test the value if it applies."""
+    fldd, accuracy = audit.effect
+    numbers = (*fldd, accuracy.value, audit.whole.fldd.value, audit.n_pairs)
+    values = {f.test: f.value.value for f in audit.findings if f.value is not None}
+    row = {"name": name, "site": str(audit.site), "what": audit.what, "verdict": audit.verdict}
+    row |= dict(zip(EFFECTS, numbers, strict=True))
+    return row | {test.name: values.get(test.name, "") for test in ALL_TESTS}
+
+
+def to_csv(rows: list[dict]) -> str:
+    """The rows with full precision; what does not apply is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def to_html(audits: Mapping[str, Audit]) -> str:
+    """One page: the table, which sorts, and below it each audit, which unfolds."""
+    rows = [row_of(name, audit) for name, audit in audits.items()]
+    alike = {c: rows[0][c] for c in ALIKE if all(row[c] == rows[0][c] for row in rows)}
+    columns = [c for c in rows[0] if c not in alike and any(row[c] != "" for row in rows)]
+    head = "".join(f'<th scope="col"><button>{escape(c)}</button></th>' for c in columns)
+    body = "\n".join(_row(row, columns) for row in rows)
+    about = (
+        "A click on a column's name sorts by it. FLDD: the share of the model's margin that the "
+        "patch removes. Of a test, a larger number is more suspicious. Of many, some pass by "
+        "chance: try those that you choose on other pairs."
+    )
+    of_all = ", ".join(f"{c} {_shown(value)}" for c, value in alike.items())
+    parts = [f"""<p>{about}{escape(f" The same for all: {of_all}." if of_all else "")}</p>
+<div class="scroll" role="region" tabindex="0" aria-label="All audits"><table class="sortable">
+<thead><tr>{head}</tr></thead>
+<tbody>
+{body}
+</tbody>
+</table></div>"""]  # fmt: skip
+    for name, audit in audits.items():
+        table = pages.html_table("What each test says", list(COLUMNS), rows_of(audit))
+        summary = f'<p class="verdict">{escape(audit.summary)}</p>'
+        parts.append(pages.folded(f"{name}: {audit.verdict}", f"{summary}\n{table}"))
+    parts.append(f"<script>{SORT}</script>")
+    return pages.html_page(f"{len(audits)} audits at {_sites(audits)}", "\n".join(parts))
+
+
+def _row(row: dict, columns: list[str]) -> str:
+    def cell(column: str) -> str:
+        value, shown = row[column], _shown(row[column])
+        tag = 'th scope="row"' if column == "name" else "td"
+        return f'<{tag} data-value="{escape(f"{value}")}">{escape(shown)}</{tag.split()[0]}>'
+
+    return f"<tr>{''.join(map(cell, columns))}</tr>"
+
+
+def _shown(value: str | float) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else f"{value}"
+
+
+def _sites(audits: Mapping[str, Audit]) -> str:
+    return ", ".join(dict.fromkeys(str(audit.site) for audit in audits.values()))

@@ -176,7 +176,7 @@ def maps_of(model: Model, split: str, template: str) -> Maps:
         maps = measure(model, ioi.with_other_repeated(drawn))
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(maps, path)
-    return torch.load(path)
+    return torch.load(path, weights_only=True)
 
 
 def row(maps: Maps) -> dict:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_output import headings
 
-from helpers.audit import criteria, report
+from helpers.audit import criteria
 from helpers.audit.criteria import (
     AGAINST,
     DOES_NOT_APPLY,
@@ -47,6 +47,7 @@ from helpers.patching.caching import cache_pairs
 from helpers.patching.metrics import Estimate
 from helpers.patching.sites import Site
 from helpers.tasks.pairs import Pairs
+from tools.audit import report
 
 N, LENGTH = 12, 7
 FILES = ["audit.json", "audit.md", "audit.html", "audit.png"]

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import matplotlib
 
-from helpers.audit import Audit, Feature, Steering, Subspace, audit_each, save
+from helpers.audit import Audit, Feature, Steering, Subspace, audit_each
 from helpers.models import Model, ModelError, load_model, model_slug
 from helpers.output.files import check_writable
 from helpers.patching import Site, cache_pairs
@@ -27,6 +27,7 @@ from helpers.tasks.pair_files import read_table
 from tools.audit import provenance, table
 from tools.audit.features import NAMES as AUTOENCODERS
 from tools.audit.features import read_features
+from tools.audit.report import save
 from tools.audit.sites import parse_site
 from tools.audit.submissions import read_submission
 from tools.audit.vectors import READERS, files_in, read_directions

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from helpers.audit import Audit
 from helpers.audit.criteria import ALL_TESTS
-from helpers.audit.report import COLUMNS, rows_of
-from helpers.output import files, pages
+from helpers.output import files
+from tools import pages
 from tools.audit.provenance import to_json
+from tools.audit.report import COLUMNS, rows_of
 
 NAMES = ("audits.csv", "audits.json", "audits.html")
 EFFECTS = ("FLDD", "FLDD low", "FLDD high", "accuracy", "whole FLDD", "pairs")

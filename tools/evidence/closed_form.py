@@ -30,7 +30,6 @@ from helpers.directions.geometry import patch_subspace, random_direction
 from helpers.directions.layers import mean_difference, mean_gradient
 from helpers.directions.search import answer_logit_difference, cross_entropy, find_direction
 from helpers.models import load_model, load_untrained
-from helpers.output.pages import markdown_table
 from helpers.patching import CachedPairs, cache_sites
 from helpers.patching.metrics import bootstrap
 from helpers.patching.sites import Site
@@ -38,6 +37,7 @@ from helpers.tasks.ioi import make_pairs
 from helpers.tasks.pairs import Pairs
 from helpers.tasks.tokens import single_token
 from tools.evidence.store import Evidence, command
+from tools.pages import markdown_table
 
 SITES = (
     Site(20, "mlp_hidden"),

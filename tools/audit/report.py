@@ -13,9 +13,10 @@ from typing import Any
 
 from helpers.audit import criteria, verdicts
 from helpers.audit.criteria import AGAINST, FOR, OPEN
-from helpers.audit.drawing import figure, figure_in_words, the
 from helpers.audit.measure import Audit, Effects
-from helpers.output import files, pages, plots
+from helpers.output import files
+from tools import pages
+from tools.audit.drawing import figure, figure_in_words, the
 
 PROMPTS = ("pair", "base", "source", "answer", "counterfactual")
 COLUMNS = ("test", "verdict", "question", "why", "what fools it")
@@ -71,7 +72,7 @@ def save(audit: Audit, folder: str | Path) -> list[Path]:
 
 
 def _png(audit: Audit) -> bytes:
-    return plots.png(figure(audit), dpi=150)
+    return pages.png(figure(audit), dpi=150)
 
 
 def rows_of(audit: Audit) -> list[list[str]]:

@@ -33,14 +33,14 @@ from helpers.editing import edits, moments, rome
 from helpers.models import load
 from helpers.patching import caching, metrics
 from helpers.patching.sites import Site, check_sites
-from helpers.tasks import agreement, counterfact, facts, ioi, text
-from helpers.tasks.pair_files import PairFileError, read_pairs
+from helpers.tasks import agreement, facts, ioi, text
 from helpers.tasks.pairs import Pairs
 from helpers.tasks.tokens import encode, single_token
-from tools import compare, publish, run
+from tools import compare, counterfact, publish, run
 from tools import reference as update
 from tools.audit import command, sites, vectors
 from tools.classroom import assignment, grade
+from tools.pair_files import PairFileError, read_pairs
 from tools.report import to_markdown
 
 SITE = Site(1, "mlp_hidden")

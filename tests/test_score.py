@@ -6,12 +6,12 @@ from conftest import build_tiny_model
 
 from helpers.audit import verdicts
 from helpers.audit.criteria import TESTS
-from helpers.audit.planted import FAMILIES, NATURAL, OPENED, share_opened
+from helpers.audit.planted import FAMILIES, NATURAL, OPENED
 from helpers.audit.verdicts import CONSISTENT, ILLUSION
 from helpers.directions.geometry import patch_subspace
 from helpers.patching.metrics import share
 from tools.audit import benchmark
-from tools.audit.benchmark import auroc, planted_models, score
+from tools.audit.benchmark import auroc, planted_models, score, share_opened
 from tools.evidence import audit as evidence
 from tools.evidence.literature import LITERATURE, off_manifold
 from tools.evidence.store import Evidence, evidence_file

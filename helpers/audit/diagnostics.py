@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from helpers.audit.interventions import Feature, Intervention, Subspace, intervention
+from helpers.audit.interventions import Intervention, Subspace, intervention
 from helpers.directions.geometry import project, row_space
 from helpers.models import Model
 from helpers.patching import Acts, CachedPairs, Estimate, Site, check_sites
@@ -160,7 +160,7 @@ def _along(base: Acts, source: Acts, columns: Float[Tensor, "d k"]) -> Acts:
 
 
 def _row_and_null(
-    base: Acts, source: Acts, what: Subspace | Feature, space: Float[Tensor, "d rank"]
+    base: Acts, source: Acts, what: Intervention, space: Float[Tensor, "d rank"]
 ) -> dict[str, Acts]:
     """The patches of the row part alone, and of the whole sensed by the null part alone."""
     seen = project(source - base, space)

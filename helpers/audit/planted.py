@@ -289,15 +289,3 @@ def _silent(planted: PlantedPairs, plan: Plan) -> Silent:
     threshold = 1.02 * (torch.cat(streams) @ reads).max().item()
     gain = plan.push / (plan.elsewhere.norm() - threshold).clamp(min=0.2 * plan.elsewhere.norm())
     return Silent(reads, threshold, torch.stack([gain, -gain]))
-
-
-def share_opened(planted: PlantedPairs, patched: Acts) -> float:
-    """The truth: the share of a patch's effect that is gone with the planted units held that do not
-    carry the feature.
-    """
-    rows = torch.arange(len(planted)).repeat(2)
-    both = torch.cat([patched, planted.without_planted(patched)])
-    with torch.no_grad():
-        after = planted.logit_difference(both, rows)
-    full, shut = (planted.clean_logit_difference.mean() - x.mean() for x in after.chunk(2))
-    return (1 - shut / full).item()

@@ -18,12 +18,13 @@ from typing import NamedTuple
 
 import matplotlib
 
-from helpers.audit import Audit, Feature, Steering, Subspace, audit_each
+from helpers.audit import Audit, Intervention, Subspace, audit_each
 from helpers.models import Model, ModelError, load_model, model_slug
 from helpers.output.files import check_writable
 from helpers.patching import Site, cache_pairs
 from helpers.tasks import Pairs, agreement, facts, ioi
 from tools.audit import provenance, table
+from tools.audit.changes import Steering
 from tools.audit.features import NAMES as AUTOENCODERS
 from tools.audit.features import read_features
 from tools.audit.report import save
@@ -42,7 +43,7 @@ class Job(NamedTuple):
 
     name: str
     site: Site
-    what: Subspace | Feature | Steering
+    what: Intervention
     files: tuple[Path, ...]
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from helpers.audit import criteria, verdicts
-from helpers.audit.criteria import AGAINST, FOR, OPEN
+from helpers.audit.criteria import AGAINST, FOR, OPEN, Finding
 from helpers.audit.measure import Audit, Effects
 from helpers.output import files
+from helpers.patching import Site
 from tools import pages
 from tools.audit.drawing import figure, figure_in_words, the
 
@@ -24,9 +25,27 @@ SIGN = {AGAINST: "✗", FOR: "✓", OPEN: "?", criteria.REPORTED: "·", criteria
 MARKED = "\u25b8{}\u25c2"  # around the token that is patched, or read
 
 
+def to_dict(audit: Audit) -> dict[str, Any]:
+    """Everything as plain values, with the verdict and the summary."""
+    return {"verdict": audit.verdict, "summary": audit.summary, **_plain(vars(audit))}
+
+
+def _plain(value: Any) -> Any:
+    """Sites, findings and named tuples as dictionaries, tuples as lists, all the way down."""
+    if isinstance(value, Site):
+        return value.as_dict()
+    if isinstance(value, Finding):
+        value = vars(value)
+    elif hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return list(map(_plain, value)) if isinstance(value, tuple) else value
+
+
 def to_json(audit: Audit) -> str:
     """Everything that was measured, as JSON."""
-    return json.dumps(audit.to_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(to_dict(audit), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def to_markdown(audit: Audit) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 from helpers.audit.criteria import TESTS, Criterion, measured
 from helpers.audit.diagnostics import natural_changes, scores
 from helpers.audit.measure import audit
-from helpers.audit.planted import FAMILIES, NATURAL, PlantedPairs, plant, share_opened
+from helpers.audit.planted import FAMILIES, NATURAL, PlantedPairs, plant
 from helpers.audit.verdicts import CONSISTENT, ILLUSION, NO_EFFECT, conclude
 from helpers.directions import (
     answer_logit_difference,
@@ -36,7 +36,7 @@ from helpers.patching import CachedPairs, Estimate, Site, cache_pairs, cache_sit
 from helpers.patching.metrics import fractional_logit_difference_decrease, share
 from helpers.tasks import agreement, ioi
 from helpers.tasks.pairs import Pairs
-from tools.audit.benchmark import auroc
+from tools.audit.benchmark import auroc, share_opened
 from tools.evidence.literature import LITERATURE
 from tools.evidence.store import Evidence, command
 from tools.pages import markdown_table

@@ -20,7 +20,6 @@ import matplotlib
 
 from helpers.audit import Audit, Intervention, Subspace, audit_each
 from helpers.models import Model, ModelError, load_model, model_slug
-from helpers.output.files import check_writable
 from helpers.patching import Site, cache_pairs
 from helpers.tasks import Pairs, agreement, facts, ioi
 from tools.audit import provenance, table
@@ -32,6 +31,7 @@ from tools.audit.sites import parse_site
 from tools.audit.submissions import read_submission
 from tools.audit.vectors import READERS, files_in, read_directions
 from tools.pair_files import read_pairs, read_table
+from tools.places import check_writable
 
 TASKS = ("ioi", "number", "gender", "facts")  # pairs that need no file
 ONE = ("audit.json", "audit.md", "audit.html", "audit.png")

@@ -22,6 +22,11 @@ from tools.audit.drawing import figure, figure_in_words, the
 PROMPTS = ("pair", "base", "source", "answer", "counterfactual")
 COLUMNS = ("test", "verdict", "question", "why", "what fools it")
 SIGN = {AGAINST: "✗", FOR: "✓", OPEN: "?", criteria.REPORTED: "·", criteria.DOES_NOT_APPLY: "–"}
+CALIBRATION = (  # of the verdict at the hidden activation of an MLP
+    "On planted models that nothing was fitted on (other features and layers, 32 to 400 pairs, a "
+    "second model) 0 of 42 (0% to 8%) natural directions were called an illusion, and 0 of 64 (0% "
+    "to 6%) that open a pathway were called consistent: of 100 like them, 8 and 6 at most."
+)
 MARKED = "\u25b8{}\u25c2"  # around the token that is patched, or read
 
 
@@ -124,7 +129,7 @@ def _footer(audit: Audit) -> str:
         "then the likeliest of all tokens"
     )
     calibrated = audit.what == "a direction"
-    known = verdicts.CALIBRATION if calibrated else verdicts.NOT_CALIBRATED
+    known = CALIBRATION if calibrated else verdicts.NOT_CALIBRATED
     return f"{known} {about}. {versions}."
 
 

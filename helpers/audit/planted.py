@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from helpers.audit.diagnostics import later_units
+from helpers.audit.diagnostics import later_units, signs
 from helpers.directions import random_direction, unit
 from helpers.patching import Acts, CachedPairs, Site
 from helpers.patching.cached import Clamp, Patchable
@@ -129,9 +129,7 @@ def feature(pairs: CachedPairs) -> tuple[PerPair, PerPair, Float[Tensor, "d"]]:
     difference of the class means, which is one unit of the feature.
     """
     change = pairs.source - pairs.base
-    axis = torch.linalg.svd(change, full_matrices=False)[2][0]
-    sign = torch.where(change @ axis < 0, 1.0, -1.0)[:, None]
-    half = -(sign * change).mean(0) / 2
+    half = (signs(change) * change).mean(0) / 2
     middle = (pairs.base + pairs.source).mean(0) / 2
     read = half / half.square().sum()
     return (pairs.base - middle) @ read, (pairs.source - middle) @ read, half

@@ -188,7 +188,7 @@ def natural_changes(cached: Patchable) -> Float[Tensor, "d k"]:
 
 
 def mean_change(cached: Patchable) -> Acts:
-    """What the feature moves on average, with the sign of each pair: from base to source or back."""
+    """What the feature moves on average, with each pair's sign: from base to source or back."""
     change = cached.source - cached.base
     sign = signs(change)
     return sign * (sign * change).mean(0)

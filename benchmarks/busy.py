@@ -18,10 +18,11 @@ from pathlib import Path
 from helpers import WAITING
 from helpers.directions.search import answer_logit_difference, find_direction
 from helpers.models.load import load_model
-from helpers.output import files, pages
+from helpers.output import files
 from helpers.patching.caching import cache_pairs
 from helpers.patching.sites import Site
 from helpers.tasks.ioi import make_pairs
+from tools import pages
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "benchmarks" / "results" / "busy.md"

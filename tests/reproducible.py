@@ -21,7 +21,6 @@ from helpers.claims.page import record_cells
 from helpers.directions.geometry import patch_subspace
 from helpers.directions.layers import cache_layers, illusions_at_layer
 from helpers.directions.search import find_direction, find_pair_directions
-from helpers.directions.sweeps import facts_job
 from helpers.editing.moments import second_moment
 from helpers.models.load import load_model, load_untrained
 from helpers.models.smollm import packaged_folder
@@ -30,6 +29,7 @@ from helpers.patching.metrics import mean
 from helpers.patching.sites import Site
 from helpers.tasks import agreement, facts, ioi, text
 from helpers.tasks.pairs import Pairs
+from tools.jobs import facts_job
 from tools.schedule import find_lessons
 
 LAYER, PAIRS = 1, 8

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_output import headings
 
-from helpers.audit import criteria, report
+from helpers.audit import criteria
 from helpers.audit.criteria import (
     AGAINST,
     DOES_NOT_APPLY,
@@ -47,6 +47,7 @@ from helpers.patching.caching import cache_pairs
 from helpers.patching.metrics import Estimate
 from helpers.patching.sites import Site
 from helpers.tasks.pairs import Pairs
+from tools.audit import report
 
 N, LENGTH = 12, 7
 FILES = ["audit.json", "audit.md", "audit.html", "audit.png"]
@@ -228,7 +229,7 @@ def test_the_spectrum_is_that_of_the_matrix(model, pairs, result):
     assert found.least <= found.direction <= found.most
     assert found.removing + found.adding == pytest.approx(float(values.sum()), abs=1e-4)
     assert f"{found}" in report.to_markdown(result) and f"{found.direction:.1%}" in f"{found}"
-    assert result.to_dict()["spectrum"]["most"] == found.most
+    assert report.to_dict(result)["spectrum"]["most"] == found.most
 
 
 def test_a_spectrum_is_balanced_or_one_sided():
@@ -531,9 +532,9 @@ class Page(html.parser.HTMLParser):
 
 
 def test_json_is_the_dictionary(result):
-    assert json.loads(report.to_json(result)) == result.to_dict()
-    assert result.to_dict()["verdict"] == result.verdict
-    assert Site(**result.to_dict()["site"]) == SITE
+    assert json.loads(report.to_json(result)) == report.to_dict(result)
+    assert report.to_dict(result)["verdict"] == result.verdict
+    assert Site(**report.to_dict(result)["site"]) == SITE
     assert set(result.versions) >= {"python", "torch", "transformer_lens", "transformers"}
 
 
@@ -618,7 +619,7 @@ def test_saving_writes_whole_files_again_and_again(result, tmp_path):
         paths = report.save(result, tmp_path / "new" / "folder")
         assert [path.name for path in paths] == FILES
         assert sorted(os.listdir(tmp_path / "new" / "folder")) == sorted(FILES)
-    assert json.loads(paths[0].read_text(encoding="utf-8")) == result.to_dict()
+    assert json.loads(paths[0].read_text(encoding="utf-8")) == report.to_dict(result)
     assert paths[1].read_text(encoding="utf-8") == report.to_markdown(result)
     assert paths[2].read_text(encoding="utf-8") == report.to_html(result)
     assert paths[3].read_bytes().startswith(b"\x89PNG")

@@ -23,6 +23,7 @@ from tools.audit import command as audit_cli
 from tools.audit import provenance
 from tools.audit.command import main
 from tools.audit.features import read_features
+from tools.audit.report import to_dict
 from tools.audit.sites import parse_site
 from tools.audit.submissions import read_submission
 from tools.audit.vectors import DirectionFileError, read_directions
@@ -228,7 +229,7 @@ def test_the_command_does_what_the_function_does(folder, model, capsys):
     direction, pairs = read_direction("v.npy"), audit_cli.read_pairs(model, "pairs.csv")
     expected = audit(model, SITE, direction, pairs, name="tiny", progress=False)
     found = json.loads((folder / "audit" / "audit.json").read_text())
-    assert {**found, "provenance": {}} == expected.to_dict()
+    assert {**found, "provenance": {}} == to_dict(expected)
     out = capsys.readouterr().out
     assert "measuring mlp_hidden.1 on 14 pairs" in out and expected.summary in out
     assert "Results are in audit" in out and ", ".join(FILES) in out
@@ -504,7 +505,7 @@ def test_a_folder_gives_a_table(folder, model, capsys):
     for row in content["audits"]:
         direction = read_direction(f"several/{row['name']}.npy")
         expected = audit(model, SITE, direction, pairs, name="smollm2-135m", progress=False)
-        assert {**row, "provenance": {}, "name": ""} == {**expected.to_dict(), "name": ""}
+        assert {**row, "provenance": {}, "name": ""} == {**to_dict(expected), "name": ""}
         assert rows.loc[row["name"], "FLDD"] == pytest.approx(expected.effect.fldd.value)
         assert rows.loc[row["name"], "verdict"] == expected.verdict
     page = (folder / "audit/audits.html").read_text()

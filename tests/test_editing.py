@@ -2,7 +2,6 @@
 
 import math
 
-import datasets
 import pandas as pd
 import pytest
 import torch
@@ -31,7 +30,7 @@ from helpers.patching.caching import cache_pairs
 from helpers.patching.sites import Site
 from helpers.tasks.pairs import Pairs
 from helpers.tasks.tokens import encode
-from tools.evidence.moments import training_passages
+from tools.evidence.moments import packed, training_passages
 
 seeds = st.integers(0, 2**31)
 FIELDS = ("read", "write")
@@ -594,22 +593,17 @@ def test_a_damaged_file_is_made_again_and_a_folder_that_cannot_be_written_is_no_
     assert not list((own_cache / "other").rglob("*.safetensors"))
 
 
-TEXTS = ["", " = Paris = ", "Then Mary and John went to the store ."]
-TEXTS += [f" Then {name} and Tom had a lot of fun at the park ." for name in ("Anna", "Dan")]
-ROWS = [{"text": text} for text in TEXTS]
-
-
 def test_a_second_moment_packed_into_bytes_stays_positive_definite():
     x = normal(200, 40, seed=3) @ torch.diag(torch.logspace(-1, 1, 40).double())
     moment = x.T @ x / len(x)
-    below, scale, diagonal = shipped.packed(moment)
+    below, scale, diagonal = packed(moment)
     assert below.dtype == torch.int8 and below.numel() == 40 * 39 // 2
     again = shipped.unpacked(below, scale, diagonal)
     assert torch.equal(again, again.T) and torch.linalg.eigvalsh(again.double()).min() > 0
     spread = moment.diagonal().sqrt()
     assert ((again - moment).abs() / torch.outer(spread, spread)).max() < 0.02
     with pytest.raises(RuntimeError):  # rounding could hide what is singular
-        shipped.packed(torch.ones(3, 3))
+        packed(torch.ones(3, 3))
 
 
 def test_shipped_moments_agree_with_a_small_sample_of_the_text(smollm):
@@ -629,32 +623,6 @@ def test_shipped_moments_are_not_for_other_weights(smollm):
     edit = RankOneEdit(5, *(normal(d, seed=1) for d in down_projection(smollm, 5).shape))
     with rank_one_edit(smollm, edit):
         assert shipped.shipped_second_moments(smollm) == ({}, 0)
-
-
-@pytest.mark.parametrize("bos", [True, False])
-def test_passages_from_wikitext(tiny_model, monkeypatch, bos):
-    asked = []
-    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: asked.append((a, k)) or ROWS)
-    model = tiny_model("llama", bos=bos)
-    tokens = moments.passages_from_wikitext(model, 3, length=6)
-    openings = [encode(model, row["text"].strip())[:6].tolist() for row in ROWS[2:]]
-    assert sorted(tokens.tolist()) == sorted(openings)
-    assert asked[0] == (moments.WIKITEXT, {"split": "train", "streaming": True})
-    orders = {str(moments.passages_from_wikitext(model, 3, length=6, seed=s)) for s in range(8)}
-    assert len(orders) > 1
-    with pytest.raises(ValueError, match="only 3 paragraphs"):
-        moments.passages_from_wikitext(model, 4, length=6)
-    with pytest.raises(ValueError, match="n must be a whole number from 1 on"):
-        moments.passages_from_wikitext(model, 0)
-
-
-def test_wikitext_without_a_network(tiny_model, monkeypatch):
-    def fail(*args, **kwargs):
-        raise RuntimeError("no route to host")
-
-    monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(ConnectionError, match="no route to host.*helpers.tasks.text.passages"):
-        moments.passages_from_wikitext(tiny_model("llama"), 2)
 
 
 # --- ROME ----------------------------------------------------------------------------------------

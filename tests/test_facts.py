@@ -16,8 +16,6 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from helpers.models.smollm import packaged_folder
-from helpers.tasks import counterfact
-from helpers.tasks.counterfact import load_counterfact
 from helpers.tasks.facts import (
     SLOT,
     _token_before,
@@ -35,6 +33,8 @@ from helpers.tasks.facts import (
     with_third_answers,
 )
 from helpers.tasks.tokens import encode
+from tools import counterfact
+from tools.counterfact import load_counterfact
 
 COLUMNS = ["relation", "subject", "answer", "template"]
 TABLE = ["base", "source", *COLUMNS[:2], "source_subject", "answer", "counterfactual", "template"]

@@ -22,9 +22,9 @@ from helpers.directions import geometry
 from helpers.models import require
 from helpers.patching import metrics
 from helpers.patching.sites import HOOKS, OF_ONE_HEAD, Site
-from helpers.tasks.pair_files import NEEDED, POSITIONS, PairFileError, read_pairs, read_table
 from tools.audit.sites import parse_site
 from tools.audit.vectors import DirectionFileError, read_directions
+from tools.pair_files import NEEDED, POSITIONS, PairFileError, read_pairs, read_table
 from tools.report import to_markdown
 
 pytestmark = pytest.mark.fuzz  # the profile says on how many examples

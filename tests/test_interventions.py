@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_audit import by_name, make_task, mean_change
 
-from helpers.audit import Feature, Steering, Subspace, audit, audit_each
+from helpers.audit import Subspace, audit, audit_each
 from helpers.audit.criteria import AGAINST, DOES_NOT_APPLY, FOR, OPEN, Finding
 from helpers.audit.diagnostics import falls, patches, scores, writing_matrix
 from helpers.audit.verdicts import (
@@ -21,6 +21,7 @@ from helpers.audit.verdicts import (
     summarise,
 )
 from helpers.patching import Estimate, Site, cache_pairs
+from tools.audit.changes import Feature, Steering
 
 HIDDEN, STREAM = Site(1, "mlp_hidden"), Site(1, "resid_post")
 seeds = st.integers(0, 10**6)

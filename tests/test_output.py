@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from test_plots import GRAPHICS, TEXT, contrast
 
-from helpers.output import files, pages
+from helpers.output import files
+from tools import pages
 
 TRICKY = "a | b \\| c \\\\\n| d |\r\n\t<script>"
 VOID = ("meta", "img")

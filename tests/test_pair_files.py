@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers.tasks.pair_files import PairFileError, read_pairs, read_table
 from helpers.tasks.pairs import Pairs
+from tools.pair_files import PairFileError, read_pairs, read_table
 
 HEADER = "base,source,answer,counterfactual"
 ROW = "Mary and John,John and Mary,Mary,John"

@@ -17,13 +17,13 @@ from helpers.audit.planted import (
     PlantedPairs,
     feature,
     plant,
-    share_opened,
 )
 from helpers.directions.geometry import patch_subspace, row_null_split
 from helpers.patching.cached import CachedPairs
 from helpers.patching.caching import cache_sites
 from helpers.patching.metrics import logit_difference
 from helpers.patching.sites import Site
+from tools.audit.benchmark import share_opened
 
 LAYER, POSITION = 1, 5
 KINDS = ("mlp_hidden", "resid_mid", "resid_post")

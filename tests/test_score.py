@@ -4,13 +4,14 @@ import pytest
 import torch
 from conftest import build_tiny_model
 
-from helpers.audit import benchmark, score, verdicts
-from helpers.audit.benchmark import auroc, planted_models
 from helpers.audit.criteria import TESTS
-from helpers.audit.planted import FAMILIES, NATURAL, OPENED, share_opened
+from helpers.audit.planted import FAMILIES, NATURAL, OPENED
 from helpers.audit.verdicts import CONSISTENT, ILLUSION
 from helpers.directions.geometry import patch_subspace
 from helpers.patching.metrics import share
+from tools.audit import benchmark
+from tools.audit.benchmark import auroc, planted_models, score, share_opened
+from tools.audit.report import CALIBRATION
 from tools.evidence import audit as evidence
 from tools.evidence.literature import LITERATURE, off_manifold
 from tools.evidence.store import Evidence, evidence_file
@@ -155,4 +156,4 @@ def test_reports_state_the_rates_that_were_measured():
     for name, (errors, models, rate) in evidence.rates(held, TESTS).items():
         if name != "undecided":
             stated = f"{errors} of {models} ({rate.low:.0%} to {rate.high:.0%})"
-            assert stated in verdicts.CALIBRATION, stated
+            assert stated in CALIBRATION, stated

@@ -8,9 +8,9 @@ from conftest import build_tokenizer
 from transformers import AutoTokenizer
 
 from helpers.models.smollm import packaged_folder
-from helpers.tasks.pair_files import PairFileError, read_pairs
 from helpers.tasks.pairs import Pairs
-from helpers.tasks.tokens import answer_token, encode, follows_space, in_chat, start_token
+from helpers.tasks.tokens import answer_token, encode, follows_space, start_token
+from tools.pair_files import PairFileError, in_chat, read_pairs
 
 CHOICE = "Is ice cold? (A) yes (B) no. Answer: ("
 NAMES = "Then, Mary and John met in the yard. John spoke to"

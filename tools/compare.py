@@ -16,7 +16,8 @@ import pandas as pd
 
 from helpers.claims import compare, counts
 from helpers.claims.report import ResultsError, results_folder, saving
-from helpers.output import files, pages
+from helpers.output import files
+from tools import pages
 from tools.terminal import text_table
 
 

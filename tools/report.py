@@ -25,7 +25,8 @@ from helpers.claims.report import (
     results_folder,
     saving,
 )
-from helpers.output import files, pages, plots
+from helpers.output import files
+from tools import pages
 
 RULES = ["claim", "says", "rule", "could it have failed here?"]
 
@@ -68,7 +69,7 @@ def to_markdown(model: str | None = None) -> str:
 
 def to_html(model: str | None = None) -> str:
     """The report as one page, with the figure in it."""
-    table, image = report_table(model), plots.png(figure(model), dpi=110)
+    table, image = report_table(model), pages.png(figure(model), dpi=110)
     caption = "Every claim: the published number, ours with its 95 % interval, the verdict"
     rules = [
         [claim, spec["statement"], spec["rule"]["text"], _could_fail(spec)]

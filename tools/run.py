@@ -21,10 +21,10 @@ from helpers.claims.report import (
     summary_table,
 )
 from helpers.models.load import PACKAGED, model_name
-from helpers.output import files
 from helpers.output.files import ROOT
 from tools import machine
 from tools.execution import Kernels, Lessons
+from tools.places import check_writable
 from tools.report import write_report
 from tools.schedule import find_lessons, find_needs, run_all
 from tools.terminal import text_table
@@ -72,9 +72,9 @@ def run(lessons: Mapping[str, Path], *, jobs: int | None = None, inplace: bool =
     """
     results, ended = results_folder(), {}
     with saving(results):
-        files.check_writable(results)
+        check_writable(results)
     if inplace:
-        files.check_writable(NOTEBOOKS)
+        check_writable(NOTEBOOKS)
     if subprocess.run([sys.executable, "-c", PREPARE]).returncode:
         return 1
     jobs = min(jobs or (machine.jobs() if model_name() == PACKAGED else 1), len(lessons))

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from helpers.audit.interventions import Feature, Intervention, Subspace, intervention
+from helpers.audit.interventions import Intervention, Subspace, intervention
 from helpers.directions.geometry import project, row_space
 from helpers.models import Model
 from helpers.patching import Acts, CachedPairs, Estimate, Site, check_sites
@@ -160,7 +160,7 @@ def _along(base: Acts, source: Acts, columns: Float[Tensor, "d k"]) -> Acts:
 
 
 def _row_and_null(
-    base: Acts, source: Acts, what: Subspace | Feature, space: Float[Tensor, "d rank"]
+    base: Acts, source: Acts, what: Intervention, space: Float[Tensor, "d rank"]
 ) -> dict[str, Acts]:
     """The patches of the row part alone, and of the whole sensed by the null part alone."""
     seen = project(source - base, space)
@@ -188,14 +188,16 @@ def natural_changes(cached: Patchable) -> Float[Tensor, "d k"]:
 
 
 def mean_change(cached: Patchable) -> Acts:
-    """What the feature moves on average, for each pair with its sign: from base to source or back.
-
-    The sign of a pair is that of its change along the axis on which the pairs change most.
-    """
+    """What the feature moves on average, with each pair's sign: from base to source or back."""
     change = cached.source - cached.base
-    axis = torch.linalg.svd(change, full_matrices=False)[2][0]
-    sign = torch.where(change @ axis < 0, -1.0, 1.0).to(change)[:, None]
+    sign = signs(change)
     return sign * (sign * change).mean(0)
+
+
+def signs(change: Acts) -> Float[Tensor, "pairs 1"]:
+    """1 or -1: which way each pair goes along the axis on which the pairs change most."""
+    axis = torch.linalg.svd(change, full_matrices=False)[2][0]
+    return torch.where(change @ axis < 0, -1.0, 1.0).to(change)[:, None]
 
 
 def beyond_range(cached: Patchable, patched: Acts, W: Writer) -> PerPair:

@@ -1,13 +1,13 @@
 """What an audit is about: a way to change an activation, `new = what(base, source)`.
 
-Subspace(v)                # [d] or [d, k]: takes the source's value along it
-Feature(encoder, decoder)  # reads along one vector, writes along another, as an SAE feature does
-Feature(encoder, decoder, clamp=8.0)  # sets the feature to a value, whatever the source holds
-Steering(v, 4.0)           # adds a multiple of a vector, whatever the source holds
+Subspace(v)  # [d] or [d, k]: takes the source's value along it
+
+SAE features and steering vectors are in `tools.audit.changes`; whatever is an `Intervention` will
+do.
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,8 +18,30 @@ from helpers.directions.geometry import orthonormal
 from helpers.models import require
 from helpers.patching import Acts
 
-Vector: TypeAlias = Float[Tensor, "d"]
 Matrix: TypeAlias = Float[Tensor, "d k"]
+
+
+@runtime_checkable
+class Intervention(Protocol):
+    """What can be audited. Its text, `str(what)`, is an article and what it is: "a direction"."""
+
+    exchanges: bool  # whether it writes what the source holds
+    is_linear: bool  # in source - base
+
+    def __call__(self, base: Acts, source: Acts) -> Acts: ...
+
+    @property
+    def writes(self) -> Matrix:
+        """What it moves the activation along, orthonormal."""
+
+    def to(self, like: Tensor) -> "Intervention":
+        """The same with the kind of numbers, and on the device, of `like`."""
+
+    def in_words(self, base: Acts, source: Acts) -> str:
+        """What it does to these activations, in a sentence; empty if its name says it."""
+
+    def random(self, seed: int) -> "Intervention":
+        """Another like it, drawn at random: the control."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +56,8 @@ class Subspace:
     """
 
     basis: Float[Tensor, "d *k"]
-    exchanges: ClassVar[bool] = True  # whether it writes what the source holds
-    is_linear: ClassVar[bool] = True  # in source - base
+    exchanges: ClassVar[bool] = True
+    is_linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require.finite("a direction", self.basis)
@@ -56,147 +78,22 @@ class Subspace:
 
     @property
     def writes(self) -> Matrix:
-        """What it moves the activation along, orthonormal."""
         return self.basis.reshape(len(self.basis), -1)
 
     def to(self, like: Tensor) -> "Subspace":
-        """The same with the kind of numbers, and on the device, of `like`."""
         return replace(self, basis=self.basis.to(like))
 
     def in_words(self, base: Acts, source: Acts) -> str:
-        """What it does to these activations, in a sentence; empty if its name says it."""
         return "" if self.rank == 1 else "The basis was orthonormalised: only its span matters."
 
     def random(self, seed: int) -> "Subspace":
-        """Another of the same dimension, drawn at random: the control."""
+        """Another of the same dimension."""
         d = len(self.basis)
         if self.rank == 1:
             return Subspace(random_direction(d, seed=seed))
         return Subspace(torch.randn(d, self.rank, generator=torch.Generator().manual_seed(seed)))
 
 
-@dataclass(frozen=True, eq=False)
-class Feature:
-    """A feature of a sparse autoencoder: read along one vector, written along another.
-
-    Its value is `relu(encoder . (activation - centre) + bias)`, or zero up to `threshold` (a
-    JumpReLU). The patch changes the base's value to the source's, or to `clamp`, along `decoder`,
-    and leaves what the autoencoder does not reconstruct as it is.
-
-    Raises ValueError: vectors of different dimensions, zero or NaN.
-    """
-
-    encoder: Vector
-    decoder: Vector
-    bias: float = 0.0
-    centre: Vector | None = None  # often the decoder's bias
-    threshold: float = 0.0
-    clamp: float | None = None
-    is_linear: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        for name in ("encoder", "decoder", "centre"):
-            if (vector := getattr(self, name)) is not None:
-                require.floats(f"the feature's {name}", vector, ndim=1)
-                require.finite(f"the feature's {name}", vector)
-                if len(vector) != len(self.decoder):
-                    sizes = f"{len(vector)} dimensions, but its decoder {len(self.decoder)}"
-                    raise ValueError(f"the feature's {name} has {sizes}")
-        unit(self.encoder), unit(self.decoder)  # refuses zero
-
-    def __call__(self, base: Acts, source: Acts) -> Acts:
-        now = self.value(base)
-        then = self.value(source) if self.clamp is None else torch.full_like(now, self.clamp)
-        return base + (then - now)[..., None] * self.decoder.to(base)
-
-    def __str__(self) -> str:
-        return "an SAE feature" + ("" if self.clamp is None else f", clamped to {self.clamp:g}")
-
-    @property
-    def exchanges(self) -> bool:
-        return self.clamp is None
-
-    @property
-    def writes(self) -> Matrix:
-        return unit(self.decoder)[:, None]
-
-    def value(self, activation: Acts) -> Float[Tensor, "pairs"]:
-        """How strongly the feature is active."""
-        centred = activation if self.centre is None else activation - self.centre.to(activation)
-        before = centred @ self.encoder.to(activation) + self.bias
-        return before.relu() * (before > self.threshold)
-
-    def to(self, like: Tensor) -> "Feature":
-        centre = None if self.centre is None else self.centre.to(like)
-        return replace(
-            self, encoder=self.encoder.to(like), decoder=self.decoder.to(like), centre=centre
-        )
-
-    def in_words(self, base: Acts, source: Acts) -> str:
-        """How active it is in base and source, and in how many pairs the patch changes it."""
-        before, after = self.value(base), self.value(source)
-        moved = (self(base, source) - base).norm(dim=-1) > 0
-        return (
-            f"The feature is active in {(before > 0).float().mean():.0%} of the bases and "
-            f"{(after > 0).float().mean():.0%} of the sources, up to "
-            f"{torch.cat([before, after]).max():.2f}; its value changes in "
-            f"{moved.float().mean():.0%} of the pairs, and what it does not reconstruct stays."
-        )
-
-    def random(self, seed: int) -> "Feature":
-        """The same reading, written along a random vector as long as the decoder."""
-        other = random_direction(len(self.decoder), seed=seed).to(self.decoder)
-        return replace(self, decoder=other * self.decoder.norm())
-
-
-@dataclass(frozen=True, eq=False)
-class Steering:
-    """A steering vector: `amount` times the vector, as long as it is, is added to every base.
-
-    Raises ValueError: no vector of finite numbers, zero, or an amount of zero.
-    """
-
-    vector: Vector
-    amount: float = 1.0
-    exchanges: ClassVar[bool] = False
-    is_linear: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        require.floats("a steering vector", self.vector, ndim=1)
-        unit(self.vector)
-        require.positive("the amount of a steering vector", abs(self.amount))
-
-    def __call__(self, base: Acts, source: Acts) -> Acts:
-        return base + self.amount * self.vector.to(base)
-
-    def __str__(self) -> str:
-        return f"a steering vector, times {self.amount:g}"
-
-    @property
-    def writes(self) -> Matrix:
-        return unit(self.vector)[:, None]
-
-    def to(self, like: Tensor) -> "Steering":
-        return replace(self, vector=self.vector.to(like))
-
-    def in_words(self, base: Acts, source: Acts) -> str:
-        """How long what is added is, beside the activations and their natural change."""
-        added = abs(self.amount) * self.vector.norm().item()
-        whole, change = (x.norm(dim=-1).mean().item() for x in (base, source - base))
-        return (
-            f"What is added, only at the patched token, is {added:.2f} long: {added / whole:.0%} "
-            f"of the activation's, {added / max(change, 1e-9):.0%} of that from base to source."
-        )
-
-    def random(self, seed: int) -> "Steering":
-        """A random vector of equal length, as often."""
-        other = random_direction(len(self.vector), seed=seed).to(self.vector)
-        return replace(self, vector=other * self.vector.norm())
-
-
-Intervention: TypeAlias = Subspace | Feature | Steering
-
-
 def intervention(what: Intervention | Float[Tensor, "d *k"]) -> Intervention:
     """What is meant: a tensor is a direction or subspace whose value is exchanged."""
-    return what if isinstance(what, (Subspace, Feature, Steering)) else Subspace(what)
+    return what if isinstance(what, Intervention) else Subspace(what)

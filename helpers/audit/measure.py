@@ -99,23 +99,6 @@ class Audit:
         known = "" if self.what == "a direction" else f" {verdicts.NOT_CALIBRATED}"
         return said + known
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values, with the verdict and the summary."""
-        return {"verdict": self.verdict, "summary": self.summary, **_plain(vars(self))}
-
-
-def _plain(value: Any) -> Any:
-    """Sites, findings and named tuples as dictionaries, tuples as lists, all the way down."""
-    if isinstance(value, Site):
-        return value.as_dict()
-    if isinstance(value, Finding):
-        value = vars(value)
-    elif hasattr(value, "_asdict"):
-        value = value._asdict()
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    return list(map(_plain, value)) if isinstance(value, tuple) else value
-
 
 def audit(
     model: Model,

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from helpers.audit.diagnostics import later_units
+from helpers.audit.diagnostics import later_units, signs
 from helpers.directions import random_direction, unit
 from helpers.patching import Acts, CachedPairs, Site
 from helpers.patching.cached import Clamp, Patchable
@@ -129,9 +129,7 @@ def feature(pairs: CachedPairs) -> tuple[PerPair, PerPair, Float[Tensor, "d"]]:
     difference of the class means, which is one unit of the feature.
     """
     change = pairs.source - pairs.base
-    axis = torch.linalg.svd(change, full_matrices=False)[2][0]
-    sign = torch.where(change @ axis < 0, 1.0, -1.0)[:, None]
-    half = -(sign * change).mean(0) / 2
+    half = (signs(change) * change).mean(0) / 2
     middle = (pairs.base + pairs.source).mean(0) / 2
     read = half / half.square().sum()
     return (pairs.base - middle) @ read, (pairs.source - middle) @ read, half
@@ -289,15 +287,3 @@ def _silent(planted: PlantedPairs, plan: Plan) -> Silent:
     threshold = 1.02 * (torch.cat(streams) @ reads).max().item()
     gain = plan.push / (plan.elsewhere.norm() - threshold).clamp(min=0.2 * plan.elsewhere.norm())
     return Silent(reads, threshold, torch.stack([gain, -gain]))
-
-
-def share_opened(planted: PlantedPairs, patched: Acts) -> float:
-    """The truth: the share of a patch's effect that is gone with the planted units held that do not
-    carry the feature.
-    """
-    rows = torch.arange(len(planted)).repeat(2)
-    both = torch.cat([patched, planted.without_planted(patched)])
-    with torch.no_grad():
-        after = planted.logit_difference(both, rows)
-    full, shut = (planted.clean_logit_difference.mean() - x.mean() for x in after.chunk(2))
-    return (1 - shut / full).item()

@@ -26,12 +26,7 @@ WITHIN = "steers within what real inputs do"
 BEYOND = "steers, away from what real inputs do"
 
 SMALLEST_EFFECT = 0.05  # FLDD, of either sign, below which there is nothing to explain
-CALIBRATION = (  # of the verdict at the hidden activation of an MLP
-    "On planted models that nothing was fitted on (other features and layers, 32 to 400 pairs, a "
-    "second model) 0 of 42 (0% to 8%) natural directions were called an illusion, and 0 of 64 (0% "
-    "to 6%) that open a pathway were called consistent: of 100 like them, 8 and 6 at most."
-)
-NOT_CALIBRATED = (  # for anything else
+NOT_CALIBRATED = (  # for anything but single directions at the hidden activation of an MLP
     "The thresholds were set on single directions whose values are exchanged; how often they err "
     "elsewhere has not been measured."
 )

@@ -46,4 +46,4 @@ from helpers.directions.readers import (
     written_change,
 )
 from helpers.directions.search import answer_logit_difference, find_direction, find_pair_directions
-from helpers.directions.sweeps import facts_at_layer, facts_job, over_pairs, shared_model
+from helpers.directions.sweeps import facts_at_layer, over_pairs, shared_model

@@ -24,7 +24,7 @@ from torch import Tensor
 from helpers.directions.geometry import moves, patch_subspace, unit
 from helpers.models import require
 from helpers.patching import Acts, CachedPairs
-from helpers.patching.cached import base_gradients, gradients
+from helpers.patching.cached import base_gradients
 from helpers.patching.metrics import margin
 
 
@@ -43,44 +43,34 @@ class BestDirections:
     whole: float  # their sum: the linear effect of the whole component
 
 
-def best_directions(cached: CachedPairs, rank: int = 1, *, passes: int = 1) -> BestDirections:
+def best_directions(cached: CachedPairs, rank: int = 1) -> BestDirections:
     """The directions whose patches do most, for and against the source's answer.
-
-    With one pass the effects are linear. Each further pass takes the gradients again, half-way from
-    the bases to the states that the directions found so far lead to (the midpoint rule: exact for
-    a quadratic), along the patches of the top for the top, of the bottom for the bottom. M then
-    holds the mean of the gradients at all midpoints so far, since the last of them alone may go to
-    and fro. `spectrum` and `whole` stay those of the bases, where they belong together.
 
     With a higher rank the columns are the eigenvectors of the `rank` largest (smallest)
     eigenvalues: no other subspace of that dimension has a larger linear effect, which is their sum.
     Raises ValueError: a rank that the pairs do not span, pairs without a difference, an answer that
     does not depend on the site, or a model that does not do the task.
     """
-    require.whole("passes", passes, least=1)
     _check_rank(cached, rank)
     if not moves(cached.base, cached.source).any():
         raise ValueError("base and source are identical in every pair: there is nothing to patch")
     share = margin(cached.clean_logit_difference)
-    return _best(cached, cached.base_gradient, share, rank, passes)
+    return _best(cached, cached.base_gradient, share, rank)
 
 
-def best_directions_at(
-    cached: Sequence[CachedPairs], rank: int = 1, *, passes: int = 1
-) -> list[BestDirections | None]:
-    """`best_directions` at each site of a `cache_sites` call; the first pass is one for all sites.
+def best_directions_at(cached: Sequence[CachedPairs], rank: int = 1) -> list[BestDirections | None]:
+    """`best_directions` at each site of a `cache_sites` call, from one backward pass for all.
 
     None where no direction does anything: base and source are the same there, or nothing reads the
     site later. Other arguments and errors as for `best_directions`.
     """
-    require.whole("passes", passes, least=1)
     found = base_gradients(cached)
     for at in cached:
         _check_rank(at, rank)
     # One margin for all: that of the site from which the fewest layers are rerun.
     share = margin(max(cached, key=lambda at: at.site.layer).clean_logit_difference)
     return [
-        _best(at, gradient, share, rank, passes)
+        _best(at, gradient, share, rank)
         if gradient.any() and moves(at.base, at.source).any()
         else None
         for at, gradient in zip(cached, found, strict=True)
@@ -134,32 +124,11 @@ def spectrum_ends(gradient: Acts, difference: Acts, rank: int = 1) -> BestDirect
     return BestDirections(top, bottom, spectrum, spectrum.sum().item())
 
 
-def refine(
-    cached: CachedPairs, basis: Float[Tensor, "d rank"], passes: int, *, bottom: bool = False
-) -> Float[Tensor, "d rank"]:
-    """An end of the spectrum at the bases, improved by further passes; see `best_directions`.
-
-    Neither this nor `spectrum_ends` asks for a margin, so that a task which the model does not do
-    can serve as a control. `basis` is the `top` or the `bottom` of `spectrum_ends`; `passes` counts
-    that at the bases.
-    """
-    total = torch.zeros_like(cached.base)
-    for n in range(1, passes):
-        patched = patch_subspace(cached.base, cached.source, basis)
-        total = total + gradients(cached, (cached.base + patched) / 2)
-        ends = spectrum_ends(total / n, cached.source - cached.base, basis.shape[1])
-        basis = ends.bottom if bottom else ends.top
-    return basis
-
-
-def _best(cached: CachedPairs, g: Tensor, share: float, rank: int, passes: int) -> BestDirections:
-    """The ends at the bases and after further passes; `share` is the margin in nats."""
+def _best(cached: CachedPairs, g: Tensor, share: float, rank: int) -> BestDirections:
+    """Both ends, with the spectrum as shares of the margin, which is `share` nats."""
     _check_gradient(cached, g.any())
     ends = spectrum_ends(g, cached.source - cached.base, rank)
-    top = refine(cached, ends.top, passes)
-    bottom = refine(cached, ends.bottom, passes, bottom=True)
-    if rank == 1:
-        top, bottom = top[:, 0], bottom[:, 0]
+    top, bottom = (x[:, 0] if rank == 1 else x for x in (ends.top, ends.bottom))
     spectrum = ends.spectrum / share
     return BestDirections(top, bottom, spectrum, spectrum.sum().item())
 

@@ -1,11 +1,4 @@
-"""A sweep of facts over layers: here, from pairs cached once at all sites; on a cluster, as jobs.
-
-    jobs = [joblib.delayed(facts_job)(model_name(), pairs, layer) for layer in layers]
-    table = pd.concat(joblib.Parallel(n_jobs=1)(jobs))
-
-Jobs load what they need by name, so that any worker can do them: put the call inside
-`joblib.parallel_config(backend="dask")` (or `"ray"`).
-"""
+"""A sweep of facts over layers; `tools.jobs` runs one as jobs of a cluster."""
 
 import functools
 
@@ -15,21 +8,14 @@ import torch
 from helpers.directions.geometry import cosine, patch_each, read_write_patch, row_null_split
 from helpers.directions.search import find_pair_directions
 from helpers.models import Model, load_model
-from helpers.patching import Acts, CachedPairs, Site, cache_pairs
+from helpers.patching import Acts, CachedPairs
 from helpers.patching.metrics import logit_difference
-from helpers.tasks import Pairs
 
 
 @functools.cache
 def shared_model(name: str) -> Model:
     """The model of this name, loaded once in each process."""
     return load_model(name)
-
-
-def facts_job(name: str, pairs: Pairs, layer: int, *, steps: int = 10) -> pd.DataFrame:
-    """`facts_at_layer` of a model that is loaded by name; see there."""
-    cached = cache_pairs(shared_model(name), pairs, Site(layer, "mlp_hidden"))
-    return facts_at_layer(cached, steps=steps)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ the same in every prompt, so no edit of a fact has to avoid it or could read it.
 import contextlib
 import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,13 +28,11 @@ from helpers.output import files
 from helpers.patching import Site, check_sites
 from helpers.patching.sites import check_vocabulary
 from helpers.patching.suffix import run_to
-from helpers.tasks import encode
 
 SecondMoment: TypeAlias = Float[Tensor, "d_mlp d_mlp"]
 Passages: TypeAlias = Int[Tensor, "passages length"]
 FOLDER_NAME = "second-moments"
 VERSION = 1  # raise it when what is stored changes: older files are then ignored
-WIKITEXT = "Salesforce/wikitext", "wikitext-103-raw-v1"
 
 
 @torch.no_grad()
@@ -122,27 +120,6 @@ def cached_second_moment(
     return {layer: found[layer] for layer in layers}
 
 
-def passages_from_wikitext(model: Model, n: int, *, length: int = 64, seed: int = 0) -> Passages:
-    """Openings of Wikipedia paragraphs as tokens, where there is a network: `n` out of `4 n` read.
-
-    Each begins as a prompt does: with BOS if the model's tokenizer puts one. Streamed, so only the
-    beginning of the dataset is downloaded; paragraphs with fewer tokens are passed over. Raises
-    ConnectionError: it cannot be had. ValueError: it ends before `n` are long enough.
-    """
-    require.whole("n", n, least=1)
-    found: list[Tensor] = []
-    for paragraph in _wikitext():
-        # a token is seldom longer than eight characters: no need to encode more
-        piece = encode(model, paragraph[: 8 * length])[:length]
-        found += [piece] if len(piece) == length else []
-        if len(found) == 4 * n:
-            break
-    if len(found) < n:
-        raise ValueError(f"only {len(found)} paragraphs have {length} tokens or more, not {n}")
-    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))
-    return torch.stack(found)[order[:n]]
-
-
 def fingerprint(model: Model) -> str:
     """A hash of the model's configuration and of every weight and buffer, bit by bit."""
     digest = hashlib.blake2b(str(model.original_model.config).encode(), digest_size=16)
@@ -151,19 +128,6 @@ def fingerprint(model: Model) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(values.view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _wikitext() -> Iterator[str]:
-    """The paragraphs and headings of the dataset, from its beginning."""
-    try:
-        from datasets import load_dataset  # here and not above: it takes a second to import
-
-        for row in load_dataset(*WIKITEXT, split="train", streaming=True):
-            yield row["text"].strip()
-    except Exception as error:  # each library below has its own family of network errors
-        reason = f"the dataset {WIKITEXT[0]} cannot be read: {error}"
-        texts = "the texts that come with the project: helpers.tasks.text.passages"
-        raise ConnectionError(f"{reason}. Without a network, take {texts}") from error
 
 
 def _check_request(

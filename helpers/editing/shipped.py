@@ -10,7 +10,6 @@ cosine above .999 with those from the exact `C`, which takes seven times the spa
 import json
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
@@ -51,22 +50,10 @@ def shipped_second_moments(model: Model) -> tuple[dict[int, SecondMoment], int]:
     return moments, about["tokens"]
 
 
-def packed(second_moment: SecondMoment) -> tuple[Tensor, Tensor, Tensor]:
-    """The Cholesky factor below its diagonal as int8, row by row; its rows' scales; its diagonal.
-
-    A RuntimeError if the second moment is not positive definite.
-    """
-    factor = torch.linalg.cholesky(in_double(second_moment))
-    scale = factor.tril(-1).abs().amax(1) / 127
-    below = (factor / scale.clamp(min=1e-30)[:, None]).round()
-    row, column = torch.tril_indices(*factor.shape, offset=-1)
-    return below[row, column].to(torch.int8), scale.float(), factor.diagonal().float()
-
-
 def unpacked(
     below: Tensor, scale: Float[Tensor, "d"], diagonal: Float[Tensor, "d"]
 ) -> SecondMoment:
-    """The second moment that `packed` took apart, up to the rounding."""
+    """The second moment whose Cholesky factor this is, up to the rounding."""
     row, column = torch.tril_indices(len(diagonal), len(diagonal), offset=-1)
     factor = torch.diag(diagonal.double())
     factor[row, column] = below.double() * scale.double()[row]
@@ -76,12 +63,3 @@ def unpacked(
 def parameter_norms(model: Model) -> Float[Tensor, "parameters"]:
     """The norm of every parameter: which weights these are, whatever the machine rounds."""
     return torch.stack([in_double(p).norm() for _, p in sorted(model.named_parameters())])
-
-
-def save(path: Path, moments: dict[int, SecondMoment], model: Model, about: dict) -> None:
-    """Write the file that `shipped_second_moments` reads."""
-    parts = {"norms": parameter_norms(model)}
-    for layer, moment in moments.items():
-        parts |= {f"{layer}.{n}": x for n, x in zip(PARTS, packed(moment), strict=True)}
-    about = {"about": json.dumps(about | {"layers": list(moments)})}
-    files.write(path, safetensors.torch.save(parts, metadata=about))

@@ -1,4 +1,4 @@
-"""What others read: figures in one style, pages and tables, files written in one step.
+"""What others read: figures in one style, files written in one step.
 
-The modules are `plots`, `pages` and `files`; nothing here knows of models or patches.
+The modules are `plots` and `files`; nothing here knows of models or patches.
 """

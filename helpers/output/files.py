@@ -3,7 +3,6 @@
 import contextlib
 import glob
 import os
-import tempfile
 import time
 from pathlib import Path
 
@@ -27,12 +26,3 @@ def write(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def check_writable(folder: Path) -> None:
-    """Try a file in a folder, or where it would be made; an OSError is better before the work."""
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(b"0")

@@ -1,6 +1,5 @@
 """One look for all figures, `figure, ax = new()`: a colour always means the same thing."""
 
-import io
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -43,14 +42,6 @@ def new(
 ) -> tuple[Figure, Axes]:
     """A figure of `width` by `height` inches, laid out so that nothing is cut off."""
     return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **kwargs)
-
-
-def png(figure: Figure, *, dpi: int) -> bytes:
-    """A figure as the content of an image file; it is closed."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi)
-    plt.close(figure)
-    return file.getvalue()
 
 
 def show(figure: Figure, alt: str) -> None:

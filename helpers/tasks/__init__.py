@@ -3,7 +3,6 @@
 `ioi`, `agreement` and `facts` each have a `make_pairs`; `Pairs.from_prompts` takes your own text.
 """
 
-from helpers.tasks.pair_files import read_pairs
 from helpers.tasks.pairs import Pairs
 from helpers.tasks.text import passages
 from helpers.tasks.tokens import encode, single_token

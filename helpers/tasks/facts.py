@@ -2,7 +2,7 @@
 
 A prompt is made from a template of the relation, which has the slot `{subject}` or `{}`; it ends
 right before the answer. Subjects and answers may be several tokens long. Answers are compared by
-their first token. `load_facts` gives the facts of the project, `helpers.tasks.counterfact` more.
+their first token. `load_facts` gives the facts of the project, `tools.counterfact` more.
 """
 
 import contextlib

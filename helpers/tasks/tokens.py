@@ -83,18 +83,6 @@ def follows_space(model: Tokenizes, prompt: str) -> bool:
     return not prompt.endswith(tuple(special))
 
 
-def in_chat(model: Tokenizes, text: str) -> str:
-    """The text as a user's message in the model's chat template, up to where it is to answer.
-
-    A ValueError if the tokenizer has no such template.
-    """
-    tokenizer = _tokenizer(model)
-    if not getattr(tokenizer, "chat_template", None):
-        raise ValueError("the model's tokenizer has no chat template: give prompts as plain text")
-    message = [{"role": "user", "content": text}]
-    return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-
-
 def start_token(model: Model) -> int | None:
     """The token that the model's prompts begin with; None if there is none, or no tokenizer."""
     if getattr(model, "tokenizer", None) is None:

@@ -18,18 +18,20 @@ from typing import NamedTuple
 
 import matplotlib
 
-from helpers.audit import Audit, Feature, Steering, Subspace, audit_each, save
+from helpers.audit import Audit, Intervention, Subspace, audit_each
 from helpers.models import Model, ModelError, load_model, model_slug
-from helpers.output.files import check_writable
 from helpers.patching import Site, cache_pairs
-from helpers.tasks import Pairs, agreement, facts, ioi, read_pairs
-from helpers.tasks.pair_files import read_table
+from helpers.tasks import Pairs, agreement, facts, ioi
 from tools.audit import provenance, table
+from tools.audit.changes import Steering
 from tools.audit.features import NAMES as AUTOENCODERS
 from tools.audit.features import read_features
+from tools.audit.report import save
 from tools.audit.sites import parse_site
 from tools.audit.submissions import read_submission
 from tools.audit.vectors import READERS, files_in, read_directions
+from tools.pair_files import read_pairs, read_table
+from tools.places import check_writable
 
 TASKS = ("ioi", "number", "gender", "facts")  # pairs that need no file
 ONE = ("audit.json", "audit.md", "audit.html", "audit.png")
@@ -41,7 +43,7 @@ class Job(NamedTuple):
 
     name: str
     site: Site
-    what: Subspace | Feature | Steering
+    what: Intervention
     files: tuple[Path, ...]
 
 

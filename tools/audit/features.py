@@ -11,7 +11,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from helpers.audit import Feature
+from tools.audit.changes import Feature
 from tools.audit.vectors import DirectionFileError, as_tensor, numbers, read_file
 
 NAMES = ("sae_weights.safetensors", "params.npz")  # in a folder

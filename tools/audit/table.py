@@ -8,9 +8,10 @@ from pathlib import Path
 
 from helpers.audit import Audit
 from helpers.audit.criteria import ALL_TESTS
-from helpers.audit.report import COLUMNS, rows_of
-from helpers.output import files, pages
+from helpers.output import files
+from tools import pages
 from tools.audit.provenance import to_json
+from tools.audit.report import COLUMNS, rows_of, to_dict
 
 NAMES = ("audits.csv", "audits.json", "audits.html")
 EFFECTS = ("FLDD", "FLDD low", "FLDD high", "accuracy", "whole FLDD", "pairs")
@@ -37,7 +38,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 def save(audits: Mapping[str, Audit], folder: Path) -> list[Path]:
     """Write the table in its three forms, or an OSError; the paths come back."""
     rows = [row_of(name, audit) for name, audit in audits.items()]
-    plain = {name: audit.to_dict() for name, audit in audits.items()}
+    plain = {name: to_dict(audit) for name, audit in audits.items()}
     known = [one.pop("provenance") for one in plain.values()]  # the same of all
     content = {"provenance": known[0], "audits": [{"name": n, **one} for n, one in plain.items()]}
     paths = [folder / name for name in NAMES]

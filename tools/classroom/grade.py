@@ -15,13 +15,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from helpers.output.files import check_writable
 from tools.classroom import gradebook, replay, submission
 from tools.classroom.assignment import ClassroomError, Lesson, lessons_with_exercises, read_lesson
 from tools.classroom.box import Limits, Record, find_box, run_answers
 from tools.classroom.gradebook import Result, Row
 from tools.classroom.submission import Submission, Unreadable
-from tools.places import without_places
+from tools.places import check_writable, without_places
 
 AT_ONCE = 2
 NO_LESSON = Lesson("", Path(), None, ())

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from helpers.output import files
-from helpers.output.pages import html_page, html_table
 from tools.classroom.assignment import Exercise, Lesson
 from tools.classroom.submission import Restored, Submission
+from tools.pages import html_page, html_table
 
 GRADES = "student id lesson points max_points same_as_published notes isolation file page"
 BY_EXERCISE = "student id lesson exercise points max_points message file"

@@ -18,12 +18,12 @@ from helpers.attribution import METHODS, agreement, attribution, coefficients
 from helpers.claims import report, shipped_evidence
 from helpers.directions import best_directions, patch_subspace, unit
 from helpers.models import Model, load_model
-from helpers.output.pages import markdown_table
 from helpers.patching import Site, cache_pairs, cache_sites, metrics
 from helpers.patching.cached import logit_differences
 from helpers.tasks import ioi
 from helpers.tasks.pairs import Pairs
 from tools.evidence.store import Evidence, command
+from tools.pages import markdown_table
 
 PAIRS = {"train": 8, "test": 8, "fresh": 12}  # of each template
 SEED = 1  # of the pairs; a trial of the code had looked at one fresh template with seed 0

@@ -17,11 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from helpers.audit.benchmark import auroc
 from helpers.audit.criteria import TESTS, Criterion, measured
 from helpers.audit.diagnostics import natural_changes, scores
 from helpers.audit.measure import audit
-from helpers.audit.planted import FAMILIES, NATURAL, PlantedPairs, plant, share_opened
+from helpers.audit.planted import FAMILIES, NATURAL, PlantedPairs, plant
 from helpers.audit.verdicts import CONSISTENT, ILLUSION, NO_EFFECT, conclude
 from helpers.directions import (
     answer_logit_difference,
@@ -33,13 +32,14 @@ from helpers.directions import (
 )  # fmt: skip
 from helpers.directions.layers import halves
 from helpers.models import PACKAGED, Model, load_model, model_slug
-from helpers.output.pages import markdown_table
 from helpers.patching import CachedPairs, Estimate, Site, cache_pairs, cache_sites
 from helpers.patching.metrics import fractional_logit_difference_decrease, share
 from helpers.tasks import agreement, ioi
 from helpers.tasks.pairs import Pairs
+from tools.audit.benchmark import auroc, share_opened
 from tools.evidence.literature import LITERATURE
 from tools.evidence.store import Evidence, command
+from tools.pages import markdown_table
 
 SIZES, DRAWS = (16, 32, 64, 128), 3  # pairs to judge a real direction on, and how often
 PENALTY = 5  # an innocent accused counts as much as so many guilty missed

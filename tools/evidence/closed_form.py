@@ -23,21 +23,21 @@ from helpers.audit.diagnostics import distance_ratio
 from helpers.directions.closed_form import (
     best_directions,
     best_directions_at,
-    refine,
     spectrum_ends,
 )
 from helpers.directions.geometry import patch_subspace, random_direction
 from helpers.directions.layers import mean_difference, mean_gradient
 from helpers.directions.search import answer_logit_difference, cross_entropy, find_direction
 from helpers.models import load_model, load_untrained
-from helpers.output.pages import markdown_table
 from helpers.patching import CachedPairs, cache_sites
+from helpers.patching.cached import gradients
 from helpers.patching.metrics import bootstrap
 from helpers.patching.sites import Site
 from helpers.tasks.ioi import make_pairs
 from helpers.tasks.pairs import Pairs
 from helpers.tasks.tokens import single_token
 from tools.evidence.store import Evidence, command
+from tools.pages import markdown_table
 
 SITES = (
     Site(20, "mlp_hidden"),
@@ -67,6 +67,24 @@ RULES = (
     "Seconds: processor time on one thread of a shared machine, from cached prompts on.",
 )
 Find = Callable[[CachedPairs], tuple[Tensor, int]]  # the direction and the backward passes it took
+
+
+def refine(cached: CachedPairs, basis: Tensor, passes: int, *, bottom: bool = False) -> Tensor:
+    """An end of the spectrum at the bases, `[d rank]`, improved by further passes.
+
+    Each takes the gradients again, half-way from the bases to the states that the directions found
+    so far lead to (the midpoint rule: exact for a quadratic), and looks for the end of their mean
+    at all midpoints so far, since the last of them alone may go to and fro. `basis` is the `top` or
+    the `bottom` of `spectrum_ends`, or of `best_directions`; `passes` counts that at the bases. It
+    asks for no margin, so that a task which the model does not do can serve as a control.
+    """
+    total = torch.zeros_like(cached.base)
+    for n in range(1, passes):
+        patched = patch_subspace(cached.base, cached.source, basis)
+        total = total + gradients(cached, (cached.base + patched) / 2)
+        ends = spectrum_ends(total / n, cached.source - cached.base, basis.shape[1])
+        basis = ends.bottom if bottom else ends.top
+    return basis
 
 
 def closed_form(passes: int, cached: CachedPairs) -> tuple[Tensor, int]:

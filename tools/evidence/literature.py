@@ -1,4 +1,4 @@
-"""Tests of a direction from the literature, as `helpers.audit.score` takes them."""
+"""Tests of a direction from the literature, as `tools.audit.benchmark.score` takes them."""
 
 from collections.abc import Callable, Mapping
 

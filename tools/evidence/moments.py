@@ -6,9 +6,17 @@ Writes `data/moments/<model>.safetensors` (seven megabytes; a few minutes). The 
 lesson keeps to test with are left out.
 """
 
-from helpers.editing.moments import second_moment
-from helpers.editing.shipped import save, shipped_file
+import json
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from helpers.editing.moments import SecondMoment, in_double, second_moment
+from helpers.editing.shipped import PARTS, parameter_norms, shipped_file
 from helpers.models import Model, load_model
+from helpers.output import files
 from helpers.tasks import passages
 
 PASSAGES, OF_THE_LESSON, HELD_OUT = 900, 80, 16  # of 64 tokens; the last of the lesson's are unseen
@@ -24,6 +32,27 @@ def training_passages(model: Model):
     unseen = passages(model, OF_THE_LESSON)[-HELD_OUT:]
     every = passages(model, PASSAGES)
     return every[~(every[:, None] == unseen).all(-1).any(-1)]
+
+
+def packed(moment: SecondMoment) -> tuple[Tensor, Tensor, Tensor]:
+    """The Cholesky factor below its diagonal as int8, row by row; its rows' scales; its diagonal.
+
+    A RuntimeError if the second moment is not positive definite.
+    """
+    factor = torch.linalg.cholesky(in_double(moment))
+    scale = factor.tril(-1).abs().amax(1) / 127
+    below = (factor / scale.clamp(min=1e-30)[:, None]).round()
+    row, column = torch.tril_indices(*factor.shape, offset=-1)
+    return below[row, column].to(torch.int8), scale.float(), factor.diagonal().float()
+
+
+def save(path: Path, moments: dict[int, SecondMoment], model: Model, about: dict) -> None:
+    """Write the file that `shipped_second_moments` reads."""
+    parts = {"norms": parameter_norms(model)}
+    for layer, moment in moments.items():
+        parts |= {f"{layer}.{n}": x for n, x in zip(PARTS, packed(moment), strict=True)}
+    about = {"about": json.dumps(about | {"layers": list(moments)})}
+    files.write(path, safetensors.torch.save(parts, metadata=about))
 
 
 def main() -> None:

@@ -30,11 +30,11 @@ from helpers.editing import (
 )
 from helpers.editing.rome import find_shifts
 from helpers.models import load_model
-from helpers.output.pages import markdown_table
 from helpers.patching import Site, cache_sites, metrics
 from helpers.tasks import Pairs, encode, facts, passages
 from tools.evidence.moments import HELD_OUT, OF_THE_LESSON, layers_to_edit
 from tools.evidence.store import Evidence, command
+from tools.pages import markdown_table
 
 RELATIONS = ("country_capital", "country_continent", "country_language", "city_state",
              "river_continent", "element_symbol")  # fmt: skip

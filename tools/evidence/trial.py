@@ -27,10 +27,10 @@ from helpers.directions import (
     unit,
 )
 from helpers.models import load_model
-from helpers.output.pages import markdown_table
 from helpers.patching import CachedPairs, Site, cache_sites, metrics
 from helpers.tasks.ioi import make_pairs
 from tools.evidence.store import Evidence, command
+from tools.pages import markdown_table
 
 TRAIN, FRESH, SEEDS = 200, 300, 3
 WRITERS = Site(19, "head_output", head=2), Site(20, "head_output", head=0)  # of lesson 04

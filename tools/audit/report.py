@@ -12,20 +12,45 @@ from pathlib import Path
 from typing import Any
 
 from helpers.audit import criteria, verdicts
-from helpers.audit.criteria import AGAINST, FOR, OPEN
-from helpers.audit.drawing import figure, figure_in_words, the
+from helpers.audit.criteria import AGAINST, FOR, OPEN, Finding
 from helpers.audit.measure import Audit, Effects
-from helpers.output import files, pages, plots
+from helpers.output import files
+from helpers.patching import Site
+from tools import pages
+from tools.audit.drawing import figure, figure_in_words, the
 
 PROMPTS = ("pair", "base", "source", "answer", "counterfactual")
 COLUMNS = ("test", "verdict", "question", "why", "what fools it")
 SIGN = {AGAINST: "✗", FOR: "✓", OPEN: "?", criteria.REPORTED: "·", criteria.DOES_NOT_APPLY: "–"}
+CALIBRATION = (  # of the verdict at the hidden activation of an MLP
+    "On planted models that nothing was fitted on (other features and layers, 32 to 400 pairs, a "
+    "second model) 0 of 42 (0% to 8%) natural directions were called an illusion, and 0 of 64 (0% "
+    "to 6%) that open a pathway were called consistent: of 100 like them, 8 and 6 at most."
+)
 MARKED = "\u25b8{}\u25c2"  # around the token that is patched, or read
+
+
+def to_dict(audit: Audit) -> dict[str, Any]:
+    """Everything as plain values, with the verdict and the summary."""
+    return {"verdict": audit.verdict, "summary": audit.summary, **_plain(vars(audit))}
+
+
+def _plain(value: Any) -> Any:
+    """Sites, findings and named tuples as dictionaries, tuples as lists, all the way down."""
+    if isinstance(value, Site):
+        return value.as_dict()
+    if isinstance(value, Finding):
+        value = vars(value)
+    elif hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return list(map(_plain, value)) if isinstance(value, tuple) else value
 
 
 def to_json(audit: Audit) -> str:
     """Everything that was measured, as JSON."""
-    return json.dumps(audit.to_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(to_dict(audit), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def to_markdown(audit: Audit) -> str:
@@ -71,7 +96,7 @@ def save(audit: Audit, folder: str | Path) -> list[Path]:
 
 
 def _png(audit: Audit) -> bytes:
-    return plots.png(figure(audit), dpi=150)
+    return pages.png(figure(audit), dpi=150)
 
 
 def rows_of(audit: Audit) -> list[list[str]]:
@@ -104,7 +129,7 @@ def _footer(audit: Audit) -> str:
         "then the likeliest of all tokens"
     )
     calibrated = audit.what == "a direction"
-    known = verdicts.CALIBRATION if calibrated else verdicts.NOT_CALIBRATED
+    known = CALIBRATION if calibrated else verdicts.NOT_CALIBRATED
     return f"{known} {about}. {versions}."
 
 

@@ -1,7 +1,11 @@
-"""Tables and pages for people: HTML that needs no other file, and Markdown."""
+"""Tables, figures and pages for people: HTML that needs no other file, and Markdown."""
 
 import base64
+import io
 from html import escape
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 ESCAPED = str.maketrans({"|": r"\|", "\\": r"\\"})  # a bar would end a cell of Markdown
 STYLE = """
@@ -37,6 +41,14 @@ def html_page(title: str, body: str) -> str:
 </body>
 </html>
 """
+
+
+def png(figure: Figure, *, dpi: int) -> bytes:
+    """A figure as the content of an image file; it is closed."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi)
+    plt.close(figure)
+    return file.getvalue()
 
 
 def image(png: bytes, words: str) -> str:

@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from helpers.audit.diagnostics import scores
-from helpers.audit.planted import FAMILIES, OPENED, PlantedPairs, plant, share_opened
+from helpers.audit.planted import FAMILIES, OPENED, PlantedPairs, plant
 from helpers.directions import patch_subspace
 from helpers.models import Model, load_model, require
-from helpers.patching import Site, cache_sites
+from helpers.patching import Acts, Site, cache_sites
 from helpers.tasks import ioi
 
 KINDS = ("mlp_hidden", "resid_mid", "resid_post")
@@ -77,6 +77,18 @@ def planted_models(model: Model, layer: int, seeds: int, n_pairs: int) -> tuple:
         found = {name: one.value for name, one in scores(planted, v, planted.W).items()}
         made.append((family, planted, v, share, found))
     return tuple(made)
+
+
+def share_opened(planted: PlantedPairs, patched: Acts) -> float:
+    """The truth: the share of a patch's effect that is gone with the planted units held that do not
+    carry the feature.
+    """
+    rows = torch.arange(len(planted)).repeat(2)
+    both = torch.cat([patched, planted.without_planted(patched)])
+    with torch.no_grad():
+        after = planted.logit_difference(both, rows)
+    full, shut = (planted.clean_logit_difference.mean() - x.mean() for x in after.chunk(2))
+    return (1 - shut / full).item()
 
 
 def _with_interval(opened: Tensor, natural: Tensor) -> tuple[float, float, float]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from helpers.tasks.pairs import Pairs
-from helpers.tasks.tokens import Tokenizes, answer_token, encode, in_chat
+from helpers.tasks.tokens import Tokenizes, answer_token, encode
 
 NEEDED = ("base", "source", "answer", "counterfactual")
 POSITIONS = {"position": "base", "source_position": "source"}  # with the prompt each is about
@@ -75,6 +75,18 @@ def read_table(path: str | Path) -> pd.DataFrame:
     _raise_if(path, [f"row {number}: {n} cells, {advice}" for number, n in cells.items()])
     table = pd.DataFrame(list(numbered.values()), index=list(numbered), columns=columns, dtype=str)
     return table.assign(**{name: "-1" for name in POSITIONS if name not in columns})
+
+
+def in_chat(model: Tokenizes, text: str) -> str:
+    """The text as a user's message in the model's chat template, up to where it is to answer.
+
+    A ValueError if the tokenizer has no such template.
+    """
+    tokenizer = getattr(model, "tokenizer", model)
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError("the model's tokenizer has no chat template: give prompts as plain text")
+    message = [{"role": "user", "content": text}]
+    return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
 
 
 def _read_rows(path: Path) -> list[list[str]]:

@@ -13,7 +13,7 @@ judge the chosen ones on other pairs, and beside as many random ones.
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -28,14 +28,15 @@ from helpers.patching import CachedPairs
 from helpers.patching.suffix import Mix
 from helpers.tasks import Pairs
 
+Desiderata: TypeAlias = Pairs | Sequence[Pairs]
 Rows: TypeAlias = Int[Tensor, "rows"]
 Keep: TypeAlias = Float[Tensor, "components"]  # of each, the share of what comes by
 Masked: TypeAlias = Callable[[Keep, Rows], Float[Tensor, "rows"]]  # the target's logits
-Component = TypeVar("Component", Head, int)
+Component: TypeAlias = Head | int  # a head, or the number of a direction
 
 
 @dataclass(frozen=True)
-class Mask(Generic[Component]):
+class Mask:
     """The components that were chosen, the mask before rounding, and the loss at each step."""
 
     chosen: list[Component]
@@ -44,11 +45,8 @@ class Mask(Generic[Component]):
 
 
 def find_heads(
-    model: Model,
-    desiderata: Pairs | Sequence[Pairs],
-    heads: Collection[Head] | None = None,
-    **options: float,
-) -> Mask[Head]:
+    model: Model, desiderata: Desiderata, heads: Collection[Head] | None = None, **options: float
+) -> Mask:
     """The heads that carry what the desiderata ask for, at the token that the pairs say.
 
     Heads (all of them by default) feel what lower ones pass on: the mask is of what comes by, not
@@ -63,7 +61,7 @@ def find_heads(
 
 def find_directions(
     cached: CachedPairs | Sequence[CachedPairs], basis: Float[Tensor, "d k"], **options: float
-) -> Mask[int]:
+) -> Mask:
     """Which columns of an orthonormal basis carry it at one site: one desideratum, or several.
 
     `patch_subspace(other.base, other.source, basis[:, mask.chosen])` is the patch of those.
@@ -89,17 +87,17 @@ def learn_mask(
     lr: float = 0.1,
     seed: int = 0,
     progress: bool = True,
-) -> Mask[Component]:
+) -> Mask:
     """The mask of these components, by Adam with step size `lr`.
 
     Each step takes `batch_size` pairs of every desideratum. `penalty` is what a chosen component
-    must bring, in nats of the target's logit. A ValueError: numbers that make no sense, or nothing
-    to choose from.
+    must bring, in nats of the target's logit. A ValueError: a number that makes no sense, or
+    nothing to choose from.
     """
     require.positive("penalty", penalty, zero=True)
     require.positive("lr", lr)
-    require.whole("steps", steps, least=1)
-    require.whole("batch_size", batch_size, least=1)
+    for name, number in (("steps", steps), ("batch_size", batch_size)):
+        require.whole(name, number, least=1)
     if not components or not desiderata:
         raise ValueError("give at least one component and one desideratum")
     keep = torch.ones(len(components), requires_grad=True)
@@ -115,9 +113,8 @@ def learn_mask(
         with torch.no_grad():
             keep.clamp_(0, 1)
         losses.append(loss.item())
-    keep = keep.detach()
-    chosen = [one for one, share in zip(components, keep.tolist(), strict=True) if share < 0.5]
-    return Mask(chosen, keep, losses)
+    chosen = [components[place] for place in (keep < 0.5).nonzero()[:, 0].tolist()]
+    return Mask(chosen, keep.detach(), losses)
 
 
 def _masked_heads(entry: CachedPairs, *heads: CachedPairs) -> Masked:

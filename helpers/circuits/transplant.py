@@ -80,9 +80,7 @@ def check_alike(model: Model, donor: Model, sites: Sequence[Site]) -> None:
     for name in SIZES:
         ours, theirs = getattr(model.cfg, name, None), getattr(donor.cfg, name, None)
         if ours != theirs:
-            raise ValueError(
-                f"{name} is {ours} here and {theirs} in the donor: take its base model"
-            )
+            raise ValueError(f"{name} is {ours} here, but {theirs} in the donor: take its base")
     if model.tokenizer.get_vocab() != donor.tokenizer.get_vocab():
         raise ValueError("the donor has another vocabulary: its tokens mean something else")
     for site in sites:

@@ -81,9 +81,8 @@ def bytes_per_pair(model: Model, pairs: Pairs, site: Site) -> int:
     """What a cached pair keeps, plus two rows of logits; the longest prompt counts for all."""
     cfg = model.cfg
     longest = max(map(len, pairs.base_tokens))
-    keys_and_values = (
-        2 * key_value_heads(model) * cfg.d_head * longest * (cfg.n_layers - site.layer)
-    )
+    layers = cfg.n_layers - site.layer
+    keys_and_values = 2 * key_value_heads(model) * cfg.d_head * longest * layers
     return (keys_and_values + 2 * cfg.d_vocab) * model.W_U.element_size()
 
 

@@ -1,15 +1,24 @@
-"""Mean ablation against one hook after the other, written out."""
+"""Mean ablation against one hook after the other, and on a model whose circuit is known."""
+
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from planted_circuit import COPIER, FETCHER, QUERY, planted_model, position_pairs
 from test_patching import random_pairs
 
 from helpers.circuits import (
+    ablated_accuracy,
     ablated_logit_difference,
+    at_token,
+    completeness,
     every_head,
     faithfulness,
     head_means,
+    minimality,
     random_heads,
+    random_subset,
     strongest,
 )
 from helpers.patching import Site, cache_pairs
@@ -19,22 +28,26 @@ def name(layer):
     return f"blocks.{layer}.attn.hook_z"
 
 
+def ablated_by_hand(model, tokens, circuit, means):
+    """The last logits of one prompt, one head at a time."""
+    hooks = []
+    for layer, head in set(every_head(model)) - set(circuit):
+
+        def ablate(z, hook, layer=layer, head=head):
+            z = z.clone()
+            for place in range(z.shape[1]):
+                z[:, place, head] = means[layer, place, head]
+            return z
+
+        hooks.append((name(layer), ablate))
+    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+        return model(tokens[None])[0, -1]
+
+
 def by_hand(model, pairs, circuit, means):
-    """One prompt and one head at a time."""
     found = []
     for row, tokens in enumerate(pairs.base_tokens):
-        hooks = []
-        for layer, head in set(every_head(model)) - set(circuit):
-
-            def ablate(z, hook, layer=layer, head=head):
-                z = z.clone()
-                for place in range(z.shape[1]):
-                    z[:, place, head] = means[layer, place, head]
-                return z
-
-            hooks.append((name(layer), ablate))
-        with torch.no_grad(), model.hooks(fwd_hooks=hooks):
-            logits = model(tokens[None])[0, -1]
+        logits = ablated_by_hand(model, tokens, circuit, means)
         found.append(logits[pairs.answer[row]] - logits[pairs.counterfactual[row]])
     return torch.stack(found)
 
@@ -93,3 +106,80 @@ def test_random_heads_are_different_heads(tiny_model):
     assert len(set(heads)) == 10 and set(heads) <= set(every_head(model))
     assert heads == random_heads(model, 10, seed=0) != random_heads(model, 10, seed=1)
     assert not any(point.fwd_hooks for point in model.hook_dict.values())
+
+
+def test_entries_of_a_circuit_may_be_at_one_token(tiny_model):
+    model = tiny_model("gpt2")
+    pairs, heads = random_pairs(model, 3), every_head(model)
+    means = head_means(model, pairs)
+    place_by_place = [entry for at in range(9) for entry in at_token(heads, at)]
+    full, last, *rest = (
+        ablated_logit_difference(model, pairs, circuit, means)
+        for circuit in (heads, at_token(heads, -1), at_token(heads, 8), place_by_place)
+    )
+    assert torch.equal(last, rest[0]) and torch.equal(full, rest[1])
+
+    def ablate(z, hook, layer):
+        z = z.clone()
+        z[:, :-1] = means[layer, :-1]
+        return z
+
+    hooks = [(name(at), partial(ablate, layer=at)) for at in range(model.cfg.n_layers)]
+    logits = model.run_with_hooks(torch.stack(pairs.base_tokens), fwd_hooks=hooks)[:, -1]
+    rows = torch.arange(3)
+    right = logits[rows, pairs.answer] - logits[rows, pairs.counterfactual]
+    assert torch.allclose(last, right, atol=1e-4) and not torch.allclose(last, full, atol=1e-2)
+
+
+def test_accuracy_counts_the_top_token(tiny_model):
+    model = tiny_model("llama")
+    pairs, circuit = random_pairs(model, 4), [(0, 1), (1, 2)]
+    means = head_means(model, pairs)
+    logits = [ablated_by_hand(model, tokens, circuit, means) for tokens in pairs.base_tokens]
+    top = torch.stack(logits).argmax(-1)
+    others = replace(pairs, answer=torch.where(torch.arange(4) < 3, top, pairs.answer))
+    found = ablated_accuracy(model, others, circuit, means, batch_size=3)
+    assert found.tolist() == (others.answer == top).float().tolist() and found.sum() >= 3
+
+
+def test_a_planted_circuit_is_faithful_complete_and_minimal():
+    model, pairs = planted_model(), position_pairs()
+    means, circuit = head_means(model, pairs), at_token([COPIER, FETCHER], QUERY)
+    whole = ablated_logit_difference(model, pairs, every_head(model), means).mean().item()
+    found = faithfulness(model, pairs, [circuit, circuit[:1], circuit[1:]], means)
+    assert [x.value for x in found] == pytest.approx([1, 0, 0], abs=1e-4) and whole > 1
+    each = minimality(model, pairs, [*circuit, (0, 3)], means)
+    assert list(each) == [*circuit, (0, 3)]
+    assert [x.value for x in each.values()] == pytest.approx([whole, whole, 0], abs=1e-4)
+    spare = minimality(model, pairs, circuit, means, knocked_out=circuit[:1])
+    assert [x.value for x in spare.values()] == pytest.approx([whole, 0], abs=1e-4)
+    sets = [circuit[:1], [FETCHER], [], [(0, 3), (1, 1)]]
+    for left, right in zip(completeness(model, pairs, circuit, sets, means), (0, 0, whole, whole),
+                           strict=True):  # fmt: skip
+        assert left.difference.value == pytest.approx(0, abs=1e-4)
+        assert left.model.value == pytest.approx(right, abs=1e-4)
+    (left,) = completeness(model, pairs, [FETCHER], [[]], means)
+    assert left.difference.value == pytest.approx(-whole, abs=1e-4) and left.circuit.value < 1e-4
+    found = faithfulness(model, pairs, [circuit, circuit[:1]], means, measure=ablated_accuracy)
+    assert [x.value for x in found] == [1, 0]
+
+
+def test_random_subsets(tiny_model):
+    entries = at_token(every_head(tiny_model("gpt2")), -1)
+    found = random_subset(entries, 5, seed=0)
+    assert len(set(found)) == 5 and set(found) <= set(entries)
+    assert random_subset(entries, 5, seed=1) != found and random_subset(entries, 0, seed=0) == []
+    with pytest.raises(ValueError, match="k must be from 0 to 16 heads, not 17"):
+        random_subset(entries, 17, seed=0)
+
+
+def test_tokens_that_there_are_not(tiny_model):
+    model = tiny_model("gpt2")
+    pairs = random_pairs(model, 2)
+    means = head_means(model, pairs)
+    for entry, message in (
+        ((0, 0, 9), "no token 9 in prompts of 9"),
+        ((0, 0, None), "a whole number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ablated_logit_difference(model, pairs, [entry], means)

@@ -26,7 +26,7 @@ from helpers.patching.sites import present
 Writer: TypeAlias = Float[Tensor, "d d_model"] | None
 Vector: TypeAlias = Float[Tensor, "d *k"]
 
-ONLY_READ = ("mlp_in", "head_query")
+ONLY_READ = ("mlp_in", "head_query", "head_key", "head_value")
 OF_KERNEL = ("null norm", "read by the null part", "lost by the row part", "lost unit by unit")
 COINCIDE = 1e-3  # of the largest distance among natural states: closer ones are the same
 ROWS_TOGETHER = 512  # of a table of distances, so that many pairs fit into memory

@@ -1,14 +1,30 @@
-"""Sets of heads that are said to do a task, judged by what is left when only they still work.
+"""Sets of heads that are said to do a task: how to find them, and how to judge them.
 
-circuit = strongest(scores["head_output"], 20)
-faithfulness(model, pairs, [circuit], head_means(model, pairs))  # 1: as the whole model
+path_effects(model, pairs, head_inputs(model, [(20, 1)], "query")).relative  # who speaks to 20.1?
+mask = find_heads(model, pairs, penalty=0.3)  # which heads carry what base and source differ in?
+faithfulness(model, pairs, [mask.chosen], head_means(model, pairs))  # 1: as the whole model
 """
 
 from helpers.circuits.ablation import (
+    ablated_accuracy,
     ablated_logit_difference,
+    at_token,
+    completeness,
     every_head,
     faithfulness,
     head_means,
+    minimality,
     random_heads,
+    random_subset,
     strongest,
+)
+from helpers.circuits.masks import find_directions, find_heads
+from helpers.circuits.paths import head_inputs, head_sites, path_effects
+from helpers.circuits.transplant import (
+    clipped,
+    interchanged_logits,
+    shift_only,
+    specific_only,
+    transplant,
+    whole,
 )

@@ -2,13 +2,16 @@
 
 A head keeps its own output, or gets the mean of its outputs over base and source prompts at that
 token. Prompts that differ in one thing only have then nothing left to tell them apart but what the
-circuit says. MLPs and norms go on working. The share of the logit difference that is left is
+circuit says. MLPs and norms go on working. With `F` a measure, such as the logit difference (LD),
+of what is left, a circuit C of the model M is judged by (Wang et al. 2022, section 4)
 
-    faithfulness = (LD(circuit) - LD(no head)) / (LD(all heads) - LD(no head))
+    faithfulness = (F(C) - F(no head)) / (F(M) - F(no head))
+    completeness:  F(C without K) is F(M without K), for any set of heads K
+    minimality of a head:  F(C without K) - F(C without K and the head) is not zero
 """
 
-from collections.abc import Collection, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,12 +24,22 @@ from helpers.patching.suffix import only_columns
 from helpers.tasks import Pairs
 
 Head: TypeAlias = tuple[int, int]  # layer and number
+# A head at every token, or (layer, number, token) at one; negative tokens count from the end.
+Entry: TypeAlias = Head | tuple[int, int, int]
+Mask: TypeAlias = Bool[Tensor, "layers pos heads"]  # which heads work at which tokens
+Circuit: TypeAlias = Collection[Entry] | Mask
 Means: TypeAlias = Float[Tensor, "layers pos heads d_head"]
+Measure: TypeAlias = Callable[[Model, Pairs, Circuit, Means], PerPair]  # of the ablated model
 
 
 def every_head(model: Model) -> list[Head]:
     """All heads of the model, layer by layer."""
     return [(at, head) for at in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
+
+
+def at_token(heads: Collection[Head], token: int) -> list[Entry]:
+    """The heads at one token only, as entries of a circuit; negative tokens count from the end."""
+    return [(layer, head, token) for layer, head in heads]
 
 
 def strongest(scores: Float[Tensor, "pairs layers pos heads"], k: int) -> list[Head]:
@@ -47,8 +60,16 @@ def random_heads(model: Model, k: int, *, seed: int) -> list[Head]:
     heads = every_head(model)
     if not 1 <= require.whole("k", k) <= len(heads):
         raise ValueError(f"k must be from 1 to {len(heads)} heads, not {k}")
-    order = torch.randperm(len(heads), generator=torch.Generator().manual_seed(seed))
-    return [heads[place] for place in order[:k].tolist()]
+    return random_subset(heads, k, seed=seed)
+
+
+def random_subset(entries: Collection[Entry], k: int, *, seed: int) -> list[Entry]:
+    """So many different heads of these: what to knock out of a circuit, for example."""
+    entries = list(entries)
+    if not 0 <= require.whole("k", k) <= len(entries):
+        raise ValueError(f"k must be from 0 to {len(entries)} heads, not {k}")
+    order = torch.randperm(len(entries), generator=torch.Generator().manual_seed(seed))
+    return [entries[place] for place in order[:k].tolist()]
 
 
 @torch.no_grad()
@@ -65,47 +86,125 @@ def head_means(model: Model, pairs: Pairs, *, batch_size: int = 32) -> Means:
     return total / (2 * len(pairs))
 
 
-@torch.no_grad()
 def ablated_logit_difference(
-    model: Model, pairs: Pairs, circuit: Collection[Head], means: Means, *, batch_size: int = 32
+    model: Model, pairs: Pairs, circuit: Circuit, means: Means, *, batch_size: int = 32
 ) -> PerPair:
     """Logit differences of the base prompts, in nats, when only the heads of the circuit work.
 
     `means` are those of `head_means`, also of other pairs of the same template. A ValueError: a
-    head that the model does not have, means of another shape, or prompts of different lengths.
+    head or token that there is not, means of another shape, or prompts of different lengths.
     """
-    keep, tokens = _mask(model, circuit), _stacked(pairs.base_tokens)
-    shape = (model.cfg.n_layers, tokens.shape[1], model.cfg.n_heads)
-    if not isinstance(means, Tensor) or tuple(means.shape[:3]) != shape:
-        raise ValueError(f"the means must be of shape {(*shape, 'd_head')}: are they of these?")
+    answers = torch.stack([pairs.answer, pairs.counterfactual]).to(model.cfg.device)
+    columns, places = answers.unique(return_inverse=True)
+    logits = _ablated(model, pairs, circuit, means, batch_size, columns)
+    return logit_difference(logits, *places)
 
-    def ablating(layer: int) -> tuple:
-        def ablate(z: Tensor, hook: object) -> Tensor:
-            return torch.where(keep[layer, :, None], z, means[layer])
 
-        return _names(model)[layer], ablate
-
-    answers, found = torch.stack([pairs.answer, pairs.counterfactual]).to(model.cfg.device), []
-    with model.hooks(fwd_hooks=[ablating(layer) for layer in range(shape[0])]):
-        for rows in torch.arange(len(pairs)).split(batch_size):
-            columns, places = answers[:, rows].unique(return_inverse=True)
-            with only_columns(model, columns):
-                logits = model(tokens[rows].to(model.cfg.device))[:, -1]
-            found.append(logit_difference(logits, *places))
-    return torch.cat(found)
+def ablated_accuracy(
+    model: Model, pairs: Pairs, circuit: Circuit, means: Means, *, batch_size: int = 32
+) -> PerPair:
+    """1 where the answer is the top token of all, else 0; the rest is as for the difference."""
+    logits = _ablated(model, pairs, circuit, means, batch_size, None)
+    return (logits.argmax(-1) == pairs.answer.to(logits.device)).float()
 
 
 def faithfulness(
-    model: Model, pairs: Pairs, circuits: Sequence[Collection[Head]], means: Means
+    model: Model,
+    pairs: Pairs,
+    circuits: Sequence[Circuit],
+    means: Means,
+    *,
+    measure: Measure = ablated_logit_difference,
 ) -> list[Estimate]:
-    """How much of the logit difference each circuit has alone, between no head (0) and all (1).
+    """How much of the measure each circuit has alone, between no head (0) and all (1).
 
-    Ratios of means over the pairs, with intervals. Errors are those of `ablated_logit_difference`.
+    Ratios of means over the pairs, with intervals. Errors are those of the measure.
     """
     sets = [(), every_head(model), *circuits]
-    none, full, *parts = (ablated_logit_difference(model, pairs, s, means) for s in sets)
+    none, full, *parts = (measure(model, pairs, s, means) for s in sets)
     each = [torch.stack([part, none, full], -1) for part in parts]
     return [bootstrap(x, lambda m: (m[..., 0] - m[..., 1]) / (m[..., 2] - m[..., 1])) for x in each]
+
+
+class KnockedOut(NamedTuple):
+    """What is left of a circuit and of the model without the same heads, and the difference."""
+
+    circuit: Estimate
+    model: Estimate
+    difference: Estimate
+
+
+def completeness(
+    model: Model,
+    pairs: Pairs,
+    circuit: Circuit,
+    knockouts: Sequence[Circuit],
+    means: Means,
+    *,
+    measure: Measure = ablated_logit_difference,
+) -> list[KnockedOut]:
+    """For each set of heads, the measure of the circuit and of the model, both without that set.
+
+    A complete circuit loses what the model loses. The sets may be `random_subset`s of the circuit.
+    Errors are those of the measure.
+    """
+    found = []
+    for heads in knockouts:
+        out = _mask(model, heads, len(pairs.base_tokens[0]))
+        ours = measure(model, pairs, _mask(model, circuit, out.shape[1]) & ~out, means)
+        both = torch.stack([ours, measure(model, pairs, ~out, means)], -1)
+        weights = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
+        found.append(KnockedOut(*(bootstrap(both, lambda m, w=w: m @ w) for w in weights)))
+    return found
+
+
+def minimality(
+    model: Model,
+    pairs: Pairs,
+    circuit: Collection[Entry],
+    means: Means,
+    *,
+    knocked_out: Circuit = (),
+    measure: Measure = ablated_logit_difference,
+) -> dict[Entry, Estimate]:
+    """For each entry of the circuit, how much the measure falls when that is removed as well.
+
+    Heads in `knocked_out` are removed before and after (except the one in question): a head whose
+    work a spare one does otherwise shows only then. Errors are those of the measure.
+    """
+    length, found = len(pairs.base_tokens[0]), {}
+    rest = _mask(model, circuit, length) & ~_mask(model, knocked_out, length)
+    for entry in circuit:
+        one = _mask(model, [entry], length)
+        with_it, without = (measure(model, pairs, m, means) for m in (rest | one, rest & ~one))
+        found[entry] = bootstrap((with_it - without)[:, None], lambda m: m[..., 0])
+    return found
+
+
+@torch.no_grad()
+def _ablated(
+    model: Model, pairs: Pairs, circuit: Circuit, means: Means, batch_size: int,
+    columns: Int[Tensor, "columns"] | None,
+) -> Float[Tensor, "pairs columns"]:  # fmt: skip
+    """The last token's logits of the base prompts when only the circuit works."""
+    tokens = _stacked(pairs.base_tokens)
+    keep = _mask(model, circuit, tokens.shape[1])
+    if not isinstance(means, Tensor) or means.shape[:3] != keep.shape:
+        shape = (*keep.shape, "d_head")
+        raise ValueError(f"the means must be of shape {shape}: are they of these?")
+
+    def ablating(layer: int) -> tuple:
+        def ablate(z: Tensor, hook: object) -> Tensor:
+            return torch.where(keep[layer, ..., None], z, means[layer])
+
+        return _names(model)[layer], ablate
+
+    with (
+        model.hooks(fwd_hooks=[ablating(layer) for layer in range(len(keep))]),
+        only_columns(model, columns),
+    ):
+        parts = tokens.to(model.cfg.device).split(batch_size)
+        return torch.cat([model(part)[:, -1] for part in parts])
 
 
 def _names(model: Model) -> list[str]:
@@ -118,12 +217,18 @@ def _stacked(prompts: tuple[Tensor, ...]) -> Int[Tensor, "prompts pos"]:
     return torch.stack(prompts)
 
 
-def _mask(model: Model, circuit: Collection[Head]) -> Bool[Tensor, "layers heads"]:
-    """Which heads work."""
-    keep = torch.zeros(model.cfg.n_layers, model.cfg.n_heads, dtype=torch.bool)
+def _mask(model: Model, circuit: Circuit, length: int) -> Mask:
+    """Which heads work at which of so many tokens."""
+    if isinstance(circuit, Tensor):
+        return circuit
+    keep = torch.zeros(model.cfg.n_layers, length, model.cfg.n_heads, dtype=torch.bool)
     known = set(every_head(model))
-    for head in circuit:
-        if head not in known:
-            raise ValueError(f"the model has no head {head!r}: give pairs (layer, head)")
-        keep[head] = True
+    for entry in circuit:
+        if not isinstance(entry, tuple) or len(entry) not in (2, 3) or entry[:2] not in known:
+            wanted = "give pairs (layer, head), or (layer, head, token)"
+            raise ValueError(f"the model has no head {entry!r}: {wanted}")
+        token = entry[2] if len(entry) == 3 else slice(None)
+        if len(entry) == 3 and not -length <= require.whole("the token", token) < length:
+            raise ValueError(f"there is no token {token} in prompts of {length} tokens")
+        keep[entry[0], token, entry[1]] = True
     return keep.to(model.cfg.device)

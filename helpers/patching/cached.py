@@ -17,11 +17,11 @@ from torch import Tensor
 from helpers.models import Model, require
 from helpers.patching.metrics import Effect, Hits, PerPair, logit_difference
 from helpers.patching.sites import Site, check_sites, check_vocabulary
-from helpers.patching.suffix import ALL, Rows, Suffix, Write
+from helpers.patching.suffix import ALL, Mix, Rows, Suffix, Write
 from helpers.tasks.pairs import Pairs
 
 Acts: TypeAlias = Float[Tensor, "pairs d"]  # what stands at a site, a row per pair
-Clamp: TypeAlias = Mapping[Site, Acts]
+Clamp: TypeAlias = Mapping[Site, Acts | Mix]
 Sites: TypeAlias = "Sequence[CachedPairs]"  # the same pairs at several sites
 AtSites: TypeAlias = Sequence[Acts] | None  # what to write at each of several sites
 ROWS_PER_FORWARD = 256  # bounds the memory of one patched forward pass, not its result
@@ -75,8 +75,9 @@ class CachedPairs(Patchable):
         Args:
             rows: Which pairs; all of them in order by default.
             tokens: Compute the logits of these only; of the whole vocabulary by default.
-            clamp: Activations to hold fixed at sites above this one, at the same token. With
-                `record` this patches one path only, or cuts it.
+            clamp: Activations to hold fixed at sites above this one (above `resid_pre`, also in
+                its own layer), at the same token. With `record` this patches one path only, or cuts
+                it. A `Mix` keeps a share of what comes by.
 
         Raises ValueError: an activation of the wrong shape or with NaN, a clamped site below, or
         tokens that are not in the vocabulary. IndexError: no such row.
@@ -185,10 +186,12 @@ class CachedPairs(Patchable):
             raise ValueError(f"the new activation has shape {shapes}")
         check_sites(self.model, clamp)
         for site, value in clamp.items():
-            if site.layer <= self.site.layer or site.kind == "resid_mid":
+            first = self.site.layer + (self.site.kind != "resid_pre" or site.kind == "resid_pre")
+            if site.layer < first or site.kind == "resid_mid":
                 raise ValueError(f"{site} cannot be clamped: choose a site above {self.site}")
             if site.position not in (None, self.site.position):
                 raise ValueError(f"{site} cannot be clamped at another token than the patched one")
+            value = value.other if isinstance(value, Mix) else value
             require.floats("a clamped activation", value)
             if value.ndim != 2 or len(value) != len(rows) or not torch.isfinite(value).all():
                 needed = f"finite activations [rows d] for {len(rows)} rows"

@@ -12,7 +12,7 @@ from torch import Tensor
 from helpers.models import Model, require
 from helpers.patching.cached import Acts, CachedPairs
 from helpers.patching.metrics import Effect
-from helpers.patching.sites import Site, check_sites, check_vocabulary
+from helpers.patching.sites import Site, check_sites, check_vocabulary, key_value_heads
 from helpers.patching.suffix import Suffix, at_site, run_to
 from helpers.tasks.pairs import Pairs, Tokens
 
@@ -80,9 +80,9 @@ def in_batches(
 def bytes_per_pair(model: Model, pairs: Pairs, site: Site) -> int:
     """What a cached pair keeps, plus two rows of logits; the longest prompt counts for all."""
     cfg = model.cfg
-    heads = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
     longest = max(map(len, pairs.base_tokens))
-    keys_and_values = 2 * heads * cfg.d_head * longest * (cfg.n_layers - site.layer)
+    layers = cfg.n_layers - site.layer
+    keys_and_values = 2 * key_value_heads(model) * cfg.d_head * longest * layers
     return (keys_and_values + 2 * cfg.d_vocab) * model.W_U.element_size()
 
 

@@ -22,13 +22,18 @@ HOOKS = {
     "head_output": "attn.hook_z",
     "head_query": "attn.hook_q",
 }
+# Of one key-value head, which several query heads may share. Not in lists of "all kinds of sites":
+# they say something of circuits only.
+SHARED = {"head_key": "attn.hook_k", "head_value": "attn.hook_v"}
 # What a hook of that name holds only where there is this weight: elsewhere it is something else.
 WEIGHTS = {
     "mlp_hidden": ("mlp.W_out", "its MLP is several experts, each with a hidden activation"),
     "head_output": ("attn.W_O", "what its heads write is no product of one matrix each"),
     "head_query": ("attn.W_Q", "its queries are not made head by head"),
+    "head_key": ("attn.W_K", "its keys are not made head by head"),
+    "head_value": ("attn.W_V", "its values are not made head by head"),
 }
-OF_ONE_HEAD = ("head_output", "head_query")
+OF_ONE_HEAD = ("head_output", "head_query", *SHARED)
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,8 @@ class Site:
             after the block), `attn_out`, `mlp_out` (what the sublayer adds), `mlp_in` (what the MLP
             reads, behind its norm), `mlp_hidden` (input of the down projection, `[d_mlp]`),
             `head_output` or `head_query` (one head before the output projection, or its query
-            before rotary positions, `[d_head]`).
-        head: For the last two only.
+            before rotary positions, `[d_head]`), `head_key` or `head_value` (of a key-value head).
+        head: For the last four only.
         position: Overrides the pairs' own; negative counts from the end of each prompt.
 
     Raises ValueError: an unknown kind, a head where none belongs or none where one does, or a
@@ -55,7 +60,7 @@ class Site:
     position: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in list(HOOKS):
+        if self.kind not in list(HOOKS | SHARED):
             raise ValueError(f"unknown kind of site {self.kind!r}: choose one of {list(HOOKS)}")
         if (self.kind in OF_ONE_HEAD) != (self.head is not None):
             raise ValueError(f"give `head` for {OF_ONE_HEAD}, and for no other kind of site")
@@ -67,7 +72,7 @@ class Site:
     @property
     def hook_name(self) -> str:
         """Name of the TransformerLens hook, for example `blocks.8.mlp.hook_post`."""
-        return f"blocks.{self.layer}.{HOOKS[self.kind]}"
+        return f"blocks.{self.layer}.{(HOOKS | SHARED)[self.kind]}"
 
     def as_dict(self) -> dict:
         """The site as plain values, to be stored and read back with `Site(**values)`."""
@@ -86,10 +91,16 @@ def check_sites(model: Model, sites: Iterable[Site]) -> None:
             raise ValueError(f"a Site is needed, such as Site(21, 'mlp_hidden'), not {site!r}")
         if not 0 <= site.layer < n_layers:
             raise ValueError(f"layer {site.layer} is out of range: the model has {n_layers}")
-        if site.head is not None and not 0 <= site.head < n_heads:
-            raise ValueError(f"head {site.head} is out of range: the model has {n_heads} per layer")
+        most = key_value_heads(model) if site.kind in SHARED else n_heads
+        if site.head is not None and not 0 <= site.head < most:
+            raise ValueError(f"head {site.head} is out of range: the model has {most} per layer")
         if reason := _lacking(model, site, hooks):
             raise ValueError(f"layer {site.layer} of this model has no {site.kind}: {reason}")
+
+
+def key_value_heads(model: Model) -> int:
+    """How many heads share out keys and values in a layer: fewer than query heads, or as many."""
+    return getattr(model.cfg, "n_key_value_heads", None) or model.cfg.n_heads
 
 
 def present(model: Model, sites: Iterable[Site]) -> list[Site]:

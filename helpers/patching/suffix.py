@@ -10,6 +10,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -24,9 +25,26 @@ Stream: TypeAlias = Float[Tensor, "batch pos d_model"]
 Rows: TypeAlias = Int[Tensor, "rows"]  # numbers of prompts or pairs, which may repeat
 Columns: TypeAlias = Int[Tensor, "columns"]  # tokens whose logits are wanted
 Hook: TypeAlias = tuple[str, Callable]
-# What to write where, and in which of the rows.
-Write: TypeAlias = tuple[Site, Float[Tensor, "some d"], slice]
 ALL = slice(None)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A write that depends on what comes by: `keep` (0 to 1) of that, and the rest of `other`."""
+
+    other: Float[Tensor, "some d"]
+    keep: Float[Tensor, ""]
+
+    def __getitem__(self, rows: Rows) -> "Mix":
+        return Mix(self.other[rows], self.keep)
+
+    def of(self, running: Float[Tensor, "some d"]) -> Float[Tensor, "some d"]:
+        """What to write in place of what comes by."""
+        return torch.lerp(self.other, running, self.keep)
+
+
+# What to write where, and in which of the rows.
+Write: TypeAlias = tuple[Site, Float[Tensor, "some d"] | Mix, slice]
 
 
 class Suffix:
@@ -126,7 +144,7 @@ class Suffix:
                 point.fwd_hooks.remove(handle)
 
     def _write(
-        self, site: Site, activation: Tensor, part: slice, rows: Tensor, entry: int, add: bool
+        self, site: Site, activation: Tensor | Mix, part: slice, rows: Tensor, entry: int, add: bool
     ) -> Hook:
         """The hook that puts the activation in place of the site's vector, or adds it to that."""
         name = site.hook_name
@@ -140,11 +158,12 @@ class Suffix:
             name = f"blocks.{site.layer + 1}.hook_resid_pre"
 
         def write(old: Tensor, hook: object) -> Tensor:
-            if activation.shape[-1] != old.shape[-1]:
-                raise ValueError(f"{site} has {old.shape[-1]} dimensions, not {len(activation[0])}")
             new, head = old.clone(), () if site.head is None else (site.head,)
             where = (part, self.index, *head)
-            new[where] = old[where] + activation if add else activation
+            value = activation.of(old[where]) if isinstance(activation, Mix) else activation
+            if value.shape[-1] != old.shape[-1]:
+                raise ValueError(f"{site} has {old.shape[-1]} dimensions, not {value.shape[-1]}")
+            new[where] = old[where] + value if add else value
             return new
 
         return name, write

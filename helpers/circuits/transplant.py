@@ -1,0 +1,105 @@
+"""Activations of one model written into another: does what one model says help the other?
+
+    transplant(model, donor, pairs, head_sites(heads))
+    transplant(model, donor, pairs, head_sites(heads), shift_only)
+
+Cross-model activation patching (CMAP; Prakash et al. 2024, section 5). A model that is better at a
+task hands over what some of its heads say, at one token; all else is computed by the receiving
+model. A transplant may help by pushing the state out of the range that the receiving model knows,
+so what is written can also be a part of it (`shift_only`, `specific_only`, `clipped`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+import torch
+
+from helpers.models import Model
+from helpers.patching import Acts, CachedPairs, Site, cache_sites
+from helpers.patching.metrics import Logits
+from helpers.tasks import Pairs
+
+Change: TypeAlias = Callable[[Acts, Acts], Acts]  # own and the donor's activations to the new ones
+SIZES = ("n_layers", "n_heads", "n_key_value_heads", "d_model", "d_head", "d_mlp", "d_vocab")
+
+
+def whole(own: Acts, theirs: Acts) -> Acts:
+    """What the donor has, as it is."""
+    return theirs
+
+
+def shift_only(own: Acts, theirs: Acts) -> Acts:
+    """Each own activation, moved by the difference of the means: the same for every prompt."""
+    return own + (theirs.mean(0) - own.mean(0))
+
+
+def specific_only(own: Acts, theirs: Acts) -> Acts:
+    """The own mean, plus what is special about each prompt in the donor."""
+    return own.mean(0) + (theirs - theirs.mean(0))
+
+
+def clipped(own: Acts, theirs: Acts) -> Acts:
+    """What the donor has, but each coordinate stays in the range of the own activations."""
+    return theirs.clamp(own.amin(0), own.amax(0))
+
+
+@torch.no_grad()
+def transplant(
+    model: Model,
+    donor: Model,
+    pairs: Pairs,
+    sites: Sequence[Site],
+    change: Change = whole,
+    *,
+    from_source: bool = False,
+) -> Logits:
+    """Next-token logits of the model on the base prompts, with the donor's activations at `sites`.
+
+    The donor reads the same prompts, or with `from_source` the pairs' source prompts. All sites are
+    at one token, and those above feel those below only by what the donor has: they are replaced.
+    `change(own, theirs)` is what is written at each; means and ranges are over these pairs.
+
+    Raises ValueError: models of different shapes or vocabularies, heads in bases of their own, or
+    sites that `cache_sites` or `patched_logits` do not take.
+    """
+    check_alike(model, donor, sites)
+    given = cache_sites(donor, pairs, sites)
+    theirs = {at.site: at.source if from_source else at.base for at in given}
+    return _written(model, pairs, sites, lambda own: change(own.base, theirs[own.site]))
+
+
+@torch.no_grad()
+def interchanged_logits(model: Model, pairs: Pairs, sites: Sequence[Site]) -> Logits:
+    """Next-token logits of the base prompts with the source's activations at all these sites."""
+    return _written(model, pairs, sites, lambda at: at.source)
+
+
+def check_alike(model: Model, donor: Model, sites: Sequence[Site]) -> None:
+    """A ValueError unless an activation means the same in both models."""
+    for name in SIZES:
+        ours, theirs = getattr(model.cfg, name, None), getattr(donor.cfg, name, None)
+        if ours != theirs:
+            raise ValueError(f"{name} is {ours} here, but {theirs} in the donor: take its base")
+    if model.tokenizer.get_vocab() != donor.tokenizer.get_vocab():
+        raise ValueError("the donor has another vocabulary: its tokens mean something else")
+    for site in sites:
+        if site.head is not None and model._weights_processed and model is not donor:
+            reason = "processed weights give the heads of each model a basis of their own"
+            raise ValueError(f"{site} cannot be transplanted, as {reason}: take attn_out")
+
+
+def with_entry(model: Model, pairs: Pairs, sites: Sequence[Site]) -> list[CachedPairs]:
+    """The pairs cached at a place below all sites and, after that, at each of the sites."""
+    entry = Site(min((site.layer for site in sites), default=0), "resid_pre")
+    position = sites[0].position if sites else None
+    return cache_sites(model, pairs, [replace(entry, position=position), *sites])
+
+
+def _written(
+    model: Model, pairs: Pairs, sites: Sequence[Site], new: Callable[[CachedPairs], Acts]
+) -> Logits:
+    entry, *cached = with_entry(model, pairs, sites)
+    if len(cached) == 1:  # may be any kind of site
+        return cached[0].patched_logits(new(cached[0]))
+    return entry.patched_logits(entry.base, clamp={at.site: new(at) for at in cached})

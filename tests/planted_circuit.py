@@ -45,7 +45,7 @@ def planted_model(without=None):
         transformer.wpe.weight[place] = feature(PLACES + place)
     flag, place = feature(FLAG), [feature(PLACES + at) for at in range(4)]
     tokens = {token: feature(token - FIRST) for token in (FIRST, SECOND, *OBJECTS)}
-    # From the query it looks at the flag, from an object at that itself, so it copies nothing there.
+    # From the query it looks at the flag; from an object at that itself, and copies nothing.
     write(transformer, COPIER, query=[(place[at], 9.0) for at in (QUERY, 1, 2)],
           key=[(place[at], 9.0) for at in (0, 1, 2)],
           value=[(tokens[FIRST] - tokens[SECOND], 1.0)], output=[(flag, 0.05)])  # fmt: skip

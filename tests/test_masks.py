@@ -1,4 +1,4 @@
-"""Masks of heads and directions against whole forward passes, and on a model whose circuit is known."""
+"""Masks against whole forward passes, and on a model whose circuit is known."""
 
 from functools import partial
 

@@ -19,7 +19,6 @@ from helpers.circuits import (
 )
 from helpers.patching import Site
 
-
 READS = ("q_proj", "k_proj", "v_proj", "q", "k", "v")
 
 

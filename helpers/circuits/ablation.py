@@ -57,17 +57,14 @@ def strongest(scores: Float[Tensor, "pairs layers pos heads"], k: int) -> list[H
 
 def random_heads(model: Model, k: int, *, seed: int) -> list[Head]:
     """So many different heads at random: what a circuit of that size does by chance."""
-    heads = every_head(model)
-    if not 1 <= require.whole("k", k) <= len(heads):
-        raise ValueError(f"k must be from 1 to {len(heads)} heads, not {k}")
-    return random_subset(heads, k, seed=seed)
+    return random_subset(every_head(model), k, seed=seed)
 
 
 def random_subset(entries: Collection[Entry], k: int, *, seed: int) -> list[Entry]:
     """So many different heads of these: what to knock out of a circuit, for example."""
     entries = list(entries)
-    if not 0 <= require.whole("k", k) <= len(entries):
-        raise ValueError(f"k must be from 0 to {len(entries)} heads, not {k}")
+    if not 1 <= require.whole("k", k) <= len(entries):
+        raise ValueError(f"k must be from 1 to {len(entries)} heads, not {k}")
     order = torch.randperm(len(entries), generator=torch.Generator().manual_seed(seed))
     return [entries[place] for place in order[:k].tolist()]
 
@@ -109,13 +106,9 @@ def ablated_accuracy(
 
 
 def faithfulness(
-    model: Model,
-    pairs: Pairs,
-    circuits: Sequence[Circuit],
-    means: Means,
-    *,
+    model: Model, pairs: Pairs, circuits: Sequence[Circuit], means: Means, *,
     measure: Measure = ablated_logit_difference,
-) -> list[Estimate]:
+) -> list[Estimate]:  # fmt: skip
     """How much of the measure each circuit has alone, between no head (0) and all (1).
 
     Ratios of means over the pairs, with intervals. Errors are those of the measure.
@@ -135,14 +128,9 @@ class KnockedOut(NamedTuple):
 
 
 def completeness(
-    model: Model,
-    pairs: Pairs,
-    circuit: Circuit,
-    knockouts: Sequence[Circuit],
-    means: Means,
-    *,
+    model: Model, pairs: Pairs, circuit: Circuit, knockouts: Sequence[Circuit], means: Means, *,
     measure: Measure = ablated_logit_difference,
-) -> list[KnockedOut]:
+) -> list[KnockedOut]:  # fmt: skip
     """For each set of heads, the measure of the circuit and of the model, both without that set.
 
     A complete circuit loses what the model loses. The sets may be `random_subset`s of the circuit.
@@ -159,14 +147,9 @@ def completeness(
 
 
 def minimality(
-    model: Model,
-    pairs: Pairs,
-    circuit: Collection[Entry],
-    means: Means,
-    *,
-    knocked_out: Circuit = (),
-    measure: Measure = ablated_logit_difference,
-) -> dict[Entry, Estimate]:
+    model: Model, pairs: Pairs, circuit: Collection[Entry], means: Means, *,
+    knocked_out: Circuit = (), measure: Measure = ablated_logit_difference,
+) -> dict[Entry, Estimate]:  # fmt: skip
     """For each entry of the circuit, how much the measure falls when that is removed as well.
 
     Heads in `knocked_out` are removed before and after (except the one in question): a head whose
@@ -199,10 +182,8 @@ def _ablated(
 
         return _names(model)[layer], ablate
 
-    with (
-        model.hooks(fwd_hooks=[ablating(layer) for layer in range(len(keep))]),
-        only_columns(model, columns),
-    ):
+    hooks = [ablating(layer) for layer in range(len(keep))]
+    with model.hooks(fwd_hooks=hooks), only_columns(model, columns):
         parts = tokens.to(model.cfg.device).split(batch_size)
         return torch.cat([model(part)[:, -1] for part in parts])
 

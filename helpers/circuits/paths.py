@@ -55,13 +55,9 @@ def head_inputs(model: Model, heads: Collection[Head], kind: Input) -> list[Site
 
 @torch.no_grad()
 def path_effects(
-    model: Model,
-    pairs: Pairs,
-    receivers: Sequence[Site] | None = None,
-    senders: Sequence[Site] | None = None,
-    *,
-    progress: bool = True,
-) -> PathEffects:
+    model: Model, pairs: Pairs, receivers: Sequence[Site] | None = None,
+    senders: Sequence[Site] | None = None, *, progress: bool = True,
+) -> PathEffects:  # fmt: skip
     """The effect of each sender by itself on the answer, over its paths to the receivers.
 
     Args:

@@ -46,14 +46,9 @@ def clipped(own: Acts, theirs: Acts) -> Acts:
 
 @torch.no_grad()
 def transplant(
-    model: Model,
-    donor: Model,
-    pairs: Pairs,
-    sites: Sequence[Site],
-    change: Change = whole,
-    *,
+    model: Model, donor: Model, pairs: Pairs, sites: Sequence[Site], change: Change = whole, *,
     from_source: bool = False,
-) -> Logits:
+) -> Logits:  # fmt: skip
     """Next-token logits of the model on the base prompts, with the donor's activations at `sites`.
 
     The donor reads the same prompts, or with `from_source` the pairs' source prompts. All sites are

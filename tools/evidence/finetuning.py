@@ -107,6 +107,7 @@ def save(adapted: PeftModel, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = adapted.peft_config["default"]
     config.base_model_name_or_path, config.inference_mode = BASE, True
+    config.target_modules = sorted(config.target_modules)  # a set: in the same order every time
     config.save_pretrained(folder)
     tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     tensors = {name: weight.half().cpu() for name, weight in tensors.items()}
@@ -166,7 +167,7 @@ def show(evidence: Evidence) -> None:
     columns = {row: of for rows in TABLES.values() for row, of in rows.items()}
     chance = ["any fixed place", *(f"{1 / boxes:.2f}" for boxes, _ in columns.values())]
     rows = [
-        [name, *(str(Estimate(*of[row]["accuracy"])) if row in of else "" for row in columns)]
+        [name, *(f"{Estimate(*of[row]['accuracy'])}" if row in of else "" for row in columns)]
         for name, of in evidence["accuracy"].items()
     ]
     print("\n" + markdown_table(["accuracy", *columns], [*rows, chance]))
@@ -176,7 +177,8 @@ def show(evidence: Evidence) -> None:
         print(f"{name}: loss {of['loss'][0]} to {of['loss'][-1]}, {sum(of['seconds']):.0f} seconds")
     for name, tokens in evidence.get("four ways", {}).items():
         for token, of in tokens.items():
-            layers = zip(range(len(of["own"])), *of.values(), strict=True)
+            shares = [[f"{share:.2f}" for share in row] for row in zip(*of.values(), strict=True)]
+            layers = [[str(layer), *row] for layer, row in enumerate(shares)]
             print(f"\n## {name}, {token} token\n\n" + markdown_table(["layer", *of], layers))
 
 

@@ -4,13 +4,13 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FEWER = {"2000": "20", " 200,": " 16,", " 100,": " 24,", "seeds=4": "seeds=1"}
+FEWER = {"2000": "20", " 200,": " 16,", " 100,": " 24,", " 96,": " 12,", "seeds=4": "seeds=1"}
 NEEDS_NETWORK = "load_counterfact"
 
 
 def test_the_recipes_run(smollm, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("helpers.models.load_model", lambda: smollm)
+    monkeypatch.setattr("helpers.models.load_model", lambda adapter=None: smollm)
     text = (ROOT / "docs" / "cookbook.md").read_text(encoding="utf-8")
     recipes = re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S)
     names = {}

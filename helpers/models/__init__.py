@@ -4,6 +4,7 @@ from helpers.models.load import (
     PACKAGED,
     Model,
     load_model,
+    load_plain,
     load_untrained,
     model_name,
     model_slug,

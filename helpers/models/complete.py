@@ -1,9 +1,10 @@
 """Weights that fit: what is missing, transformers would fill with random numbers."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from torch import Tensor
 from transformer_lens.model_bridge.sources.transformers import get_hf_model_class_for_architecture
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -34,17 +35,28 @@ class CompleteModel:
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         model, info = loader.from_pretrained(name, config=config, **options)
         left = [key for key in info["unexpected_keys"] if not CONSTANTS.search(key)]
-        shapes = [f"{key} {tuple(a)} for {tuple(b)}" for key, a, b in info["mismatched_keys"]]
-        wrong = {"missing": info["missing_keys"], "left over": left, "of another shape": shapes}
-        if said := [_listed(kind, keys) for kind, keys in wrong.items() if keys]:
+        if said := listed(info["missing_keys"], left, info["mismatched_keys"]):
             raise ModelError(
-                f"The weights of {name!r} do not fit {type(model).__name__}: {'; '.join(said)}. "
+                f"The weights of {name!r} do not fit {type(model).__name__}: {said}. "
                 "Save the whole model again, with model.save_pretrained(folder); an adapter is "
                 "first merged, by model.merge_and_unload()."
             )
         return model
 
 
-def _listed(kind: str, keys: Collection[str]) -> str:
-    """`2 missing (a, b)`; of many only the first three."""
-    return f"{len(keys)} {kind} ({', '.join(sorted(keys)[:3])}{', ...' if len(keys) > 3 else ''})"
+def misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """What is wrong with given weights, in words; an empty text if they are as wanted."""
+    missing, left = wanted.keys() - given.keys(), given.keys() - wanted.keys()
+    both = [(key, given[key].shape, wanted[key].shape) for key in wanted.keys() & given.keys()]
+    return listed(missing, left, [shapes for shapes in both if shapes[1] != shapes[2]])
+
+
+def listed(missing: Collection[str], left: Collection[str], shapes: Collection[tuple]) -> str:
+    """`2 missing (a, b); 1 left over (c)`; of many names only the first three."""
+    misshapen = [f"{key} {tuple(a)} for {tuple(b)}" for key, a, b in shapes]
+    wrong = {"missing": missing, "left over": left, "of another shape": misshapen}
+    return "; ".join(
+        f"{len(keys)} {kind} ({', '.join(sorted(keys)[:3])}{', ...' if len(keys) > 3 else ''})"
+        for kind, keys in wrong.items()
+        if keys
+    )

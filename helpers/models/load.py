@@ -25,7 +25,9 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import TransformerBridge
 from transformer_lens.tools.analysis import random_init_bridge
+from transformers import AutoConfig, PreTrainedModel
 
+from helpers.models.adapter import AdaptedModel
 from helpers.models.complete import CompleteModel
 from helpers.models.smollm import ModelError, packaged_folder
 
@@ -44,7 +46,9 @@ SHORT_NAMES = (PACKAGED, *HUB_IDS)
 _WEIGHTS = re.compile(r"(model|pytorch_model).*\.(safetensors|bin)(\.index\.json)?$")
 
 
-def load_model(name: str | None = None, device: Device = None) -> Model:
+def load_model(
+    name: str | None = None, device: Device = None, *, adapter: str | os.PathLike | None = None
+) -> Model:
     """A model ready for patching: float32, eval mode, weights processed and frozen.
 
     Args:
@@ -54,18 +58,35 @@ def load_model(name: str | None = None, device: Device = None) -> Model:
         device: Where the model lives. If None, the environment variable decides, then CUDA is taken
             if there is one, else the CPU. Apple's `mps` is only used when asked for: its numbers
             differ too much from those printed in the lessons.
+        adapter: A folder written by PEFT, such as a LoRA of the model, to merge into its weights.
 
-    Raises ModelError: the name or device is unknown, or the model cannot be had.
+    Raises ModelError: the name or device is unknown, the model cannot be had, the adapter is for
+    another model or cannot be merged.
     """
     name, device = model_name(name), _pick_device(device)
+    model_class = CompleteModel if adapter is None else AdaptedModel(adapter)
     with _quiet():
         source = find_source(name)
     if downloads := _is_download(source):
         print(f"{source}: downloading from the Hugging Face hub, once", flush=True)
     with _quiet(bars=downloads), _explained(source):
-        options = {"dtype": torch.float32, "model_class": CompleteModel}
+        options = {"dtype": torch.float32, "model_class": model_class}
         model = TransformerBridge.boot_transformers(source, device=device, **options)
         return _checked(process_weights(model).eval().requires_grad_(False))
+
+
+def load_plain(name: str | None = None, device: Device = None) -> PreTrainedModel:
+    """The model as `transformers` has it, float32 and not frozen: to be fine-tuned.
+
+    Names and errors are those of `load_model`.
+    """
+    name, device = model_name(name), _pick_device(device)
+    with _quiet():
+        source = find_source(name)
+        with _explained(source):
+            config = AutoConfig.from_pretrained(source)
+            model = CompleteModel.from_pretrained(source, config=config, dtype=torch.float32)
+            return model.to(device).eval()
 
 
 def load_untrained(name: str | None = None, device: Device = None, *, seed: int = 0) -> Model:
@@ -189,8 +210,8 @@ def _refuse_adapter(folder: str) -> None:
     files = os.listdir(folder) if os.path.isdir(folder) else []
     if "adapter_config.json" in files and not any(map(_WEIGHTS.match, files)):
         raise ModelError(
-            f"{folder} holds an adapter (PEFT, such as LoRA), not a model. Merge it first: load it "
-            "on its base model, then merge_and_unload().save_pretrained(folder), and the tokenizer."
+            f"{folder} holds an adapter (PEFT, such as LoRA), not a model. Name the model that it "
+            "was made for, and pass the folder as `adapter`: load_model(name, adapter=folder)."
         )
 
 

@@ -5,14 +5,14 @@ Pairs.from_prompts(model, ["Mary and John ..."], ["John and Mary ..."], ["Mary"]
 
 import contextlib
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from helpers.models import require
@@ -38,6 +38,9 @@ class Pairs:
 
     `pairs[rows]` gives `Pairs` again; rows are a number, a slice, a list of numbers or a mask.
 
+    `choices` are further answers by which a task tells what a patch carried: `aiming_at` one makes
+    it the counterfactual.
+
     Raises ValueError: no pairs or not one entry for each, a position outside its prompt, or an
     answer that is its counterfactual.
     """
@@ -49,9 +52,14 @@ class Pairs:
     position: Int[Tensor, "pairs"]  # of the patched token in the base prompt, counted from 0
     source_position: Int[Tensor, "pairs"]  # where the source's activation is read
     table: pd.DataFrame  # one row per pair: both prompts, and whatever else the task knows
+    choices: Mapping[str, Int[Tensor, "pairs"]] = field(default_factory=dict)  # by name
 
     def __post_init__(self) -> None:
-        _check_lengths({field.name: getattr(self, field.name) for field in fields(self)})
+        columns = {each.name: getattr(self, each.name) for each in fields(self)}
+        choices = {f"choice {name!r}": ids for name, ids in columns.pop("choices").items()}
+        _check_lengths(columns | choices)
+        for name, ids in choices.items():
+            require.ids(name, ids)
         for tokens in (*self.base_tokens, *self.source_tokens):
             require.ids("the tokens of a prompt", tokens)
         for name in COLUMNS:
@@ -76,8 +84,24 @@ class Pairs:
             rows = np.atleast_1d(numbers[rows]) if rows.size else numbers[:0]
         sides = self.base_tokens, self.source_tokens
         tokens = (tuple(side[row] for row in rows) for side in sides)
-        columns = (getattr(self, name)[torch.from_numpy(rows)] for name in COLUMNS)
-        return Pairs(*tokens, *columns, self.table.iloc[rows].reset_index(drop=True))
+        at = torch.from_numpy(rows)
+        columns = (getattr(self, name)[at] for name in COLUMNS)
+        choices = {name: ids[at] for name, ids in self.choices.items()}
+        return Pairs(*tokens, *columns, self.table.iloc[rows].reset_index(drop=True), choices)
+
+    def aiming_at(self, choice: str) -> "Pairs":
+        """The pairs with this choice as the counterfactual, or a ValueError if there is none."""
+        if choice not in self.choices:
+            raise ValueError(f"no choice {choice!r}: these pairs have {list(self.choices)}")
+        return replace(self, counterfactual=self.choices[choice])
+
+    def hits(self, logits: Float[Tensor, "pairs d_vocab"]) -> dict[str, Bool[Tensor, "pairs"]]:
+        """By choice, the pairs whose top token it is; a ValueError if the logits do not fit."""
+        require.finite("the logits", logits)
+        if logits.ndim != 2 or len(logits) != len(self):
+            raise ValueError(f"logits of {len(self)} pairs are needed, not {tuple(logits.shape)}")
+        top = logits.argmax(-1).cpu()
+        return {name: top == ids.cpu() for name, ids in self.choices.items()}
 
     @classmethod
     def from_prompts(

@@ -1,0 +1,191 @@
+"""Entity tracking: which object is in which box, and pairs that tell how a model looks it up.
+
+"The string is in Box G, the bill is in Box A, the hat is in Box Q. Box G contains the" is continued
+by "string" (Prakash et al., 2024, arXiv 2402.14811; nothing is ever moved). The texts to fine-tune
+on share no noun, name or label with these prompts, nor the words "Box" and "contains".
+"""
+
+import functools
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from helpers.models import Model, require
+from helpers.models.load import contiguous
+from helpers.output import files
+from helpers.tasks.pairs import Pairs, Split, words_of_split
+from helpers.tasks.tokens import Tokenizes, encode, single_token
+
+Wording: TypeAlias = Mapping[str, str]
+
+FOLDER = files.ROOT / "data" / "tracking"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+WAYS = ("own", "position", "label", "object")  # what a patch can carry
+QUERIES = 2  # of a text to fine-tune on
+NO_LOSS = -100  # the label that torch and transformers leave out of a loss
+
+
+def questions(
+    model: Tokenizes, n: int, *, boxes: int = 3, wording: str = "boxes",
+    split: Split = "test", seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """`n` prompts, each about other contents; every place is asked for equally often.
+
+    The wording "boxes" is the published one; others are "box contains", "names", "belongs to",
+    "box first" and "bare". Returns the columns prompt, answer, place (of the answer, from 0) and
+    objects (all of the prompt, in order). Raises ValueError: an unknown wording or split, no
+    prompts, no boxes, or more than there are words for.
+    """
+    rng = np.random.default_rng(require.whole("seed", seed, least=0))
+    text, nouns, labels = _words(model, wording, split)
+    _check_number("boxes", boxes, 1, min(len(labels), len(nouns)))
+    rows = []
+    places = np.resize(np.arange(boxes), require.whole("n", n, least=1))
+    for place in rng.permutation(places).tolist():
+        objects, names = (rng.choice(words, boxes, replace=False) for words in (nouns, labels))
+        rows.append((_prompt(text, objects, names, place), objects[place], place, objects.tolist()))
+    return pd.DataFrame(rows, columns=["prompt", "answer", "place", "objects"])
+
+
+def four_way(
+    model: Tokenizes, n: int, *, boxes: int = 3, split: Split = "train", seed: int = 0
+) -> Pairs:
+    """Pairs whose patched answer tells what was carried: nothing, a place, a label or an object.
+
+        base    The hat is in Box G, the lamp is in Box A, the fork is in Box Q. Box G contains the
+        source  The belt is in Box K, the key is in Box Q, the nail is in Box T. Box Q contains the
+
+    own       hat: what the base prompt asks for, and the answer of the pairs
+    position  lamp: the base's object at the place that the source asks for; the counterfactual
+    label     fork: the base's object in the box with the label that the source asks for
+    object    key: the source's own answer
+
+    The three places in the base differ, in every order equally often; base and source have no other
+    label and no object in common. The position is the last token; `at_token` moves it.
+
+    Returns pairs with these four `choices`. The table has their words, the places in the base where
+    the first three stand (i, j, k, from 0), and the positions of the label in the query and of its
+    earlier mention: query, mention, source_query, source_mention. Raises ValueError as `questions`;
+    at least three boxes are needed.
+    """
+    rng = np.random.default_rng(require.whole("seed", seed, least=0))
+    text, nouns, letters = _words(model, "boxes", split)
+    _check_number("boxes", boxes, 3, min(len(nouns) // 2, (len(letters) + 1) // 2))
+    orders = rng.permutation(list(itertools.permutations(range(boxes), 3)))
+    rows, asked = [], []
+    for i, j, k in rng.permutation(np.resize(orders, (require.whole("n", n, least=1), 3))).tolist():
+        objects = rng.choice(nouns, 2 * boxes, replace=False).tolist()
+        labels = rng.choice(letters, 2 * boxes - 1, replace=False).tolist()
+        ours, theirs = labels[:boxes], labels[boxes:]
+        theirs.insert(j, ours[k])
+        base = _prompt(text, objects[:boxes], ours, i)
+        source = _prompt(text, objects[boxes:], theirs, j)
+        rows.append((base, source, *(objects[place] for place in (i, j, k, boxes + j)), i, j, k))
+        asked.append((ours[i], theirs[j]))
+    table = pd.DataFrame(rows, columns=["base", "source", *WAYS, "i", "j", "k"])
+    token = functools.cache(functools.partial(single_token, model))
+    prompts = (table[name] for name in ("base", "source", "own", "position"))
+    pairs = Pairs.from_prompts(model, *prompts, table=table)
+    sides = {"": pairs.base_tokens, "source_": pairs.source_tokens}
+    for (side, prompts), labels in zip(sides.items(), zip(*asked, strict=True), strict=True):
+        both = zip(prompts, map(token, labels), strict=True)
+        places = [(prompt == label).nonzero()[:, 0] for prompt, label in both]
+        pairs.table[[f"{side}mention", f"{side}query"]] = torch.stack(places).numpy()
+    choices = {way: torch.tensor([token(word) for word in table[way]]) for way in WAYS}
+    return replace(pairs, choices=choices)
+
+
+def at_token(pairs: Pairs, token: Literal["query", "mention"]) -> Pairs:
+    """The pairs of `four_way`, patched at the label: in the query, or where it is first mentioned.
+    In base and source each at its own place. A ValueError if the token is another.
+    """
+    if token not in ("query", "mention"):
+        raise ValueError(f"the token must be 'query' or 'mention', not {token!r}")
+    columns = (pairs.table[side + token].to_list() for side in ("", "source_"))
+    position, source_position = map(torch.tensor, columns)
+    return replace(pairs, position=position, source_position=source_position)
+
+
+@torch.no_grad()
+def said(model: Model, prompts: Sequence[str], *, batch_size: int = 32) -> Int[Tensor, "prompts"]:
+    """The most probable next token of each prompt, of the whole vocabulary."""
+    tokens = [encode(model, prompt) for prompt in prompts]
+    lengths = torch.tensor([len(row) for row in tokens])
+    found = torch.zeros_like(lengths)
+    for length in lengths.unique():
+        for rows in (lengths == length).nonzero()[:, 0].split(batch_size):
+            batch = torch.stack([tokens[row] for row in rows]).to(model.cfg.device)
+            with model.hooks(fwd_hooks=[("unembed.hook_in", contiguous)]):
+                found[rows] = model(batch, logits_to_keep=1)[:, -1].argmax(-1).cpu()
+    return found
+
+
+def training_batch(
+    model: Tokenizes, n: int, step: int, *, seed: int = 0, entities: int = 3, shuffled: bool = False
+) -> tuple[Int[Tensor, "n pos"], Int[Tensor, "n pos"]]:
+    """The tokens of `n` texts to fine-tune on, and the labels: only the answers count in the loss.
+
+    A text lists objects, then asks for two of them in other words and answers. With `shuffled` the
+    texts are the same, but each answer is any of the objects listed: there is nothing to track.
+    Seed and step decide on everything; templates take turns, one for each step. Where texts differ
+    in length, the shorter are filled up behind their end.
+    """
+    key = [require.whole("seed", seed, least=0), require.whole("step", step, least=0)]
+    rng, other = np.random.default_rng(key), np.random.default_rng([*key, 1])
+    templates, words = list(_read("wordings")["training"].values()), _read("training_words")
+    text, tokens, labels = templates[step % len(templates)], [], []
+    lists = [words[kind].split() for kind in ("objects", text["labels"])]
+    _check_number("entities", entities, QUERIES, min(map(len, lists)))
+    for _ in range(require.whole("n", n, least=1)):
+        objects, names = (rng.choice(listed, entities, replace=False) for listed in lists)
+        asked = rng.choice(entities, QUERIES, replace=False)
+        answers = other.integers(entities, size=QUERIES) if shuffled else asked
+        written, places = _context(text, objects, names), []
+        for query, answer in zip(asked, answers, strict=True):
+            written += text["query"].format(label=names[query])
+            places.append(len(encode(model, written)))
+            written += f" {objects[answer]}. "
+        tokens.append(encode(model, written.strip()))
+        labels.append(torch.full_like(tokens[-1], NO_LOSS))
+        labels[-1][places] = tokens[-1][places]
+    pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
+    return pad(tokens), pad(labels, padding_value=NO_LOSS)
+
+
+@functools.cache
+def _read(name: str) -> dict:
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _words(model: Tokenizes, wording: str, split: Split) -> tuple[Wording, list[str], list[str]]:
+    """The text with slots, the nouns of the split and the labels: letters or names."""
+    texts = _read("wordings")["evaluation"]
+    if wording not in texts:
+        raise ValueError(f"no wording {wording!r}: choose from {list(texts)}")
+    nouns, names = ((FOLDER / f"{of}.txt").read_text("utf-8").split() for of in ("nouns", "names"))
+    kind = texts[wording]["labels"]
+    labels = words_of_split(model, list(LETTERS) if kind == "letters" else names, kind, None)
+    return texts[wording], words_of_split(model, nouns, "nouns", split), labels
+
+
+def _check_number(name: str, number: int, least: int, most: int) -> None:
+    if not least <= require.whole(name, number) <= most:
+        raise ValueError(f"{name} must be from {least} to {most}, for which there are words")
+
+
+def _prompt(text: Wording, objects: Sequence[str], labels: Sequence[str], asked: int) -> str:
+    return _context(text, objects, labels) + text["query"].format(label=labels[asked])
+
+
+def _context(text: Wording, objects: Sequence[str], labels: Sequence[str]) -> str:
+    both = zip(objects, labels, strict=True)
+    facts = text["joint"].join(text["fact"].format(object=o, label=label) for o, label in both)
+    return facts[0].upper() + facts[1:] + text["end"]

@@ -35,7 +35,7 @@ from helpers.circuits import (
 from helpers.circuits.ablation import Head
 from helpers.models import Model, load_model
 from helpers.output.files import ROOT
-from helpers.output.pages import markdown_table
+from tools.pages import markdown_table
 from helpers.patching import CachedPairs, Site, cache_sites, metrics
 from helpers.tasks import Pairs, tracking
 from tools.evidence.store import Evidence, command

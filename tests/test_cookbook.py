@@ -5,6 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FEWER = {"2000": "20", " 200,": " 16,", " 100,": " 24,", " 96,": " 12,", "seeds=4": "seeds=1"}
+FEWER |= {"steps=40": "steps=7"}
 NEEDS_NETWORK = "load_counterfact"
 
 

@@ -19,11 +19,11 @@ from transformers import PreTrainedModel
 
 from helpers.models import Model, load_model, load_plain
 from helpers.output import files
-from helpers.output.pages import markdown_table
 from helpers.patching import Estimate, Site, cache_sites, metrics
 from helpers.tasks import single_token, tracking
 from helpers.tasks.tokens import Tokenizes
 from tools.evidence.store import Evidence, command
+from tools.pages import markdown_table
 
 ADAPTERS = files.ROOT / "data" / "adapters"
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 import torch
-from helpers.circuits.transplant import with_entry
 from torch import Tensor
 
 from helpers.attribution import attribution
@@ -33,12 +32,13 @@ from helpers.circuits import (
     whole,
 )
 from helpers.circuits.ablation import Head
+from helpers.circuits.transplant import with_entry
 from helpers.models import Model, load_model
 from helpers.output.files import ROOT
-from tools.pages import markdown_table
 from helpers.patching import CachedPairs, Site, cache_sites, metrics
 from helpers.tasks import Pairs, tracking
 from tools.evidence.store import Evidence, command
+from tools.pages import markdown_table
 
 SEEDS = (0, 1, 2)
 TRAIN, TEST = 48, 96  # four-way pairs: to choose on, to judge on

@@ -41,7 +41,7 @@ from tools.evidence.store import Evidence, command
 from tools.pages import markdown_table
 
 SEEDS = (0, 1, 2)
-TRAIN, TEST = 48, 96  # four-way pairs: to choose on, to judge on
+TRAIN, TEST, PATHS = 48, 96, 24  # four-way pairs: to choose on, to judge on; to patch paths
 PENALTIES = (0.01, 0.3)  # the paper's, and one that leaves few heads
 WANTED = ("position", "object", "label")
 RANDOM = 10
@@ -57,8 +57,8 @@ RULES = (
     "written into the untouched model; means and ranges are over the test prompts.",
     "Layer of F2 and F7: where the tuned model's stream of the source, written into itself at the "
     "last token, makes most train pairs follow the position.",
-    f"Circuit: by path patching in the model of step 20, {GROUP} heads with the largest effect on "
-    "the answer's probability in each group: to the logits from the last token (value fetchers), "
+    f"Circuit: by path patching in the model of step 20 ({PATHS} of the train pairs), {GROUP} heads "
+    "with the largest effect on the answer's probability in each group: to the logits from the last token (value fetchers), "
     "to their queries (position transmitters), to the values of those at the query label (position "
     "detectors), to the values of those at the label's first mention (structure readers). All "
     "other heads, at all tokens, give the mean over both prompts of the test pairs.",
@@ -223,7 +223,7 @@ def entries(found: Mapping[str, Collection[Head]], pairs: Pairs) -> list[tuple[i
 
 def circuit(early: Model, late: Model, train: Pairs, test: Pairs) -> dict:
     """Accuracies of the circuit of `early`, in both models, beside random ones of that size."""
-    found = groups(early, train)
+    found = groups(early, train[:PATHS])
     spots = entries(found, test)
     draws = [
         entries(

@@ -115,26 +115,20 @@ def curves(weights: Weights, cached: CachedPairs, split: Split, order: Tensor) -
 
 
 def shares(cached: CachedPairs, curve: Tensor, other: Tensor | None = None) -> list:
-    """Of a curve's points, then of their mean, with intervals; or by how much they exceed others'.
-
-    The share of the logit difference, between the source's vector (0) and the base's (1).
+    """What a curve's points, and then their mean, keep of the logit difference, with intervals:
+    0 for the source's vector, 1 for the base's. Or by how much that exceeds another curve's.
     """
-    other = torch.zeros_like(curve) if other is None else other
-    zero = torch.zeros(()) if other.eq(0).all() else 1
-    ends = torch.stack([cached.logit_difference(cached.source), cached.clean_logit_difference])
-    found = []
-    for mine, theirs in [*zip(curve, other, strict=True), (curve.mean(0), other.mean(0))]:
-        columns = torch.stack([mine, theirs, *ends], -1)
-        found.append(
-            metrics.bootstrap(
-                columns,
-                lambda m: (
-                    (m[..., 0] - zero * m[..., 1] - (1 - zero) * m[..., 2])
-                    / (m[..., 3] - m[..., 2])
-                ),
-            )
+    with torch.no_grad():
+        ends = [cached.logit_difference(cached.source), cached.clean_logit_difference]
+    other = ends[0].expand_as(curve) if other is None else other
+    points = [*zip(curve, other, strict=True), (curve.mean(0), other.mean(0))]
+    return [
+        metrics.bootstrap(
+            torch.stack([mine, theirs, *ends], -1),
+            lambda m: (m[..., 0] - m[..., 1]) / (m[..., 3] - m[..., 2]),
         )
-    return found
+        for mine, theirs in points
+    ]
 
 
 def quality(model: Model, weights: Weights) -> dict:

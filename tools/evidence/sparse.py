@@ -231,7 +231,7 @@ def show(evidence: Evidence) -> None:
                  "rebuilt base", "first"):  # fmt: skip
         print(f"{name}: {found[name]}")
     for kind in ("faithful", "without", "differences"):
-        rows = [[m, *(str(metrics.Estimate(*x)) for x in at)] for m, at in found[kind].items()]
+        rows = [[m, *(f"{metrics.Estimate(*x):.2f}" for x in at)] for m, at in found[kind].items()]
         print(f"\n## {kind}\n\n" + markdown_table([kind, *map(str, SIZES), "mean"], rows))
     for kind in ("agreement", "without the error"):
         rows = [[m, *(f"{x:.2f}" for x in at)] for m, at in found[kind].items()]

@@ -17,7 +17,6 @@ from helpers.attribution import (
     agreement,
     attribution,
     coefficients,
-    direct_attribution,
     linearised,
 )
 from helpers.attribution import scores as module
@@ -226,25 +225,19 @@ def test_batches_and_lengths_do_not_matter(tiny_model):
 
 
 @pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a != "gemma3"])
-def test_direct_attribution_adds_up(architecture, tiny_model):
-    model = tiny_model(architecture)
-    pairs = random_pairs(model, 3, LENGTH)
-    split = direct_attribution(model, pairs)
-    clean = cache_pairs(model, pairs, Site(0, "resid_pre")).clean_logit_difference
-    assert torch.allclose(split.total(), clean, rtol=1e-5, atol=2e-5)
-    assert split.heads.shape == (3, model.cfg.n_layers, model.cfg.n_heads)
-
-
-def test_a_head_of_the_last_layer_works_directly_only(tiny_model):
-    """Where nothing is behind it but the final norm, its part is its score by the norm rule."""
-    model = tiny_model("gpt_neox")  # attention and MLP in parallel: no MLP behind it either
+def test_the_norm_rule_splits_the_logit_difference_over_heads_and_mlps(architecture):
+    """TransformerLens's parts of the last stream, times what is read of it (not gemma3, whose
+    norms stand behind the heads)."""
+    model = without_biases(architecture)
     pairs, last = random_pairs(model, 3, LENGTH), model.cfg.n_layers - 1
-    sites = [Site(last, "head_output", head=head) for head in range(model.cfg.n_heads)]
-    cached = cache_sites(model, pairs, sites)
-    slopes = coefficients(model, pairs, sites, method="norm")
-    parts = [(c * at.base).sum(-1) for c, at in zip(slopes, cached, strict=True)]
-    found = direct_attribution(model, pairs).heads[:, last]
-    assert torch.allclose(found, torch.stack(parts, 1), rtol=1e-3, atol=1e-5)
+    (reads,) = coefficients(model, pairs, [Site(last, "resid_post", position=-1)], method="norm")
+    with torch.no_grad():
+        logits, cache = model.run_with_cache(torch.stack(pairs.base_tokens))
+    clean = logit_difference(logits[:, -1], pairs.answer, pairs.counterfactual)
+    parts = cache.get_full_resid_decomposition(expand_neurons=False, pos_slice=-1)
+    assert len(parts) > model.cfg.n_layers * (model.cfg.n_heads + 1)
+    split = (parts * reads).sum(-1)
+    assert torch.allclose(split.sum(0), clean, rtol=1e-5, atol=2e-5)
 
 
 def test_agreement_is_what_it_says():

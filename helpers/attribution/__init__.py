@@ -1,8 +1,7 @@
-"""Shortcuts: what a gradient says about patches that were not made, and the exact direct split.
+"""Shortcuts: what a gradient says about patches that were not made.
 
 scores = attribution(model, pairs, ["mlp_out"], method="relp")  # one backward pass, every cell
 """
 
-from helpers.attribution.direct import Split, direct_attribution
 from helpers.attribution.rules import RELP, RULES, linearised
 from helpers.attribution.scores import METHODS, Agreement, agreement, attribution, coefficients

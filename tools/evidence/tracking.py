@@ -57,11 +57,12 @@ RULES = (
     "written into the untouched model; means and ranges are over the test prompts.",
     "Layer of F2 and F7: where the tuned model's stream of the source, written into itself at the "
     "last token, makes most train pairs follow the position.",
-    f"Circuit: by path patching in the model of step 20 ({PATHS} of the train pairs), {GROUP} heads "
-    "with the largest effect on the answer's probability in each group: to the logits from the last token (value fetchers), "
-    "to their queries (position transmitters), to the values of those at the query label (position "
-    "detectors), to the values of those at the label's first mention (structure readers). All "
-    "other heads, at all tokens, give the mean over both prompts of the test pairs.",
+    f"Circuit: by path patching in the model of step 20 ({PATHS} train pairs), {GROUP} heads with "
+    "the largest effect on the answer's probability in each group: to the logits from the last "
+    "token (value fetchers), to their queries (position transmitters), to the values of those at "
+    "the query label (position detectors), to the values of those at the label's first mention "
+    "(structure readers). All other heads, at all tokens, give the mean over both prompts of the "
+    "test pairs.",
 )
 
 

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from helpers.attribution import attribution
 from helpers.models import Model, load_model
-from helpers.output.pages import markdown_table
 from helpers.patching import Site
 from helpers.tasks import ioi
 from helpers.tasks.pairs import Pairs
 from tools.evidence.attribution import KINDS, exact
+from tools.pages import markdown_table
 
 ROUNDS, SOME = 2, 5  # of each, the faster one counts; layers that TransformerLens patches
 RESULT = Path(__file__).parent / "results" / "shortcuts.md"

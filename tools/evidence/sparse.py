@@ -16,7 +16,6 @@ from torch import Tensor
 from helpers.attribution import agreement as agree
 from helpers.attribution import coefficients
 from helpers.models import Model, load_model
-from helpers.output.pages import markdown_table
 from helpers.patching import cache_pairs, metrics
 from helpers.patching.cached import CachedPairs, gradients
 from helpers.tasks import agreement, passages
@@ -25,6 +24,7 @@ from helpers.tasks.tokens import encode
 from tools.evidence import dictionary
 from tools.evidence.dictionary import SITE, Weights, rebuilt, streams, values
 from tools.evidence.store import Evidence, command
+from tools.pages import markdown_table
 
 FRESH = (
     "As far as I know, the {} behind the wall",

@@ -22,7 +22,7 @@ from helpers.claims.report import (
 from helpers.output import files
 
 CLAIM_IDS = [f"C{n}" for n in range(1, 39)] + [f"E{n}" for n in range(1, 7)]
-EVERY_ID = CLAIM_IDS + [f"R{n}" for n in range(1, 7)]  # with those of part II
+EVERY_ID = CLAIM_IDS + [f"R{n}" for n in range(1, 8)]  # with those of part II
 C4_CONTROLS = {"full_mlp_high": 5.0, "random_high": 2.0}
 numbers = st.floats(-300, 300)
 

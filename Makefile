@@ -107,7 +107,7 @@ scaling: .venv/.ready-run
 lint: .venv/.ready-dev
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
-	@$(PY) -m ruff check --line-length 88 notebooks/*.ipynb
+	@$(PY) -m ruff check --line-length 100 notebooks/*.ipynb
 
 clean:
 	rm -rf .venv .venvs benchmarks/.venvs results site build .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -290,8 +290,9 @@ def test_pairs_that_are_there_both_ways_round_are_counted(pairs):
         pairs.source_position[:3], pairs.position[:3], pairs.table[:3],
     )  # fmt: skip
     both = Pairs(*(a + b if isinstance(a, tuple) else pd.concat([a, b]) if isinstance(
-        a, pd.DataFrame) else torch.cat([a, b]) for a, b in zip(vars(pairs).values(),
-        vars(turned).values(), strict=True)))  # fmt: skip
+        a, pd.DataFrame) else torch.cat([a, b]) for a, b in zip(*(
+        [of for name, of in vars(side).items() if name != "choices"] for side in (pairs, turned)
+        ), strict=True)))  # fmt: skip
     left, (note,) = distinct(both)
     assert len(left) == N + 3 and note.startswith("Pairs that are here the other way round, too: 6")
     assert distinct(pairs)[1] == ()

@@ -43,6 +43,7 @@ def test_contestants_compute_the_same(contestants, work):
     assert bench.compare(work, results) < 1e-3
 
 
+@pytest.mark.long
 def test_contestants_train_alike(contestants):
     def losses(name, work="step mlp"):
         run = contestants[name][work]

@@ -23,8 +23,7 @@ from safetensors.torch import load_file
 from helpers.claims import reference, report
 from helpers.editing import moments
 from helpers.output import files
-from helpers.tasks import counterfact
-from tools import compare, run
+from tools import compare, counterfact, run
 from tools.classroom import assignment, box, grade, gradebook
 from tools.classroom.assignment import Lesson
 from tools.classroom.submission import Submission

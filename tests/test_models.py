@@ -719,6 +719,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.long
 def test_two_processes_at_once_build_one_folder(cache, start):
     processes = [start(seconds=2), start(seconds=2)]
     output = "".join(process.communicate(timeout=60)[0] for process in processes)

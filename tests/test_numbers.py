@@ -65,7 +65,11 @@ def test_sections_that_are_named_exist():
 
 @pytest.mark.parametrize("claim", report.every_claim())
 def test_a_claim_is_recorded_in_its_lesson(claim):
-    """Or at least named there: some record several claims in a loop."""
+    """Or at least named there: some record several claims in a loop. Rules may stand here before
+    their lesson is written, as they must before its run.
+    """
+    if report.every_claim()[claim]["lesson"] > max(LESSONS):
+        return
     code = "\n".join(cells(report.every_claim()[claim]["lesson"], "code"))
     assert re.search(rf"[\"']{claim}[\"']", code)
 

@@ -178,6 +178,7 @@ while not pathlib.Path("../{other}").exists():
 """
 
 
+@pytest.mark.long
 def test_lessons_run_side_by_side_as_well_as_one_by_one(lessons, results, capfd):
     """Two that wait for each other, one that dies, and one that reads what another writes."""
     save = "from helpers.claims import report\nreport.save_site('mine', {'layer': 7}, {})"

@@ -70,6 +70,7 @@ def test_another_site_is_refused(folder, pairs):
         facts_at_layer(cached)
 
 
+@pytest.mark.long
 def test_two_workers_of_a_cluster_give_the_same_table(folder, pairs):
     jobs = [delayed(facts_job)(folder, pairs, layer, steps=2) for layer in (0, 2)]
     before = dict(os.environ)

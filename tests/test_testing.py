@@ -67,6 +67,7 @@ def write_lesson(path):
     path.write_text(writes(new_notebook(cells=cells)))
 
 
+@pytest.mark.long
 def test_a_file_stays_in_one_process_from_top_to_bottom_and_long_ones_begin(tmp_path):
     """With two workers: three lessons of six cells, and a file of tests that counts up."""
     (tmp_path / "tests").mkdir()

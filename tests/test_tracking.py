@@ -147,6 +147,21 @@ def test_four_ways_are_told_apart(n, boxes, seed, bos, split):
     assert torch.equal(pairs.counterfactual, pairs.choices["position"])
 
 
+def test_four_ways_in_another_wording(tokenizer):
+    pairs = four_way(tokenizer, 6, wording="box first", seed=1)
+    for row in pairs.table.to_dict("records"):
+        base, source = (
+            dict(re.findall(r"Box (\w): (\w+)", row[side]))
+            for side in row
+            if side in ("base", "source")
+        )
+        asked = re.search(r"Box (\w):$", row["source"])[1]
+        assert row["label"] == base[asked] and row["object"] == source[asked]
+        assert row["position"] == list(base.values())[list(source).index(asked)]
+    with pytest.raises(ValueError, match="'names' does not fit this tokenizer"):
+        four_way(tokenizer, 6, wording="names")
+
+
 def test_the_token_can_be_the_label(tokenizer):
     pairs = four_way(tokenizer, 6)
     assert pairs.position.tolist() == [len(row) - 1 for row in pairs.base_tokens]

@@ -56,8 +56,9 @@ def questions(
 
 
 def four_way(
-    model: Tokenizes, n: int, *, boxes: int = 3, split: Split = "train", seed: int = 0
-) -> Pairs:
+    model: Tokenizes, n: int, *, boxes: int = 3, wording: str = "boxes",
+    split: Split = "train", seed: int = 0,
+) -> Pairs:  # fmt: skip
     """Pairs whose patched answer tells what was carried: nothing, a place, a label or an object.
 
         base    The hat is in Box G, the lamp is in Box A, the fork is in Box Q. Box G contains the
@@ -74,10 +75,10 @@ def four_way(
     Returns pairs with these four `choices`. The table has their words, the places in the base where
     the first three stand (i, j, k, from 0), and the positions of the label in the query and of its
     earlier mention: query, mention, source_query, source_mention. Raises ValueError as `questions`;
-    at least three boxes are needed.
+    at least three boxes are needed, and labels that are one token in both places.
     """
     rng = np.random.default_rng(require.whole("seed", seed, least=0))
-    text, nouns, letters = _words(model, "boxes", split)
+    text, nouns, letters = _words(model, wording, split)
     _check_number("boxes", boxes, 3, min(len(nouns) // 2, (len(letters) + 1) // 2))
     orders = rng.permutation(list(itertools.permutations(range(boxes), 3)))
     rows, asked = [], []
@@ -98,6 +99,9 @@ def four_way(
     for (side, prompts), labels in zip(sides.items(), zip(*asked, strict=True), strict=True):
         both = zip(prompts, map(token, labels), strict=True)
         places = [(prompt == label).nonzero()[:, 0] for prompt, label in both]
+        if any(len(found) != 2 for found in places):
+            reason = "the label is not the same token where it is mentioned and where it is asked"
+            raise ValueError(f"the wording {wording!r} does not fit this tokenizer: {reason}")
         pairs.table[[f"{side}mention", f"{side}query"]] = torch.stack(places).numpy()
     choices = {way: torch.tensor([token(word) for word in table[way]]) for way in WAYS}
     return replace(pairs, choices=choices)

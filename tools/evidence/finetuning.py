@@ -4,7 +4,8 @@
     python -m tools.evidence.finetuning --print  only print what was measured
 
 The adapters (PEFT, LoRA) go to `data/adapters/`, one folder for each, and what was measured to
-`data/evidence/finetuning.json`. An interrupted run goes on with what is missing.
+`data/evidence/finetuning.json`. An interrupted run goes on with what is missing. With another model
+in SUBSPACE_ILLUSION_MODEL that one is measured as it is, and nothing is trained.
 """
 
 import time
@@ -17,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from transformers import PreTrainedModel
 
-from helpers.models import Model, load_model, load_plain
+from helpers.models import PACKAGED, Model, load_model, load_plain, model_name
 from helpers.output import files
 from helpers.patching import Estimate, Site, cache_sites, metrics
 from helpers.tasks import single_token, tracking
@@ -44,6 +45,7 @@ TABLES = {
     "others": {wording: (3, wording) for wording in OTHERS},
 }
 TOKENS = ("last", "query")
+UNTAUGHT = "box first"  # the wording in which a model that was not tuned may track boxes
 RULES = (
     f"LoRA of rank {RANK}, scale {SCALE}, on {', '.join(TARGETS)} of layers {FIRST_LAYER} to 29; "
     f"AdamW {RATE:g}, warm-up {WARM_UP} steps, gradients clipped at {CLIP:g}, {BATCH} texts a step "
@@ -55,7 +57,8 @@ RULES = (
     "right for one in so many; exact binomial intervals. Places: the share of prompts whose answer "
     "is the object at each place, right or wrong. Other formats: three boxes or people.",
     f"Four ways: {PAIRS} pairs (seed {SEED}, split test), the stream after each layer written at "
-    "the last token or at the label in the query; share of pairs by what the top token is.",
+    "the last token or at the label in the query; share of pairs by what the top token is. Models "
+    f"that are not ours: in the wording {UNTAUGHT!r}.",
 )
 
 
@@ -128,9 +131,9 @@ def accuracy(model: Model, boxes: int, wording: str) -> dict:
 
 
 @torch.no_grad()
-def four_ways(model: Model, token: str) -> dict[str, list[float]]:
+def four_ways(model: Model, token: str, wording: str) -> dict[str, list[float]]:
     """By what is carried the share of pairs, for every layer of the stream."""
-    pairs = tracking.four_way(model, PAIRS, split="test", seed=SEED)
+    pairs = tracking.four_way(model, PAIRS, wording=wording, split="test", seed=SEED)
     pairs = pairs if token == "last" else tracking.at_token(pairs, token)
     sites = [Site(layer, "resid_post") for layer in range(model.cfg.n_layers)]
     hits = [pairs.hits(at.patched_logits(at.source)) for at in cache_sites(model, pairs, sites)]
@@ -143,14 +146,20 @@ def measure(evidence: Evidence, name: str, table: str) -> None:
     rows = TOKENS if table == "four ways" else TABLES[table]
     if missing := [row for row in rows if evidence.missing(kind, name, row)]:
         model = load_model(device="cpu", adapter=LEARNT.get(name))
+        wording = "boxes" if name in MAPPED else UNTAUGHT
         for row in missing:
-            found = four_ways(model, row) if kind != "accuracy" else accuracy(model, *rows[row])
+            mapped = kind == "four ways"
+            found = four_ways(model, row, wording) if mapped else accuracy(model, *rows[row])
             evidence.put(found, kind, name, row)
 
 
 def run(evidence: Evidence) -> None:
     """Everything that is missing: adapters, the published format, four ways, other formats."""
     evidence.put(list(RULES), "rules")
+    if model_name() != PACKAGED:
+        for table in ("published", "four ways", "others"):
+            measure(evidence, Path(model_name()).name, table)
+        return
     for name, steps in SAVED.items():
         if evidence.missing("training", name):
             folders = {step: LEARNT[f"{name} step {step}"] for step in steps}

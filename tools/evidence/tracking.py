@@ -54,7 +54,8 @@ RULES = (
     "Masks: 40 steps, 16 pairs each, all heads at the last token; a head below one half is chosen.",
     f"Beside each set: {RANDOM} random sets of as many heads of the whole model.",
     "Transplants: outputs of the tuned model (step 60) at the last token of the base prompt, "
-    "written into the untouched model; means and ranges are over the test prompts.",
+    "written into the untouched model; means and ranges are over the test prompts. The shuffled "
+    "twin's outputs at the same heads were added after the first run and are not judged.",
     "Layer of F2 and F7: where the tuned model's stream of the source, written into itself at the "
     "last token, makes most train pairs follow the position.",
     f"Circuit: by path patching in the model of step 20 ({PATHS} train pairs), {GROUP} heads with "
@@ -88,12 +89,19 @@ class Runs:
         return {head: self.heads[head].source for head in heads}
 
 
-def share(hits: Tensor) -> metrics.Estimate:
-    return metrics.mean(hits.float())
+def share(hits: Tensor) -> list[float]:
+    """The share of pairs, with its interval."""
+    return list(metrics.mean(hits.float()))
 
 
-def shares(hits: Mapping[str, Tensor]) -> dict[str, float]:
-    return {name: each.float().mean().item() for name, each in hits.items()}
+def shares(hits: Mapping[str, Tensor]) -> dict:
+    """The share of each way, and `said`: for each pair the number of its way, or a dash."""
+    said = ["-"] * len(hits["own"])
+    for number, way in enumerate(tracking.WAYS):
+        for row in hits[way].nonzero()[:, 0].tolist():
+            said[row] = str(number)
+    means = {name: each.float().mean().item() for name, each in hits.items()}
+    return {**means, "said": "".join(said)}
 
 
 # ------------------------------------------------------------------------------- masks (F3)
@@ -126,8 +134,9 @@ def transplants(
 ) -> dict:
     """Accuracies of the untouched model with the tuned model's outputs, and every control."""
 
-    def own(values: Mapping[Head, Tensor], into: Runs = base, choice: str = "own") -> list[float]:
-        return list(share(into.hits(values)[choice]))
+    def own(values: Mapping[Head, Tensor], into: Runs = base, choice: str = "own") -> dict:
+        hits = into.hits(values)[choice]
+        return {"share": share(hits), "right": "".join("01"[hit] for hit in hits.int().tolist())}
 
     def given(heads: Collection[Head], change: Callable = whole, donor: Runs = tuned) -> dict:
         return {h: change(base.heads[h].base, donor.heads[h].base) for h in heads}
@@ -137,7 +146,9 @@ def transplants(
     k = len(heads)
     return {
         "whole": own(given(heads)),
-        "random": [own(given(random_heads(base.model, k, seed=seed))) for seed in range(RANDOM)],
+        "random": [
+            own(given(random_heads(base.model, k, seed=seed)))["share"] for seed in range(RANDOM)
+        ],
         "same layers": own(given(random_subset(near, min(k, len(near)), seed=0))),
         "all others": own(given([head for head in everything if head not in heads])),
         "same place, other prompt": own(given(heads, donor=others["same place"])),
@@ -149,11 +160,21 @@ def transplants(
     }
 
 
+def from_twin(base: Runs, twin: Runs, masks: Mapping[str, Mapping]) -> dict:
+    """Accuracies of the untouched model with what the same heads of the shuffled twin say."""
+    found = {}
+    for name, mask in masks.items():
+        heads = [(layer, head) for layer, head in mask["heads"]]
+        if heads and not name.startswith("label"):
+            found[name] = share(base.hits({h: twin.heads[h].base for h in heads})["own"])
+    return found
+
+
 def same_place(pairs: Pairs) -> Pairs:
     """The pairs with the base prompt of another pair that asks for the same place."""
     order = torch.arange(len(pairs))
     for place in pairs.table["i"].unique():
-        rows = torch.from_numpy((pairs.table["i"] == place).to_numpy()).nonzero()[:, 0]
+        rows = torch.tensor((pairs.table["i"] == place).to_list()).nonzero()[:, 0]
         order[rows] = rows.roll(1)
     return replace(pairs, base_tokens=tuple(pairs.base_tokens[row] for row in order))
 
@@ -238,13 +259,13 @@ def circuit(early: Model, late: Model, train: Pairs, test: Pairs) -> dict:
         means = head_means(model, test)
 
         def accuracy(heads: Collection, model: Model = model, means: Tensor = means) -> list[float]:
-            return list(share(ablated_accuracy(model, test, heads, means)))
+            return share(ablated_accuracy(model, test, heads, means))
 
         scores = attribution(early, train.aiming_at("object"), ["head_output"], method="relp")
         rows[name] = {
             "whole": accuracy(every_head(model)),
             "circuit": accuracy(spots),
-            "random": [accuracy(draw) for draw in draws],
+            "random": [accuracy(draw) for draw in draws if model is late],
             "strongest": {str(k): accuracy(strongest(scores["head_output"], k)) for k in STRONGEST},
         }
     return rows
@@ -282,8 +303,8 @@ def one_seed(evidence: Evidence, seed: int, base: Model, twin: Model) -> None:
         heads = [(layer, head) for layer, head in found["heads"]]
         if heads and not name.startswith("label"):
             once(f"transplant {name}", lambda h=heads: transplants(own, runs, h, others))
-    once("accuracy", lambda: {"untouched": list(share(own.hits({})["own"])),
-                              "tuned": list(share(runs.hits({})["own"]))})  # fmt: skip
+    once("twin's heads", lambda: from_twin(own, Runs(twin, test), evidence[key]["masks"]))
+    once("accuracy", lambda: {"untouched": shares(own.hits({})), "tuned": shares(runs.hits({}))})
     early = load_model(device="cpu", adapter=adapter(f"tracking-seed{seed}-step20"))
     once("circuit", lambda: circuit(early, tuned, train, test))
 
@@ -303,7 +324,7 @@ def show(evidence: Evidence) -> None:
         found = evidence.get(f"seed {seed}", {})
         if "masks" in found:
             rows = [
-                [name, len(m["heads"]), *(f"{x:.2f}" for x in m["shares"].values()),
+                [name, len(m["heads"]), *(f"{m['shares'][way]:.2f}" for way in tracking.WAYS),
                  " ".join(f"{x:.2f}" for x in sorted(m["random"]))]
                 for name, m in found["masks"].items()
             ]  # fmt: skip
@@ -313,7 +334,10 @@ def show(evidence: Evidence) -> None:
             if name.startswith("transplant"):
                 print(f"\n{name}: {found.get('accuracy')}")
                 for row, value in each.items():
-                    print(f"  {row}: {value if row != 'random' else sorted(x[0] for x in value)}")
+                    listed = sorted(x[0] for x in value) if row == "random" else value["share"]
+                    print(f"  {row}: {listed}")
+            if name == "twin's heads":
+                print(f"the shuffled twin's outputs at the same heads: {each}")
             if "into" in name or name in ("chosen on", "only the change"):
                 top = layer_of(each)
                 print(f"{name}: layer {top}: {each[top]}")

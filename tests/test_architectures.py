@@ -52,6 +52,7 @@ MAY_LACK = {
     "08": "in no layer, or in",
     "09": "do nothing that could be tested",
     "11": "does not do this task",
+    "12": "its adapters are of the packaged model",
 }
 
 

@@ -82,6 +82,15 @@ def without_top_by_hand(estimate, exact):
     return x @ y / (x.norm() * y.norm())
 
 
+def in_fours(logits, choices):
+    return (logits.argmax(-1)[:, None] == choices).float()
+
+
+def counted(logits, choices):
+    said = [max(range(len(row)), key=row.__getitem__) for row in logits.tolist()]
+    return torch.tensor([[s == c for c in row] for s, row in zip(said, choices.tolist())]).float()  # noqa: B905
+
+
 def at(p, place):
     return p[torch.arange(len(p)), ..., place]
 
@@ -422,6 +431,21 @@ RIGHT = {
         without_top,
         without_top_by_hand,
         lambda x, y: float(without_top(x, y)),
+    ],
+    checks.check_four_ways: [
+        lambda logits, c: in_fours(logits, c).mean(0),
+        lambda logits, c: counted(logits, c).mean(0),
+        lambda logits, c: (logits.gather(1, c) == logits.amax(1, keepdim=True)).double().mean(0),
+    ],
+    checks.check_mix: [
+        lambda own, source, keep: source + keep[:, None] * (own - source),
+        lambda own, source, keep: torch.lerp(source, own, keep[None, :, None]),
+        lambda own, source, keep: torch.einsum("phd,h->phd", own - source, keep) + source,
+    ],
+    checks.check_specific_part: [
+        lambda own, theirs: theirs + (own.mean(0) - theirs.mean(0)),
+        lambda own, theirs: theirs - (theirs - own).mean(0, keepdim=True),
+        lambda own, theirs: torch.stack([own.mean(0) + one - theirs.mean(0) for one in theirs]),
     ],
     checks.check_opened: [
         lambda fall, shut: 1 - shut.mean() / fall.mean(),
@@ -855,6 +879,38 @@ WRONG = [
     (checks.check_without_top, zeroed, "leave the cell out"),
     (checks.check_without_top, lambda x, y: without_top(x, y) ** 2, "square"),
     (checks.check_without_top, lambda x, y: None, "returns nothing"),
+    (
+        checks.check_four_ways,
+        lambda x, c: (
+            (x.gather(1, c).argmax(1)[:, None] == torch.arange(c.shape[1])).float().mean(0)
+        ),
+        "whole",
+    ),
+    (checks.check_four_ways, lambda x, c: x.softmax(-1).gather(1, c).mean(0), "probability"),
+    (checks.check_four_ways, lambda x, c: in_fours(x, c).sum(0), "not a count"),
+    (checks.check_four_ways, lambda x, c: in_fours(x, c).mean(1), "not over the four"),
+    (checks.check_four_ways, lambda x, c: in_fours(x, c).mean(), "keep the four apart"),
+    (
+        checks.check_four_ways,
+        lambda x, c: in_fours(x, torch.arange(c.shape[1])).mean(0),
+        "token ids",
+    ),
+    (checks.check_mix, lambda a, b, m: (1 - m)[:, None] * a + m[:, None] * b, "means untouched"),
+    (checks.check_mix, lambda a, b, m: m[:, None] * a + b, "1 - keep, is missing"),
+    (checks.check_mix, lambda a, b, m: a + (1 - m)[:, None] * b, "must add up to 1"),
+    (checks.check_mix, lambda a, b, m: (1 - m)[:, None] * b, "keeps is missing"),
+    (checks.check_mix, lambda a, b, m: torch.where(m[:, None] < 0.5, b, a), "do not round"),
+    (checks.check_mix, lambda a, b, m: m.mean() * a + (1 - m.mean()) * b, "its own share"),
+    (checks.check_specific_part, lambda a, b: b, "the whole activation"),
+    (checks.check_specific_part, lambda a, b: a + b.mean(0) - a.mean(0), "constant shift"),
+    (checks.check_specific_part, lambda a, b: b - b.mean(0), "around zero"),
+    (
+        checks.check_specific_part,
+        lambda a, b: a.mean(1, keepdim=True) + b - b.mean(1, keepdim=True),
+        "not over coordinates",
+    ),
+    (checks.check_specific_part, lambda a, b: a.mean() + b - b.mean(), "each coordinate"),
+    (checks.check_specific_part, lambda a, b: a + b - b.mean(0), "speak twice"),
     (
         checks.check_inner_products,
         lambda x, four: torch.mul(*differences(x, four)),

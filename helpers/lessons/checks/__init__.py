@@ -14,5 +14,6 @@ from helpers.lessons.checks.facts import *  # noqa: F403
 from helpers.lessons.checks.ioi import *  # noqa: F403
 from helpers.lessons.checks.judging import *  # noqa: F403
 from helpers.lessons.checks.toy import *  # noqa: F403
+from helpers.lessons.checks.tracking import *  # noqa: F403
 
 __all__ = sorted(name for name in dir() if name.startswith("check_"))

@@ -21,12 +21,12 @@ from helpers.models import Model
 from helpers.patching import Acts, CachedPairs, Estimate, Site, check_sites
 from helpers.patching.cached import Patchable
 from helpers.patching.metrics import PerPair, bootstrap
-from helpers.patching.sites import present
+from helpers.patching.sites import OF_CIRCUITS, present
 
 Writer: TypeAlias = Float[Tensor, "d d_model"] | None
 Vector: TypeAlias = Float[Tensor, "d *k"]
 
-ONLY_READ = ("mlp_in", "head_query", "head_key", "head_value")
+ONLY_READ = ("mlp_in", "head_query", *OF_CIRCUITS)
 OF_KERNEL = ("null norm", "read by the null part", "lost by the row part", "lost unit by unit")
 COINCIDE = 1e-3  # of the largest distance among natural states: closer ones are the same
 ROWS_TOGETHER = 512  # of a table of distances, so that many pairs fit into memory

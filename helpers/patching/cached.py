@@ -17,11 +17,11 @@ from torch import Tensor
 from helpers.models import Model, require
 from helpers.patching.metrics import Effect, Hits, PerPair, logit_difference
 from helpers.patching.sites import Site, check_sites, check_vocabulary
-from helpers.patching.suffix import ALL, Mix, Rows, Suffix, Write
+from helpers.patching.suffix import ALL, Rows, Running, Suffix, Write
 from helpers.tasks.pairs import Pairs
 
 Acts: TypeAlias = Float[Tensor, "pairs d"]  # what stands at a site, a row per pair
-Clamp: TypeAlias = Mapping[Site, Acts | Mix]
+Clamp: TypeAlias = Mapping[Site, Acts | Running]
 Sites: TypeAlias = "Sequence[CachedPairs]"  # the same pairs at several sites
 AtSites: TypeAlias = Sequence[Acts] | None  # what to write at each of several sites
 ROWS_PER_FORWARD = 256  # bounds the memory of one patched forward pass, not its result
@@ -77,7 +77,7 @@ class CachedPairs(Patchable):
             tokens: Compute the logits of these only; of the whole vocabulary by default.
             clamp: Activations to hold fixed at sites above this one (above `resid_pre`, also in
                 its own layer), at the same token. With `record` this patches one path only, or cuts
-                it. A `Mix` keeps a share of what comes by.
+                it. A `Mix` keeps a share of what comes by, `Along` what is not in a subspace.
 
         Raises ValueError: an activation of the wrong shape or with NaN, a clamped site below, or
         tokens that are not in the vocabulary. IndexError: no such row.
@@ -191,7 +191,7 @@ class CachedPairs(Patchable):
                 raise ValueError(f"{site} cannot be clamped: choose a site above {self.site}")
             if site.position not in (None, self.site.position):
                 raise ValueError(f"{site} cannot be clamped at another token than the patched one")
-            value = value.other if isinstance(value, Mix) else value
+            value = value.other if isinstance(value, Running) else value
             require.floats("a clamped activation", value)
             if value.ndim != 2 or len(value) != len(rows) or not torch.isfinite(value).all():
                 needed = f"finite activations [rows d] for {len(rows)} rows"

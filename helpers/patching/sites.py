@@ -22,9 +22,16 @@ HOOKS = {
     "head_output": "attn.hook_z",
     "head_query": "attn.hook_q",
 }
-# Of one key-value head, which several query heads may share. Not in lists of "all kinds of sites":
-# they say something of circuits only.
-SHARED = {"head_key": "attn.hook_k", "head_value": "attn.hook_v"}
+# Not in lists of "all kinds of sites": they say something of circuits only. Keys and values are
+# those of a key-value head, which query heads may share. Where positions are rotary, query and key
+# are rotated by their places before they meet.
+OF_CIRCUITS = {
+    "head_key": "attn.hook_k",
+    "head_value": "attn.hook_v",
+    "head_rotated_query": "attn.hook_rot_q",
+    "head_rotated_key": "attn.hook_rot_k",
+}
+SHARED = ("head_key", "head_value", "head_rotated_key")
 # What a hook of that name holds only where there is this weight: elsewhere it is something else.
 WEIGHTS = {
     "mlp_hidden": ("mlp.W_out", "its MLP is several experts, each with a hidden activation"),
@@ -33,7 +40,7 @@ WEIGHTS = {
     "head_key": ("attn.W_K", "its keys are not made head by head"),
     "head_value": ("attn.W_V", "its values are not made head by head"),
 }
-OF_ONE_HEAD = ("head_output", "head_query", *SHARED)
+OF_ONE_HEAD = ("head_output", "head_query", *OF_CIRCUITS)
 
 
 @dataclass(frozen=True)
@@ -46,8 +53,9 @@ class Site:
             after the block), `attn_out`, `mlp_out` (what the sublayer adds), `mlp_in` (what the MLP
             reads, behind its norm), `mlp_hidden` (input of the down projection, `[d_mlp]`),
             `head_output` or `head_query` (one head before the output projection, or its query
-            before rotary positions, `[d_head]`), `head_key` or `head_value` (of a key-value head).
-        head: For the last four only.
+            before rotary positions, `[d_head]`), `head_key` or `head_value` (of a key-value head),
+            `head_rotated_query` or `head_rotated_key` (the same behind rotary positions).
+        head: For those of heads only.
         position: Overrides the pairs' own; negative counts from the end of each prompt.
 
     Raises ValueError: an unknown kind, a head where none belongs or none where one does, or a
@@ -60,7 +68,7 @@ class Site:
     position: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in list(HOOKS | SHARED):
+        if self.kind not in list(HOOKS | OF_CIRCUITS):
             raise ValueError(f"unknown kind of site {self.kind!r}: choose one of {list(HOOKS)}")
         if (self.kind in OF_ONE_HEAD) != (self.head is not None):
             raise ValueError(f"give `head` for {OF_ONE_HEAD}, and for no other kind of site")
@@ -72,7 +80,7 @@ class Site:
     @property
     def hook_name(self) -> str:
         """Name of the TransformerLens hook, for example `blocks.8.mlp.hook_post`."""
-        return f"blocks.{self.layer}.{(HOOKS | SHARED)[self.kind]}"
+        return f"blocks.{self.layer}.{(HOOKS | OF_CIRCUITS)[self.kind]}"
 
     def as_dict(self) -> dict:
         """The site as plain values, to be stored and read back with `Site(**values)`."""

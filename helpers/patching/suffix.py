@@ -10,7 +10,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -29,22 +29,45 @@ ALL = slice(None)
 
 
 @dataclass(frozen=True)
-class Mix:
-    """A write that depends on what comes by: `keep` (0 to 1) of that, and the rest of `other`."""
+class Running:
+    """A write that depends on what comes by, and on something `other`."""
 
     other: Float[Tensor, "some d"]
-    keep: Float[Tensor, ""]
 
-    def __getitem__(self, rows: Rows) -> "Mix":
-        return Mix(self.other[rows], self.keep)
+    def __getitem__(self, rows: Rows) -> "Running":
+        return replace(self, other=self.other[rows])
 
     def of(self, running: Float[Tensor, "some d"]) -> Float[Tensor, "some d"]:
         """What to write in place of what comes by."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Mix(Running):
+    """The share `keep` (0 to 1) of what comes by, and the rest of `other`."""
+
+    keep: Float[Tensor, ""]
+
+    def of(self, running: Float[Tensor, "some d"]) -> Float[Tensor, "some d"]:
         return torch.lerp(self.other, running, self.keep)
 
 
+@dataclass(frozen=True)
+class Along(Running):
+    """What comes by, except along an orthonormal `basis`: there it is what `other` has.
+
+    With a mean as `other`, and the basis of all that is left out, this compresses an activation;
+    with a source and few directions it patches a subspace of what comes by.
+    """
+
+    basis: Float[Tensor, "d k"]
+
+    def of(self, running: Float[Tensor, "some d"]) -> Float[Tensor, "some d"]:
+        return running + (self.other - running) @ self.basis @ self.basis.T
+
+
 # What to write where, and in which of the rows.
-Write: TypeAlias = tuple[Site, Float[Tensor, "some d"] | Mix, slice]
+Write: TypeAlias = tuple[Site, Float[Tensor, "some d"] | Running, slice]
 
 
 class Suffix:
@@ -144,7 +167,13 @@ class Suffix:
                 point.fwd_hooks.remove(handle)
 
     def _write(
-        self, site: Site, activation: Tensor | Mix, part: slice, rows: Tensor, entry: int, add: bool
+        self,
+        site: Site,
+        activation: Tensor | Running,
+        part: slice,
+        rows: Tensor,
+        entry: int,
+        add: bool,
     ) -> Hook:
         """The hook that puts the activation in place of the site's vector, or adds it to that."""
         name = site.hook_name
@@ -160,9 +189,10 @@ class Suffix:
         def write(old: Tensor, hook: object) -> Tensor:
             new, head = old.clone(), () if site.head is None else (site.head,)
             where = (part, self.index, *head)
-            value = activation.of(old[where]) if isinstance(activation, Mix) else activation
-            if value.shape[-1] != old.shape[-1]:
-                raise ValueError(f"{site} has {old.shape[-1]} dimensions, not {value.shape[-1]}")
+            given = activation.other if isinstance(activation, Running) else activation
+            if given.shape[-1] != old.shape[-1]:
+                raise ValueError(f"{site} has {old.shape[-1]} dimensions, not {given.shape[-1]}")
+            value = activation.of(old[where]) if isinstance(activation, Running) else activation
             new[where] = old[where] + value if add else value
             return new
 

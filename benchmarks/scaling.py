@@ -26,12 +26,13 @@ from helpers.directions.search import cross_entropy
 from helpers.models.load import load_model
 from helpers.models.smollm import packaged_folder
 from helpers.output import plots
+from helpers.patching import cache_pairs
 from helpers.patching.cached import CachedPairs
-from helpers.patching.caching import cache_pairs, measure_in_batches
 from helpers.patching.sites import Site
 from helpers.tasks.ioi import make_pairs
 from helpers.tasks.pairs import Pairs
 from helpers.tasks.text import passages
+from tools.batches import measure_in_batches
 
 HERE = Path(__file__).resolve().parent
 LAYER = 21

@@ -31,12 +31,12 @@ from helpers.directions import closed_form, geometry, layers, readers, search
 from helpers.directions.sweeps import facts_at_layer
 from helpers.editing import edits, moments, rome
 from helpers.models import load
-from helpers.patching import caching, metrics
+from helpers.patching import metrics
 from helpers.patching.sites import Site, check_sites
 from helpers.tasks import agreement, facts, ioi, text
 from helpers.tasks.pairs import Pairs
 from helpers.tasks.tokens import encode, single_token
-from tools import compare, counterfact, publish, run
+from tools import batches, compare, counterfact, publish, run
 from tools import reference as update
 from tools.audit import command, sites, vectors
 from tools.classroom import assignment, grade
@@ -333,9 +333,9 @@ PATCHING = [
     (patched(clamp={Site(2, "mlp_hidden"): torch.ones(5, 95)}), "96 dimensions, not 95"),
     (lambda s: s.cached.record(s.cached.base, "blocks.2.hook_in"), r"\['blocks.2.hook_in'\]"),
     (lambda s: s.cached.record(s.cached.base, ["blocks.9.x"]), "no hook blocks.9.x", KeyError),
-    (lambda s: caching.measure_in_batches(s.model, s.pairs, SITE, lambda c: None), NOT_FLOATS),
-    (lambda s: next(caching.in_batches(s.model, s.pairs, SITE, memory="1e9")), "bytes, got '1e9'"),
-    (lambda s: next(caching.in_batches(s.model, s.pairs, Site(9, "mlp_out"))), "layer 9 is out"),
+    (lambda s: batches.measure_in_batches(s.model, s.pairs, SITE, lambda c: None), NOT_FLOATS),
+    (lambda s: next(batches.in_batches(s.model, s.pairs, SITE, memory="1e9")), "bytes, got '1e9'"),
+    (lambda s: next(batches.in_batches(s.model, s.pairs, Site(9, "mlp_out"))), "layer 9 is out"),
 ]
 
 

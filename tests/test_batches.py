@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from helpers.directions.geometry import patch_subspace, random_direction
-from helpers.patching.caching import bytes_per_pair, cache_pairs, in_batches, measure_in_batches
+from helpers.patching import cache_pairs
 from helpers.patching.sites import Site
 from helpers.tasks.ioi import make_pairs
+from tools.batches import bytes_per_pair, in_batches, measure_in_batches
 
 SITE = Site(1, "mlp_hidden")
 

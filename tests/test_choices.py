@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.output.files import ROOT
-from helpers.tasks.choices import _read, multiple_choice
+from tools.choices import _read, multiple_choice
 
 NOUNS = (ROOT / "data" / "tracking" / "nouns.txt").read_text("utf-8").split()
 COLOURS = _read()["colours"].split()

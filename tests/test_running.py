@@ -7,7 +7,7 @@ import torch
 from test_patching import random_pairs
 
 from helpers.patching import Site, cache_sites
-from helpers.patching.suffix import Along, Mix
+from helpers.patching.writes import Along, Mix
 
 PLACE = 6
 

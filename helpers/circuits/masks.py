@@ -25,7 +25,7 @@ from helpers.circuits.transplant import with_entry
 from helpers.directions.search import progress_bar
 from helpers.models import Model, require
 from helpers.patching import CachedPairs
-from helpers.patching.suffix import Mix
+from helpers.patching.writes import Mix
 from helpers.tasks import Pairs
 
 Desiderata: TypeAlias = Pairs | Sequence[Pairs]

@@ -17,7 +17,8 @@ from torch import Tensor
 from helpers.models import Model, require
 from helpers.patching.metrics import Effect, Hits, PerPair, logit_difference
 from helpers.patching.sites import Site, check_sites, check_vocabulary
-from helpers.patching.suffix import ALL, Rows, Running, Suffix, Write
+from helpers.patching.suffix import ALL, Rows, Suffix, Write
+from helpers.patching.writes import Running
 from helpers.tasks.pairs import Pairs
 
 Acts: TypeAlias = Float[Tensor, "pairs d"]  # what stands at a site, a row per pair

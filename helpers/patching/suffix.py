@@ -10,7 +10,6 @@ import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -20,50 +19,13 @@ from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLa
 
 from helpers.models.load import Model, contiguous
 from helpers.patching.sites import Site, check_sites
+from helpers.patching.writes import Running
 
 Stream: TypeAlias = Float[Tensor, "batch pos d_model"]
 Rows: TypeAlias = Int[Tensor, "rows"]  # numbers of prompts or pairs, which may repeat
 Columns: TypeAlias = Int[Tensor, "columns"]  # tokens whose logits are wanted
 Hook: TypeAlias = tuple[str, Callable]
 ALL = slice(None)
-
-
-@dataclass(frozen=True)
-class Running:
-    """A write that depends on what comes by, and on something `other`."""
-
-    other: Float[Tensor, "some d"]
-
-    def __getitem__(self, rows: Rows) -> "Running":
-        return replace(self, other=self.other[rows])
-
-    def of(self, running: Float[Tensor, "some d"]) -> Float[Tensor, "some d"]:
-        """What to write in place of what comes by."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Mix(Running):
-    """The share `keep` (0 to 1) of what comes by, and the rest of `other`."""
-
-    keep: Float[Tensor, ""]
-
-    def of(self, running: Float[Tensor, "some d"]) -> Float[Tensor, "some d"]:
-        return torch.lerp(self.other, running, self.keep)
-
-
-@dataclass(frozen=True)
-class Along(Running):
-    """What comes by, except along an orthonormal `basis`: there it is what `other` has.
-
-    With a mean as `other`, and the basis of all that is left out, this compresses an activation;
-    with a source and few directions it patches a subspace of what comes by.
-    """
-
-    basis: Float[Tensor, "d k"]
-
-    def of(self, running: Float[Tensor, "some d"]) -> Float[Tensor, "some d"]:
-        return running + (self.other - running) @ self.basis @ self.basis.T
 
 
 # What to write where, and in which of the rows.

@@ -18,7 +18,7 @@ from helpers.attribution import coefficients
 from helpers.models import Model, load_model
 from helpers.patching import CachedPairs, Site, cache_sites, metrics
 from helpers.patching.sites import key_value_heads
-from helpers.patching.suffix import Along
+from helpers.patching.writes import Along
 from helpers.tasks import Pairs, lists
 from tools.evidence.store import Evidence, command
 from tools.pages import markdown_table

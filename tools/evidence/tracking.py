@@ -324,7 +324,7 @@ def show(evidence: Evidence) -> None:
         found = evidence.get(f"seed {seed}", {})
         if "masks" in found:
             rows = [
-                [name, len(m["heads"]), *(f"{m['shares'][way]:.2f}" for way in tracking.WAYS),
+                [name, str(len(m["heads"])), *(f"{m['shares'][way]:.2f}" for way in tracking.WAYS),
                  " ".join(f"{x:.2f}" for x in sorted(m["random"]))]
                 for name, m in found["masks"].items()
             ]  # fmt: skip

@@ -499,6 +499,7 @@ TASKS = [
     (with_facts(template="{subject} or {subject} is"), r"needs one \{subject\}"),
     (with_facts(answer=["Paris", None]), "fact 1 has no answer: fill every cell"),
     (with_facts(subject=["", "Italy"]), "fact 0 has no subject"),
+    (lambda s: facts.reading("city_mayor"), "no examples for 'city_mayor': choose from .'city_c"),
     (lambda s: text.passages(s.tokenizer, 2.0), "n must be a whole number"),
     (lambda s: text.passages(s.tokenizer, 2, length=10**9), "gives 1 to 0 passages of 1000000000"),
 ]

@@ -30,8 +30,8 @@ MENTIONS = (
 LAYERS = tuple(range(0, 30, 2))
 FEW = (0, *range(4, 21, 2), 24)
 COARSE = tuple(range(0, 30, 4))
-TOLD = (0, 4, 8, 12, 16, 20, 24)  # layers whose texts are kept, of the first test subjects
-SUBJECTS = 4
+TOLD = (0, 4, 8, 12, 16, 20)  # layers whose texts are kept, of the first test subjects
+SUBJECTS = 3
 RULES = (
     "Facts that the model completes with the main prompt of their relation. Of each answer half "
     "of the subjects choose layers (the first `train`), the rest judge. Nobody is left out.",
@@ -61,19 +61,29 @@ class Asked:
     readers: tuple[Reader, ...]
     objects: tuple[list[int], ...]  # of each reader, as places among the candidates
 
-    def pairs(self, template: str | None = None) -> tuple[Pairs, ...]:
-        """Each subject as base once, with a donor of another answer; the same in any template."""
+    def pairs(self, template: str | None = None) -> Pairs:
+        """Each subject as base once, with a donor from its half that has another answer.
+
+        The same subjects and donors, in the same order, with any template.
+        """
         change = {} if template is None else {"template": template}
         tables = [known.assign(**change) for known in self.known]
-        return tuple(facts.make_pairs(self.model, table, len(table)) for table in tables)
+        return joined(*(facts.make_pairs(self.model, table, len(table)) for table in tables))
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        return pd.concat([pairs.table for pairs in self.pairs()], ignore_index=True)
+        return self.pairs().table
 
     def places(self, tokens: Int[Tensor, "n"]) -> Int[Tensor, "n"]:
         """Where tokens stand among the candidates."""
         return (tokens[:, None] == self.candidates).int().argmax(1)
+
+
+def joined(first: Pairs, second: Pairs) -> Pairs:
+    tokens = (getattr(first, s) + getattr(second, s) for s in ("base_tokens", "source_tokens"))
+    columns = ("answer", "counterfactual", "position", "source_position")
+    both = (torch.cat([getattr(first, name), getattr(second, name)]) for name in columns)
+    return Pairs(*tokens, *both, pd.concat([first.table, second.table], ignore_index=True))
 
 
 def ask(model: Model, name: str) -> Asked:
@@ -104,43 +114,37 @@ def pick(
 
 def cached_at(
     asked: Asked, layers: Sequence[int], template: str | None = None
-) -> list[list[CachedPairs]]:
-    """The pairs of both halves, with the stream that enters each layer."""
+) -> list[CachedPairs]:
+    """The pairs, with the stream that enters each layer."""
     sites = [Site(layer, "resid_pre") for layer in layers]
-    return [cache_sites(asked.model, pairs, sites) for pairs in asked.pairs(template)]
+    return cache_sites(asked.model, asked.pairs(template), sites)
 
 
-def entering(cached: Sequence[Sequence[CachedPairs]]) -> Float[Tensor, "layers n d"]:
-    """The subjects' own states, of both halves."""
-    return torch.cat([torch.stack([at.base for at in half]) for half in cached], 1)
+def entering(cached: Sequence[CachedPairs]) -> Float[Tensor, "layers n d"]:
+    """The subjects' own states."""
+    return torch.stack([at.base for at in cached])
 
 
-def swapped(asked: Asked, cached: Sequence[Sequence[CachedPairs]]) -> dict:
+def swapped(asked: Asked, cached: Sequence[CachedPairs]) -> dict:
     """By layer: whether the answer becomes the donor's, the top token stays, and divergence."""
-    layers = [at.site.layer for at in cached[0]]
-    flips, stays, moved = [], [], []
-    for half in cached:
-        clean = half[0].patched_logits(half[0].base).log_softmax(-1)
-        donor = asked.places(half[0].pairs.counterfactual)
-        for at in half:
-            new = at.patched_logits(at.source).log_softmax(-1)
-            flips.append(new[:, asked.candidates].argmax(1) == donor)
-            stays.append(new.argmax(1) == clean.argmax(1))
-            moved.append((clean.exp() * (clean - new)).sum(1))
-    join = lambda rows: torch.stack(  # noqa: E731
-        [torch.cat([rows[n], rows[n + len(layers)]]) for n in range(len(layers))]
-    )
-    test = join(moved)[:, len(cached[0][0]) :]
-    return {
-        "flip": digits(layers, [join(flips)]),
-        "same top": digits(layers, [join(stays)]),
-        "kl": {str(at): list(metrics.mean(row)) for at, row in zip(layers, test, strict=True)},
+    clean = cached[0].patched_logits(cached[0].base).log_softmax(-1)
+    donor = asked.places(cached[0].pairs.counterfactual)
+    flips, stays, moved = [], [], {}
+    for at in cached:
+        new = at.patched_logits(at.source).log_softmax(-1)
+        flips.append(new[:, asked.candidates].argmax(1) == donor)
+        stays.append(new.argmax(1) == clean.argmax(1))
+        apart = (clean.exp() * (clean - new)).sum(1)
+        moved[str(at.site.layer)] = list(metrics.mean(apart[len(asked.known[0]) :]))
+    layers = [at.site.layer for at in cached]
+    return {"flip": digits(layers, [torch.stack(flips)]), "kl": moved} | {
+        "same top": digits(layers, [torch.stack(stays)])
     }
 
 
-def mass(asked: Asked, cached: Sequence[Sequence[CachedPairs]]) -> float:
+def mass(asked: Asked, cached: Sequence[CachedPairs]) -> float:
     """How much probability the prompt itself gives to the candidates."""
-    logits = torch.cat([half[0].patched_logits(half[0].base) for half in cached])
+    logits = cached[0].patched_logits(cached[0].base)
     return logits.softmax(-1)[:, asked.candidates].sum(1).mean().item()
 
 
@@ -225,6 +229,13 @@ def unpatched(asked: Asked) -> dict[str, str]:
     return digits([0], [top == right for top in tops])
 
 
+def unmoved(asked: Asked, of: Tensor, layers: Sequence[int]) -> dict[str, str]:
+    """Readings that say what the reader says of its own placeholder, right or wrong."""
+    own = [r.read(r.own[:1], asked.candidates, layers=[0]).argmax(-1) for r in asked.readers]
+    found = readings(asked, of, layers)
+    return digits(layers, [each.argmax(-1) == at for each, at in zip(found, own, strict=True)])
+
+
 def other_order(asked: Asked, of: Tensor) -> dict[str, list[int]]:
     """Which example is named by wrong readings of late layers: as they stand, and reversed."""
     texts = facts.reading(asked.name)
@@ -245,7 +256,7 @@ def texts(asked: Asked, of: Tensor) -> dict[str, list[str]]:
     """What the first reader goes on with, for the first test subjects."""
     rows = range(len(asked.known[0]), len(asked.known[0]) + SUBJECTS)
     told = {
-        str(layer): asked.readers[0].tell(of[LAYERS.index(layer), list(rows)], layer)
+        str(layer): asked.readers[0].tell(of[LAYERS.index(layer), list(rows)], layer, n_tokens=3)
         for layer in TOLD
     }
     return {"subjects": asked.table["subject"].iloc[list(rows)].tolist()} | told
@@ -340,6 +351,7 @@ def one_relation(evidence: Evidence, model: Model, name: str) -> None:
     once(lambda: digits(COARSE, hits(asked, random_like(of_coarse), COARSE)), "random")
     once(lambda: digits(COARSE, hits(asked, mean, COARSE)), "mean")
     once(lambda: unpatched(asked), "unpatched")
+    once(lambda: unmoved(asked, of_coarse, COARSE), "unmoved")
     once(lambda: other_order(asked, of), "order")
     once(lambda: texts(asked, of), "texts")
     mentions(evidence, asked, of_few)

@@ -123,10 +123,11 @@ def share(found: Found, rows: Mapping[str, str], layer: int, most: int = READERS
 def by_layer(found: Found) -> str:
     """Shares of test subjects (mean over readers), and divergences in nats, by layer."""
     mention, rows = found["mention"], []
-    names = ["layer", *"read other random mean held".split(), "into 0", "flip", "same top", "KL"]
+    names = ["layer", *"read unmoved other random mean held".split(), "into 0"]
+    names += ["flip", "same top", "KL"]
     names += ["mention", "its KL", "its top"]
     for layer in map(int, found["read"]):
-        row = [layer, *(share(found, found[key], layer) for key in names[1:7])]
+        row = [layer, *(share(found, found[key], layer) for key in names[1:8])]
         row += [share(found, found[key], layer, 1) for key in ("flip", "same top")]
         row += [f"{found['kl'][str(layer)][0]:.2f}"]
         if str(layer) in mention["read"]:

@@ -127,7 +127,7 @@ def by_layer(found: Found) -> str:
     names += ["flip", "same top", "KL"]
     names += ["mention", "its KL", "its top"]
     for layer in map(int, found["read"]):
-        row = [layer, *(share(found, found[key], layer) for key in names[1:8])]
+        row = [str(layer), *(share(found, found[key], layer) for key in names[1:8])]
         row += [share(found, found[key], layer, 1) for key in ("flip", "same top")]
         row += [f"{found['kl'][str(layer)][0]:.2f}"]
         if str(layer) in mention["read"]:
@@ -144,10 +144,9 @@ def what_is_said(found: Found) -> str:
     kinds, rows = ("right", "leaked", "foreign", "wrong"), []
     for layer, of in found["said"].items():
         edges = found["edges"][layer]
-        row = [layer, *(of[kind] for kind in kinds), " ".join(map(str, of["places"]))]
-        rows.append(
-            [*row, *(edges[kind] for kind in (*kinds, "silent")), f"{found['mass'][layer]:.2f}"]
-        )
+        row = [layer, *(str(of[kind]) for kind in kinds), " ".join(map(str, of["places"]))]
+        row += [str(edges[kind]) for kind in (*kinds, "silent")]
+        rows.append([*row, f"{found['mass'][layer]:.2f}"])
     drawn = [f"{kind}, p > .5" for kind in kinds]
     return markdown_table(["layer", *kinds, "places", *drawn, "silent", "mass"], rows)
 
@@ -178,7 +177,7 @@ def show(evidence: Mapping) -> None:
         )
         print(f"silent {most_silent(found)}; mentions' mass {found['mention']['n']}")
         for layer, told in found["texts"].items():
-            print(f"{layer:9}", *told, sep=" | ")
+            print(f"{layer:9}", *(" ".join(text.split()) for text in told), sep=" | ")
     if all("sum into 0" in evidence.get(name, {}) for name in JUDGED):
         for claim, of in measured(evidence).items():
             numbers = ", ".join(f"{key} {number:.3g}" for key, number in of.items())

@@ -29,8 +29,6 @@ Wording: TypeAlias = Mapping[str, str]
 FOLDER = files.ROOT / "data" / "tracking"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 WAYS = ("own", "position", "label", "object")  # what a patch can carry
-QUERIES = 2  # of a text to fine-tune on
-NO_LOSS = -100  # the label that torch and transformers leave out of a loss
 
 
 def questions(
@@ -132,52 +130,27 @@ def said(model: Model, prompts: Sequence[str], *, batch_size: int = 32) -> Int[T
     return found
 
 
-def training_batch(
-    model: Tokenizes, n: int, step: int, *, seed: int = 0, entities: int = 3, shuffled: bool = False
-) -> tuple[Int[Tensor, "n pos"], Int[Tensor, "n pos"]]:
-    """The tokens of `n` texts to fine-tune on, and the labels: only the answers count in the loss.
-
-    A text lists objects, then asks for two of them in other words and answers. With `shuffled` the
-    texts are the same, but each answer is any of the objects listed: there is nothing to track.
-    Seed and step decide on everything; templates take turns, one for each step. Where texts differ
-    in length, the shorter are filled up behind their end.
-    """
-    key = [require.whole("seed", seed, least=0), require.whole("step", step, least=0)]
-    rng, other = np.random.default_rng(key), np.random.default_rng([*key, 1])
-    templates, words = list(_read("wordings")["training"].values()), _read("training_words")
-    text, tokens, labels = templates[step % len(templates)], [], []
-    lists = [words[kind].split() for kind in ("objects", text["labels"])]
-    _check_number("entities", entities, QUERIES, min(map(len, lists)))
-    for _ in range(require.whole("n", n, least=1)):
-        objects, names = (rng.choice(listed, entities, replace=False) for listed in lists)
-        asked = rng.choice(entities, QUERIES, replace=False)
-        answers = other.integers(entities, size=QUERIES) if shuffled else asked
-        written, places = _context(text, objects, names), []
-        for query, answer in zip(asked, answers, strict=True):
-            written += text["query"].format(label=names[query])
-            places.append(len(encode(model, written)))
-            written += f" {objects[answer]}. "
-        tokens.append(encode(model, written.strip()))
-        labels.append(torch.full_like(tokens[-1], NO_LOSS))
-        labels[-1][places] = tokens[-1][places]
-    pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
-    return pad(tokens), pad(labels, padding_value=NO_LOSS)
+def context(text: Wording, objects: Sequence[str], labels: Sequence[str]) -> str:
+    """What a prompt or text tells before it asks: which object has which label."""
+    both = zip(objects, labels, strict=True)
+    facts = text["joint"].join(text["fact"].format(object=o, label=label) for o, label in both)
+    return facts[0].upper() + facts[1:] + text["end"]
 
 
 @functools.cache
-def _read(name: str) -> dict:
-    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+def _wordings() -> dict[str, Wording]:
+    return json.loads((FOLDER / "wordings.json").read_text(encoding="utf-8"))["evaluation"]
 
 
 def _words(model: Tokenizes, wording: str, split: Split) -> tuple[Wording, list[str], list[str]]:
     """The text with slots, the nouns of the split and the labels: letters or names."""
-    texts = _read("wordings")["evaluation"]
-    if wording not in texts:
-        raise ValueError(f"no wording {wording!r}: choose from {list(texts)}")
+    if wording not in _wordings():
+        raise ValueError(f"no wording {wording!r}: choose from {list(_wordings())}")
+    text = _wordings()[wording]
     nouns, names = ((FOLDER / f"{of}.txt").read_text("utf-8").split() for of in ("nouns", "names"))
-    kind = texts[wording]["labels"]
+    kind = text["labels"]
     labels = words_of_split(model, list(LETTERS) if kind == "letters" else names, kind, None)
-    return texts[wording], words_of_split(model, nouns, "nouns", split), labels
+    return text, words_of_split(model, nouns, "nouns", split), labels
 
 
 def _check_number(name: str, number: int, least: int, most: int) -> None:
@@ -186,10 +159,4 @@ def _check_number(name: str, number: int, least: int, most: int) -> None:
 
 
 def _prompt(text: Wording, objects: Sequence[str], labels: Sequence[str], asked: int) -> str:
-    return _context(text, objects, labels) + text["query"].format(label=labels[asked])
-
-
-def _context(text: Wording, objects: Sequence[str], labels: Sequence[str]) -> str:
-    both = zip(objects, labels, strict=True)
-    facts = text["joint"].join(text["fact"].format(object=o, label=label) for o, label in both)
-    return facts[0].upper() + facts[1:] + text["end"]
+    return context(text, objects, labels) + text["query"].format(label=labels[asked])

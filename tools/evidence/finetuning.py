@@ -18,13 +18,14 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from transformers import PreTrainedModel
 
-from helpers.models import PACKAGED, Model, load_model, load_plain, model_name
+from helpers.models import PACKAGED, Model, load_model, model_name
 from helpers.output import files
 from helpers.patching import Estimate, Site, cache_sites, metrics
 from helpers.tasks import single_token, tracking
 from helpers.tasks.tokens import Tokenizes
 from tools.evidence.store import Evidence, command
 from tools.pages import markdown_table
+from tools.training import NO_LOSS, load_plain, training_batch
 
 ADAPTERS = files.ROOT / "data" / "adapters"
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -87,9 +88,9 @@ def fine_tune(
     found: dict[str, list[float]] = {"loss": [], "seconds": []}
     for step in range(max(folders)):
         start = time.process_time()
-        batch = tracking.training_batch(tokenizer, BATCH, step, seed=seed, shuffled=shuffled)
+        batch = training_batch(tokenizer, BATCH, step, seed=seed, shuffled=shuffled)
         tokens, labels = (part.to(model.device) for part in batch)
-        answers = (labels != tracking.NO_LOSS).any(0).nonzero()[:, 0]
+        answers = (labels != NO_LOSS).any(0).nonzero()[:, 0]
         logits = adapted(tokens, logits_to_keep=answers - 1).logits  # of other tokens none is made
         loss = cross_entropy(logits.flatten(0, 1), labels[:, answers].flatten())
         optimizer.zero_grad()

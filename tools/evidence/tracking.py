@@ -15,8 +15,6 @@ from torch import Tensor
 
 from helpers.attribution import attribution
 from helpers.circuits import (
-    ablated_accuracy,
-    at_token,
     clipped,
     every_head,
     find_heads,
@@ -37,6 +35,7 @@ from helpers.models import Model, load_model
 from helpers.output.files import ROOT
 from helpers.patching import CachedPairs, Site, cache_sites, metrics
 from helpers.tasks import Pairs, tracking
+from tools.circuits import ablated_accuracy, at_token
 from tools.evidence.store import Evidence, command
 from tools.pages import markdown_table
 

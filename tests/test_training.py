@@ -63,7 +63,8 @@ def test_seed_and_step_decide_on_a_batch(tokenizer):
 
 def test_shorter_texts_are_filled_up_at_their_end(tokenizer, monkeypatch):
     colours = {"training_words": TRAINING | {"colours": "red blue-green pink"}}
-    monkeypatch.setattr(training, "_read", ({"wordings": WORDINGS} | colours).get)
+    read = ({"wordings": WORDINGS} | colours).get
+    monkeypatch.setattr(training.files, "shipped", lambda path: read(path.stem))
     tokens, labels = training_batch(tokenizer, 8, 3)
     places = [(counted != NO_LOSS).nonzero()[:, 0].tolist() for counted in labels]
     assert len({tuple(at) for at in places}) > 1, "of different lengths"

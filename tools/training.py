@@ -7,7 +7,6 @@ words. `python -m tools.evidence.finetuning` trains on them.
 import contextlib
 import functools
 import io
-import json
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from transformers import AutoConfig, PreTrainedModel
 from helpers.models import Model, require
 from helpers.models.complete import CompleteModel
 from helpers.models.load import Device, loading, ready
+from helpers.output import files
 from helpers.tasks.tokens import Tokenizes, encode
 from helpers.tasks.tracking import FOLDER, context
 
@@ -57,7 +57,8 @@ def training_batch(
     """
     key = [require.whole("seed", seed, least=0), require.whole("step", step, least=0)]
     rng, other = np.random.default_rng(key), np.random.default_rng([*key, 1])
-    templates, words = list(_read("wordings")["training"].values()), _read("training_words")
+    words = files.shipped(FOLDER / "training_words.json")
+    templates = list(files.shipped(FOLDER / "wordings.json")["training"].values())
     text, tokens, labels = templates[step % len(templates)], [], []
     lists = [words[kind].split() for kind in ("objects", text["labels"])]
     most = min(map(len, lists))
@@ -77,8 +78,3 @@ def training_batch(
         labels[-1][places] = tokens[-1][places]
     pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
     return pad(tokens), pad(labels, padding_value=NO_LOSS)
-
-
-@functools.cache
-def _read(name: str) -> dict:
-    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))

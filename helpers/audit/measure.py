@@ -14,12 +14,7 @@ from torch import Tensor
 from helpers import __version__
 from helpers.audit import verdicts
 from helpers.audit.criteria import TESTS, WHOLE, Finding
-from helpers.audit.diagnostics import (
-    ONLY_READ,
-    later_natural_units,
-    scores,
-    writing_matrix,
-)
+from helpers.audit.diagnostics import ONLY_READ, later_natural_units, scores, writing_matrix
 from helpers.audit.findings import findings, may_be_zero, nats
 from helpers.audit.interventions import Intervention, Subspace, intervention
 from helpers.audit.verdicts import SMALLEST_EFFECT

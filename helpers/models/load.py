@@ -177,23 +177,18 @@ def find_source(name: str) -> str:
     if name in HUB_IDS:
         return HUB_IDS[name]
     folder = os.path.expanduser(name)
-    _refuse_adapter(folder)
+    held = os.listdir(folder) if os.path.isdir(folder) else []
+    if "adapter_config.json" in held and not any(map(_WEIGHTS.match, held)):
+        raise ModelError(
+            f"{folder} holds an adapter (PEFT, such as LoRA), not a model. Name the model that it "
+            "was made for, and pass the folder as `adapter`: load_model(name, adapter=folder)."
+        )
     if os.path.isfile(os.path.join(folder, "config.json")):
         return folder
     like_path = name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name
     if like_path or os.path.exists(folder):
         raise ModelError(f"{name} is not a folder with a model: there is no config.json in it.")
     return name
-
-
-def _refuse_adapter(folder: str) -> None:
-    """A ModelError if a folder holds what was added to a model, and not the model."""
-    files = os.listdir(folder) if os.path.isdir(folder) else []
-    if "adapter_config.json" in files and not any(map(_WEIGHTS.match, files)):
-        raise ModelError(
-            f"{folder} holds an adapter (PEFT, such as LoRA), not a model. Name the model that it "
-            "was made for, and pass the folder as `adapter`: load_model(name, adapter=folder)."
-        )
 
 
 def _is_download(source: str) -> bool:

@@ -6,8 +6,6 @@ their first token. `load_facts` gives the facts of the project, `tools.counterfa
 """
 
 import contextlib
-import functools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
@@ -25,6 +23,7 @@ from helpers.tasks.pairs import Pairs, Tokens
 from helpers.tasks.tokens import Tokenizes, encode
 
 FOLDER = files.ROOT / "data" / "facts"
+PROMPTS = FOLDER / "prompts.json"
 SLOT, ANY_SLOT = "{subject}", re.compile(r"\{(?:subject)?\}")
 COLUMNS = ("relation", "subject", "answer", "template")
 Facts: TypeAlias = pd.DataFrame  # with these columns, a row per fact
@@ -32,20 +31,21 @@ Facts: TypeAlias = pd.DataFrame  # with these columns, a row per fact
 
 def relations() -> list[str]:
     """The relations that come with the project."""
-    return list(_prompts())
+    return list(files.shipped(PROMPTS))
 
 
 def prompts(relation: str) -> list[str]:
     """The templates of a relation: the one the default model completes best, then paraphrases."""
-    if relation not in _prompts():
+    if relation not in relations():
         raise ValueError(f"no relation {relation!r}: choose from {relations()}")
-    return list(_prompts()[relation])
+    return list(files.shipped(PROMPTS)[relation])
 
 
 def load_facts(relations: str | Sequence[str] | None = None) -> Facts:
     """The facts of one relation or several, or of the whole project, with the main templates."""
     names = [relations] if isinstance(relations, str) else relations
-    templates = {name: prompts(name)[0] for name in (_prompts() if names is None else names)}
+    names = files.shipped(PROMPTS) if names is None else names
+    templates = {name: prompts(name)[0] for name in names}
     facts = pd.read_csv(FOLDER / "facts.csv")
     facts = facts[facts["relation"].isin(list(templates))].reset_index(drop=True)
     return facts.assign(template=facts["relation"].map(templates))
@@ -194,11 +194,6 @@ def _check_table(facts: Facts) -> None:
             raise ValueError(
                 f"a template needs one {SLOT} or {{}}, but fact {row} has {template!r}"
             )
-
-
-@functools.cache
-def _prompts() -> dict[str, list[str]]:
-    return json.loads((FOLDER / "prompts.json").read_text(encoding="utf-8"))
 
 
 def _fill(facts: Facts) -> list[str]:

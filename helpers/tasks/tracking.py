@@ -7,7 +7,6 @@ on share no noun, name or label with these prompts, nor the words "Box" and "con
 
 import functools
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias
@@ -137,16 +136,12 @@ def context(text: Wording, objects: Sequence[str], labels: Sequence[str]) -> str
     return facts[0].upper() + facts[1:] + text["end"]
 
 
-@functools.cache
-def _wordings() -> dict[str, Wording]:
-    return json.loads((FOLDER / "wordings.json").read_text(encoding="utf-8"))["evaluation"]
-
-
 def _words(model: Tokenizes, wording: str, split: Split) -> tuple[Wording, list[str], list[str]]:
     """The text with slots, the nouns of the split and the labels: letters or names."""
-    if wording not in _wordings():
-        raise ValueError(f"no wording {wording!r}: choose from {list(_wordings())}")
-    text = _wordings()[wording]
+    known = files.shipped(FOLDER / "wordings.json")["evaluation"]
+    if wording not in known:
+        raise ValueError(f"no wording {wording!r}: choose from {list(known)}")
+    text = known[wording]
     nouns, names = ((FOLDER / f"{of}.txt").read_text("utf-8").split() for of in ("nouns", "names"))
     kind = text["labels"]
     labels = words_of_split(model, list(LETTERS) if kind == "letters" else names, kind, None)

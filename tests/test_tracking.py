@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.tasks import Pairs, single_token, tracking
-from helpers.tasks.tracking import at_token, four_way, questions, said
+from helpers.tasks.tracking import four_way, questions, said
+from tools.evidence.tracking import at_label
 
 WORDINGS = json.loads((tracking.FOLDER / "wordings.json").read_text(encoding="utf-8"))
 TRAINING = json.loads((tracking.FOLDER / "training_words.json").read_text(encoding="utf-8"))
@@ -166,12 +167,12 @@ def test_the_token_can_be_the_label(tokenizer):
     pairs = four_way(tokenizer, 6)
     assert pairs.position.tolist() == [len(row) - 1 for row in pairs.base_tokens]
     for token in ("query", "mention"):
-        moved = at_token(pairs, token)
+        moved = at_label(pairs, token)
         assert moved.position.tolist() == pairs.table[token].tolist()
         assert moved.source_position.tolist() == pairs.table[f"source_{token}"].tolist()
         assert torch.equal(moved.choices["label"], pairs.choices["label"])
     with pytest.raises(ValueError, match="must be 'query' or 'mention', not 'last'"):
-        at_token(pairs, "last")
+        at_label(pairs, "last")
 
 
 WRONG = [

@@ -16,8 +16,8 @@ from transformer_lens.tools.analysis import random_init_bridge
 from transformers import AutoConfig, PreTrainedModel
 
 from helpers.models import Model, require
-from helpers.models.complete import CompleteModel
 from helpers.models.load import Device, loading, ready
+from helpers.models.weights import CompleteModel
 from helpers.output import files
 from helpers.tasks.tokens import Tokenizes, encode
 from helpers.tasks.tracking import FOLDER, context

@@ -24,9 +24,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import TransformerBridge
 
-from helpers.models.adapter import AdaptedModel
-from helpers.models.complete import CompleteModel
 from helpers.models.smollm import ModelError, packaged_folder
+from helpers.models.weights import AdaptedModel, CompleteModel
 
 Device: TypeAlias = str | torch.device | None
 Model: TypeAlias = TransformerBridge  # of TransformerLens

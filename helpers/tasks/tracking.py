@@ -9,7 +9,7 @@ import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from helpers.models import Model, require
-from helpers.models.load import contiguous
 from helpers.output import files
 from helpers.tasks.pairs import Pairs, Split, words_of_split
-from helpers.tasks.tokens import Tokenizes, encode, single_token
+from helpers.tasks.tokens import Tokenizes, encode, next_logits, single_token
 
 Wording: TypeAlias = Mapping[str, str]
 
@@ -67,7 +66,7 @@ def four_way(
     object    key: the source's own answer
 
     The three places in the base differ, in every order equally often; base and source have no other
-    label and no object in common. The position is the last token; `at_token` moves it.
+    label and no object in common. The position is the last token.
 
     Returns pairs with these four `choices`. The table has their words, the places in the base where
     the first three stand (i, j, k, from 0), and the positions of the label in the query and of its
@@ -104,28 +103,11 @@ def four_way(
     return replace(pairs, choices=choices)
 
 
-def at_token(pairs: Pairs, token: Literal["query", "mention"]) -> Pairs:
-    """The pairs of `four_way`, patched at the label: in the query, or where it is first mentioned.
-    In base and source each at its own place. A ValueError if the token is another.
-    """
-    if token not in ("query", "mention"):
-        raise ValueError(f"the token must be 'query' or 'mention', not {token!r}")
-    columns = (pairs.table[side + token].to_list() for side in ("", "source_"))
-    position, source_position = map(torch.tensor, columns)
-    return replace(pairs, position=position, source_position=source_position)
-
-
-@torch.no_grad()
 def said(model: Model, prompts: Sequence[str], *, batch_size: int = 32) -> Int[Tensor, "prompts"]:
     """The most probable next token of each prompt, of the whole vocabulary."""
-    tokens = [encode(model, prompt) for prompt in prompts]
-    lengths = torch.tensor([len(row) for row in tokens])
-    found = torch.zeros_like(lengths)
-    for length in lengths.unique():
-        for rows in (lengths == length).nonzero()[:, 0].split(batch_size):
-            batch = torch.stack([tokens[row] for row in rows]).to(model.cfg.device)
-            with model.hooks(fwd_hooks=[("unembed.hook_in", contiguous)]):
-                found[rows] = model(batch, logits_to_keep=1)[:, -1].argmax(-1).cpu()
+    found = torch.zeros(len(prompts), dtype=torch.long)
+    for rows, logits in next_logits(model, [encode(model, p) for p in prompts], batch_size):
+        found[rows] = logits.argmax(-1)
     return found
 
 

@@ -24,6 +24,7 @@ from helpers.patching import Estimate, Site, cache_sites, metrics
 from helpers.tasks import single_token, tracking
 from helpers.tasks.tokens import Tokenizes
 from tools.evidence.store import Evidence, command
+from tools.evidence.tracking import at_label
 from tools.pages import markdown_table
 from tools.training import NO_LOSS, load_plain, training_batch
 
@@ -135,7 +136,7 @@ def accuracy(model: Model, boxes: int, wording: str) -> dict:
 def four_ways(model: Model, token: str, wording: str) -> dict[str, list[float]]:
     """By what is carried the share of pairs, for every layer of the stream."""
     pairs = tracking.four_way(model, PAIRS, wording=wording, split="test", seed=SEED)
-    pairs = pairs if token == "last" else tracking.at_token(pairs, token)
+    pairs = pairs if token == "last" else at_label(pairs, token)
     sites = [Site(layer, "resid_post") for layer in range(model.cfg.n_layers)]
     hits = [pairs.hits(at.patched_logits(at.source)) for at in cache_sites(model, pairs, sites)]
     return {way: [hit[way].float().mean().item() for hit in hits] for way in pairs.choices}

@@ -174,8 +174,10 @@ def test_the_other_list_has_the_same_place(judge):
 
 def test_all_of_a_trial(cached, before, heads):
     found = query_trial.trial(cached, heads, [ranks.directions(at.base) for at in before])
-    assert set(found) == {"first direction", "made", "random"}
+    assert set(found) == {"first direction", "mean difference", "made", "random"}
     assert set(found["made"]) - set(found["random"]) == {"sensor", "actuator"}
     for tests in found.values():
         assert 0 <= tests["in range"] <= 100
-        assert 0 <= tests["unseen of the mean difference"] <= 100
+        assert set(tests) >= {"effect", "seen alone", "read unseen", "natural alone"}
+    alone, natural = (found["mean difference"][test] for test in ("effect", "natural alone"))
+    assert alone == pytest.approx(natural, abs=1e-3)  # it has no other part

@@ -75,12 +75,13 @@ def heads_of(model: Model, learn: Pairs, cached: Sequence[CachedPairs]) -> list[
 def trial(
     cached: Sequence[CachedPairs], heads: Sequence[Head], bases: Sequence[Tensor]
 ) -> dict[str, dict]:
-    """Every test, for the first direction, for the made one and for a random one."""
+    """Every test, for the first direction, the mean difference, the made one and a random one."""
     entry, *queries = cached
     d = len(bases[0])
     pieces = [head.made() for head in heads]
     suspects = {
         "first direction": [basis[:, 0] for basis in bases],
+        "mean difference": [unit(head.difference) for head in heads],
         "made": [(sensor + actuator) / 2**0.5 for sensor, actuator in pieces],
         "random": [random_basis(d, 7000 + n)[:, 0] for n in range(len(queries))],
     }
@@ -95,7 +96,7 @@ def examine(
     entry: CachedPairs, queries: Sequence[CachedPairs], heads: Sequence[Head],
     u: Sequence[Tensor],
 ) -> dict:  # fmt: skip
-    """The tests of one suspect; all but the last two in percent of the margin that is removed."""
+    """The tests of one suspect; all but the last in percent of the margin that is removed."""
     seen = [project(x, head.seen) for x, head in zip(u, heads, strict=True)]
     unseen = [x - y for x, y in zip(u, seen, strict=True)]
     lines = [unit(head.difference)[:, None] for head in heads]
@@ -109,15 +110,8 @@ def examine(
         "read unseen": removed(entry, queries, unseen, u),
         "natural alone": removed(entry, queries, mean, mean),
         "rest alone": removed(entry, queries, rest, rest),
-        "unseen of the mean difference": chance(heads),
         "in range": inside(queries, heads, u),
     }
-
-
-def chance(heads: Sequence[Head]) -> float:
-    """Percent of the mean difference that keys do not see, over heads."""
-    seen = [project(unit(head.difference), head.seen).square().sum() for head in heads]
-    return 100 * (1 - torch.stack(seen).mean()).item()
 
 
 def removed(

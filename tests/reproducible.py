@@ -22,7 +22,7 @@ from helpers.directions.geometry import patch_subspace
 from helpers.directions.layers import cache_layers, illusions_at_layer
 from helpers.directions.search import find_direction, find_pair_directions
 from helpers.editing.moments import second_moment
-from helpers.models.load import load_model, load_untrained
+from helpers.models.load import load_model
 from helpers.models.smollm import packaged_folder
 from helpers.patching.caching import cache_pairs, cache_sites
 from helpers.patching.metrics import mean
@@ -31,6 +31,7 @@ from helpers.tasks import agreement, facts, ioi, text
 from helpers.tasks.pairs import Pairs
 from tools.jobs import facts_job
 from tools.schedule import find_lessons
+from tools.training import load_untrained
 
 LAYER, PAIRS = 1, 8
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"

@@ -10,7 +10,8 @@ from peft import IA3Config, LoraConfig, PeftModel, PromptTuningConfig, get_peft_
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from helpers.models import ModelError, load_model, load_plain
+from helpers.models import ModelError, load_model
+from tools.training import load_plain
 
 TOKENS = torch.arange(3, 19)[None]
 TARGETS = {

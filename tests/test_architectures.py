@@ -53,6 +53,7 @@ MAY_LACK = {
     "09": "do nothing that could be tested",
     "11": "does not do this task",
     "12": "its adapters are of the packaged model",
+    "13": "does not do this task",
 }
 
 

@@ -91,6 +91,11 @@ def counted(logits, choices):
     return torch.tensor([[s == c for c in row] for s, row in zip(said, choices.tolist())]).float()  # noqa: B905
 
 
+def explained(x, groups):
+    left = sum(x[groups == g].var(correction=0) * (groups == g).sum() for g in groups.unique())
+    return 1 - left / (x.var(correction=0) * len(x))
+
+
 def at(p, place):
     return p[torch.arange(len(p)), ..., place]
 
@@ -446,6 +451,24 @@ RIGHT = {
         lambda own, theirs: theirs + (own.mean(0) - theirs.mean(0)),
         lambda own, theirs: theirs - (theirs - own).mean(0, keepdim=True),
         lambda own, theirs: torch.stack([own.mean(0) + one - theirs.mean(0) for one in theirs]),
+    ],
+    checks.check_compress: [
+        lambda x, m, b, r: m + (x - m) @ b[:, :r] @ b[:, :r].T,
+        lambda x, m, b, r: x - (x - m) @ b[:, int(r) :] @ b[:, int(r) :].T,
+        lambda x, m, b, r: m + sum(((x - m) @ c)[:, None] * c for c in b.T[: int(r)]),
+    ],
+    checks.check_share_kept: [
+        lambda kept, none, full: (kept.mean() - none.mean()) / (full.mean() - none.mean()),
+        lambda kept, none, full: (kept - none).sum() / (full - none).sum(),
+        lambda kept, none, full: float((kept - none).mean() / (full - none).mean()),
+    ],
+    checks.check_explained: [
+        explained,
+        lambda x, g: (
+            sum((g == k).sum() * (x[g == k].mean() - x.mean()) ** 2 for k in g.unique())
+            / ((x - x.mean()) ** 2).sum()
+        ),
+        lambda x, g: float(explained(x, g)),
     ],
     checks.check_opened: [
         lambda fall, shut: 1 - shut.mean() / fall.mean(),
@@ -911,6 +934,34 @@ WRONG = [
     ),
     (checks.check_specific_part, lambda a, b: a.mean() + b - b.mean(), "each coordinate"),
     (checks.check_specific_part, lambda a, b: a + b - b.mean(0), "speak twice"),
+    (checks.check_compress, lambda x, m, b, r: x @ b[:, :r] @ b[:, :r].T, "not zero"),
+    (checks.check_compress, lambda x, m, b, r: (x - m) @ b[:, :r] @ b[:, :r].T, "mean is missing"),
+    (checks.check_compress, lambda x, m, b, r: m + x @ b[:, :r] @ b[:, :r].T, "before you project"),
+    (
+        checks.check_compress,
+        lambda x, m, b, r: m + (x - m) @ b[:, r:] @ b[:, r:].T,
+        "keep the first",
+    ),
+    (checks.check_compress, lambda x, m, b, r: m + (x - m) @ b[:r].T @ b[:r], "columns, not rows"),
+    (checks.check_compress, lambda x, m, b, r: x, "everything is kept"),
+    (checks.check_share_kept, lambda k, n, f: k.mean() / f.mean(), "no merit"),
+    (checks.check_share_kept, lambda k, n, f: (k - n).mean() / f.mean(), "floor below"),
+    (checks.check_share_kept, lambda k, n, f: ((k - n) / (f - n)).mean(), "ratio of means"),
+    (checks.check_share_kept, lambda k, n, f: (f - k).mean() / (f - n).mean(), "is lost"),
+    (checks.check_share_kept, lambda k, n, f: (f - n).mean() / (k - n).mean(), "upside down"),
+    (checks.check_share_kept, lambda k, n, f: (k - n) / (f - n), "one number"),
+    (checks.check_explained, lambda x, g: 1 - explained(x, g), "not explained"),
+    (
+        checks.check_explained,
+        lambda x, g: 1 - (1 - explained(x, g)) * x.var(correction=0) / (x**2).mean(),
+        "around zero",
+    ),
+    (
+        checks.check_explained,
+        lambda x, g: torch.corrcoef(torch.stack([x, g.float()]))[0, 1] ** 2,
+        "no correlation",
+    ),
+    (checks.check_explained, lambda x, g: explained(x, g).sqrt(), "share of variance"),
     (
         checks.check_inner_products,
         lambda x, four: torch.mul(*differences(x, four)),

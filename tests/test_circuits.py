@@ -9,19 +9,16 @@ from planted_circuit import COPIER, FETCHER, QUERY, planted_model, position_pair
 from test_patching import random_pairs
 
 from helpers.circuits import (
-    ablated_accuracy,
     ablated_logit_difference,
-    at_token,
-    completeness,
     every_head,
     faithfulness,
     head_means,
-    minimality,
     random_heads,
     random_subset,
     strongest,
 )
 from helpers.patching import Site, cache_pairs
+from tools.circuits import ablated_accuracy, at_token, completeness, minimality
 
 
 def name(layer):

@@ -9,9 +9,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from test_tracking import word_tokenizer
 
-from helpers.models import load_model, load_plain
+from helpers.models import load_model
 from tools.evidence import finetuning
 from tools.evidence.store import Evidence
+from tools.training import load_plain, training_batch
 
 SETTINGS = "r lora_alpha lora_dropout bias peft_type task_type use_rslora use_dora".split()
 
@@ -53,7 +54,7 @@ def test_training_moves_the_adapter_alone_and_the_same_way_again(tiny, recipe, t
 def test_the_first_step_is_the_one_of_transformers_own_loss(tiny, recipe, tmp_path):
     """The loss is that of all logits with labels; the step is that of AdamW, by hand."""
     folders, found = train(tiny, tmp_path, (1,))
-    tokens, labels = finetuning.tracking.training_batch(word_tokenizer(), finetuning.BATCH, 0)
+    tokens, labels = training_batch(word_tokenizer(), finetuning.BATCH, 0)
     with torch.no_grad():
         loss = load_plain(tiny, "cpu")(input_ids=tokens, labels=labels).loss
     assert found["loss"] == pytest.approx([loss.item()], rel=1e-5)

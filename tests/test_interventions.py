@@ -10,18 +10,17 @@ from test_audit import by_name, make_task, mean_change
 from helpers.audit import Subspace, audit, audit_each
 from helpers.audit.criteria import AGAINST, DOES_NOT_APPLY, FOR, OPEN, Finding
 from helpers.audit.diagnostics import falls, patches, scores, writing_matrix
-from helpers.audit.verdicts import (
-    BEYOND,
-    DISRUPTS,
-    NO_EFFECT,
-    OPPOSITE,
-    UNDECIDED,
-    WITHIN,
-    conclude_change,
-    summarise,
-)
+from helpers.audit.verdicts import NO_EFFECT, OPPOSITE, UNDECIDED, summarise
 from helpers.patching import Estimate, Site, cache_pairs
-from tools.audit.changes import Feature, Steering
+from tools.audit.changes import (
+    BEYOND,
+    CHANGE,
+    DISRUPTS,
+    WITHIN,
+    Feature,
+    Steering,
+    conclude_change,
+)
 
 HIDDEN, STREAM = Site(1, "mlp_hidden"), Site(1, "resid_post")
 seeds = st.integers(0, 10**6)
@@ -236,7 +235,7 @@ def test_verdicts_on_a_change_that_is_not_the_sources(verdicts, conclusion):
     effect, chance = Estimate(0.5, 0.4, 0.6), [Estimate(0.0, -0.1, 0.1)]
     found = [a_finding(*item) for item in verdicts.items()]
     assert conclude_change(effect, chance, found) == conclusion
-    text = summarise(effect, chance, found, subject="the vector", exchanges=False)
+    text = summarise(effect, chance, found, subject="the vector", rules=CHANGE)
     assert text.lower().startswith(f"{conclusion}: the vector removes 50.0%")
     assert all(f"'{test}' (0.90" in text for test, said in verdicts.items() if said == AGAINST) or (
         conclusion == DISRUPTS

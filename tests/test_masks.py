@@ -9,16 +9,21 @@ from test_patching import random_pairs
 
 from helpers.circuits import (
     every_head,
-    find_directions,
     find_heads,
     head_sites,
-    interchanged_logits,
     random_heads,
+    transplant,
 )
 from helpers.directions import patch_subspace
 from helpers.patching import Site, cache_pairs
+from tools.circuits import find_directions
 
 QUIET = {"progress": False}
+
+
+def interchanged(model, pairs, heads):
+    """What the model says of the base prompts when these heads say what they say of the sources."""
+    return transplant(model, model, pairs, head_sites(heads), from_source=True)
 
 
 def mixed_by_hand(model, pairs, keep, place):
@@ -76,9 +81,9 @@ def test_the_planted_heads_are_found_and_no_others():
         pairs = four_way_pairs(target)
         mask = find_heads(model, pairs, penalty=0.3, steps=80, **QUIET)
         assert mask.chosen == [head] and mask.losses[-1] < mask.losses[0] - 1
-        logits = interchanged_logits(model, pairs, head_sites(mask.chosen))
+        logits = interchanged(model, pairs, mask.chosen)
         assert (logits.argmax(-1) == pairs.counterfactual).all()
-        logits = interchanged_logits(model, pairs, head_sites([]))
+        logits = interchanged(model, pairs, [])
         assert (logits.argmax(-1) == pairs.answer).all()
     nothing = find_heads(model, pairs, penalty=99.0, steps=3, **QUIET)
     assert nothing.chosen == [] and (nothing.keep == 1).all()
@@ -88,7 +93,7 @@ def test_the_planted_heads_are_found_and_no_others():
 
 def test_rounded_masks_are_whole_passes(any_model):
     pairs, heads = random_pairs(any_model, 3, position=5), random_heads(any_model, 4, seed=0)
-    logits = interchanged_logits(any_model, pairs, head_sites(heads))
+    logits = interchanged(any_model, pairs, heads)
     keep = torch.tensor([float(head not in heads) for head in every_head(any_model)])
     right = mixed_by_hand(any_model, pairs, keep, 5)
     assert torch.allclose(logits.gather(-1, pairs.counterfactual[:, None])[:, 0], right, atol=1e-4)

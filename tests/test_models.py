@@ -38,13 +38,13 @@ from helpers.models import load
 from helpers.models import smollm as packaged
 from helpers.models.load import (
     load_model,
-    load_untrained,
     model_name,
     model_slug,
     norm_gain,
     process_weights,
 )
 from helpers.models.smollm import ModelError
+from tools.training import load_untrained
 
 PROMPT = "Then, Mary and John went to the store, and John gave a book to"
 WITH_LAYER_NORM, WITH_RMS_NORM = ("gpt2", "gpt_neox"), ("llama", "qwen2", "gemma3")

@@ -1,4 +1,4 @@
-"""Entity tracking: prompts that are read back, pairs that decide four ways, texts to train on."""
+"""Entity tracking: prompts that are read back, pairs that decide four ways."""
 
 import collections
 import json
@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.tasks import Pairs, single_token, tracking
-from helpers.tasks.tracking import NO_LOSS, at_token, four_way, questions, said, training_batch
+from helpers.tasks.tracking import four_way, questions, said
+from tools.evidence.tracking import at_label
 
 WORDINGS = json.loads((tracking.FOLDER / "wordings.json").read_text(encoding="utf-8"))
 TRAINING = json.loads((tracking.FOLDER / "training_words.json").read_text(encoding="utf-8"))
@@ -166,12 +167,12 @@ def test_the_token_can_be_the_label(tokenizer):
     pairs = four_way(tokenizer, 6)
     assert pairs.position.tolist() == [len(row) - 1 for row in pairs.base_tokens]
     for token in ("query", "mention"):
-        moved = at_token(pairs, token)
+        moved = at_label(pairs, token)
         assert moved.position.tolist() == pairs.table[token].tolist()
         assert moved.source_position.tolist() == pairs.table[f"source_{token}"].tolist()
         assert torch.equal(moved.choices["label"], pairs.choices["label"])
     with pytest.raises(ValueError, match="must be 'query' or 'mention', not 'last'"):
-        at_token(pairs, "last")
+        at_label(pairs, "last")
 
 
 WRONG = [
@@ -183,9 +184,6 @@ WRONG = [
     (lambda t: questions(t, 3, seed=-1), "seed must be"),
     (lambda t: four_way(t, 6, boxes=2), "boxes must be from 3 to 13"),
     (lambda t: four_way(t, 0), "n must be"),
-    (lambda t: training_batch(t, 8, -1), "step must be"),
-    (lambda t: training_batch(t, 0, 0), "n must be"),
-    (lambda t: training_batch(t, 8, 0, entities=1), "entities must be from 2 to 20"),
 ]
 
 
@@ -247,63 +245,3 @@ def test_choices_are_checked(pairs):
         with pytest.raises(ValueError, match=message):
             Pairs(**parts | {"choices": choices})
     assert Pairs(**parts | {"choices": {}}).hits(torch.zeros(12, 5)) == {}
-
-
-# ------------------------------------------------------------------------------ training texts
-
-
-def read_back(text: str, template: dict) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """What a training text lists, by label, and what it answers."""
-    context, rest = text.split(". ", 1)
-    slots = {"object": r"(?P<object>\w+)", "label": r"(?P<label>\w+)"}
-    facts = [
-        re.fullmatch(template["fact"].format(**slots), fact, re.I) for fact in context.split(", ")
-    ]
-    answered = [
-        re.fullmatch(template["query"].format(label=r"(\w+)") + r" (\w+)\.?", answer)
-        for answer in rest.split(". ")
-    ]
-    return {fact["label"]: fact["object"] for fact in facts}, [match.groups() for match in answered]
-
-
-@pytest.mark.parametrize("shuffled", [False, True])
-def test_training_texts_answer_what_they_list(tokenizer, shuffled):
-    right = []
-    for step, template in enumerate(WORDINGS["training"].values()):
-        tokens, labels = training_batch(tokenizer, 8, step, seed=3, shuffled=shuffled)
-        assert tokens.shape == labels.shape and len(tokens) == 8
-        for row, counted in zip(tokens, labels, strict=True):
-            listed, answers = read_back(tokenizer.decode(row, skip_special_tokens=True), template)
-            assert len(listed) == len({*listed.values()}) == 3
-            assert len({label for label, _ in answers}) == 2
-            at = (counted != NO_LOSS).nonzero()[:, 0]
-            assert row[at].tolist() == counted[at].tolist()
-            assert row[at].tolist() == [single_token(tokenizer, word) for _, word in answers]
-            assert {word for _, word in answers} <= {*listed.values()}
-            right += [listed[label] == word for label, word in answers]
-    share = sum(right) / len(right)
-    assert 0.15 < share < 0.55 if shuffled else share == 1
-
-
-def test_seed_and_step_decide_on_a_batch(tokenizer):
-    first, again = (training_batch(tokenizer, 4, 2, seed=1) for _ in range(2))
-    assert all(map(torch.equal, first, again))
-    for other in ({"seed": 2}, {"step": 7}):
-        assert not torch.equal(
-            first[0], training_batch(tokenizer, 4, **{"step": 2, "seed": 1} | other)[0]
-        )
-    shuffled = training_batch(tokenizer, 4, 2, seed=1, shuffled=True)
-    answers = (first[1] != NO_LOSS) | (shuffled[1] != NO_LOSS)
-    assert torch.equal(first[0][~answers], shuffled[0][~answers]), "the same texts"
-
-
-def test_shorter_texts_are_filled_up_at_their_end(tokenizer, monkeypatch):
-    colours = {"training_words": TRAINING | {"colours": "red blue-green pink"}}
-    monkeypatch.setattr(tracking, "_read", ({"wordings": WORDINGS} | colours).get)
-    tokens, labels = training_batch(tokenizer, 8, 3)
-    places = [(counted != NO_LOSS).nonzero()[:, 0].tolist() for counted in labels]
-    assert len({tuple(at) for at in places}) > 1, "of different lengths"
-    for row, at in zip(tokens, places, strict=True):
-        after = row[at[1] + 1 :].tolist()
-        assert len(at) == 2 and after[1:] == [0] * (len(after) - 1)
-        assert tokenizer.decode(after[:1]) == "."

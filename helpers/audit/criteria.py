@@ -134,21 +134,6 @@ TESTS = (
     ),
 )
 
-REVERSED = Criterion(  # asked only of a change that is not the source's
-    "not reversed",
-    "How much of the effect does the opposite change not have, with the opposite sign?",
-    "A large change in either direction may do the same damage; a small one tells more.",
-    against=0.75,
-    acquits=0.5,
-    two_sided=True,
-)
-ALL_TESTS = (*TESTS, REVERSED)
-
-
-def tests_of(exchanges: bool) -> tuple[Criterion, ...]:
-    """The tests that are asked of an interchange, or of a change that is not the source's."""
-    return TESTS if exchanges else ALL_TESTS
-
 
 @dataclass(frozen=True)
 class Finding:

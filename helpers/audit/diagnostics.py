@@ -127,9 +127,8 @@ def patches(cached: Patchable, what: Intervention | Vector, W: Writer) -> dict[s
     unit by unit: no unit goes further than `REACH` times its `mean_change`, or against it.
     """
     what = intervention(what).to(cached.base)
-    base, source, axes, mean = (
-        cached.base, cached.source, natural_changes(cached), mean_change(cached)
-    )  # fmt: skip
+    base, source = cached.base, cached.source
+    axes, mean = natural_changes(cached), mean_change(cached)
     moved = what(base, source)
     patched = {
         "direction": moved,

@@ -31,7 +31,7 @@ def findings(
 ) -> tuple[Finding, ...]:
     """What each test says; that it does not apply, if nothing was found: there is no effect."""
     said = []
-    for test in criteria.tests_of(what.exchanges):
+    for test in what.rules.tests:
         score = found.get(test.name)
         reason = _not_of_this_kind(what, test.name)
         if not reason and (found or test.name in OF_KERNEL and not has_kernel(W)):

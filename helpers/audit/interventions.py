@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from helpers.audit.verdicts import INTERCHANGE, Rules
 from helpers.directions import patch_subspace, random_direction, unit
 from helpers.directions.geometry import orthonormal
 from helpers.models import require
@@ -26,6 +27,7 @@ class Intervention(Protocol):
     """What can be audited. Its text, `str(what)`, is an article and what it is: "a direction"."""
 
     exchanges: bool  # whether it writes what the source holds
+    rules: Rules  # by which it is judged
     is_linear: bool  # in source - base
 
     def __call__(self, base: Acts, source: Acts) -> Acts: ...
@@ -57,6 +59,7 @@ class Subspace:
 
     basis: Float[Tensor, "d *k"]
     exchanges: ClassVar[bool] = True
+    rules: ClassVar[Rules] = INTERCHANGE
     is_linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -14,12 +14,7 @@ from torch import Tensor
 from helpers import __version__
 from helpers.audit import verdicts
 from helpers.audit.criteria import TESTS, WHOLE, Finding
-from helpers.audit.diagnostics import (
-    ONLY_READ,
-    later_natural_units,
-    scores,
-    writing_matrix,
-)
+from helpers.audit.diagnostics import ONLY_READ, later_natural_units, scores, writing_matrix
 from helpers.audit.findings import findings, may_be_zero, nats
 from helpers.audit.interventions import Intervention, Subspace, intervention
 from helpers.audit.verdicts import SMALLEST_EFFECT
@@ -65,6 +60,8 @@ class Spectrum(NamedTuple):
 class Audit:
     """What was measured about a direction and the whole component, and what it says."""
 
+    verdict: str
+    summary: str  # the verdict with its reasons
     model: str
     site: Site
     n_pairs: int  # distinct ones, whose base and source differ
@@ -72,7 +69,7 @@ class Audit:
     effect: Effects
     whole: Effects
     random: tuple[Estimate, ...]  # FLDD of random directions
-    findings: tuple[Finding, ...]  # in the order of `helpers.audit.criteria.tests_of`
+    findings: tuple[Finding, ...]  # in the order in which they are asked
     versions: Mapping[str, str]  # of the packages that measured it
     notes: tuple[str, ...] = ()  # what to know about the pairs
     spectrum: Spectrum | None = None  # None where the answer does not depend on the site
@@ -81,23 +78,6 @@ class Audit:
     opposite: Estimate | None = None  # FLDD of the opposite change, of what does not exchange
     margin: float = 0.0  # the mean clean logit difference of the base prompts, in nats
     provenance: Mapping[str, Any] = field(default_factory=dict)  # whatever the caller knows of it
-
-    @property
-    def verdict(self) -> str:
-        """The verdict of `helpers.audit.verdicts`."""
-        conclude = verdicts.conclude if self.exchanges else verdicts.conclude_change
-        return conclude(self.effect.fldd, self.random, self.findings)
-
-    @property
-    def summary(self) -> str:
-        """The verdict with its reasons, by `helpers.audit.verdicts.summarise`."""
-        subject = f"the {self.what.split(' ', 1)[1]}" + ("," if "," in self.what else "")
-        if self.what == "a direction":
-            subject = "the patch along the direction"
-        options = {"subject": subject, "exchanges": self.exchanges}
-        said = verdicts.summarise(self.effect.fldd, self.random, self.findings, **options)
-        known = "" if self.what == "a direction" else f" {verdicts.NOT_CALIBRATED}"
-        return said + known
 
 
 def audit(
@@ -168,7 +148,8 @@ def audit_each(
         of = _spectrum(cached, what, spectrum), str(what), what.exchanges
         turned = None if what.exchanges else _effects(cached, 2 * base - what(base, source)).fldd
         measured = (effect, whole, chances[kind], said, _versions(), tuple(filter(None, known)))
-        audits.append(Audit(name, site, len(pairs), seed, *measured, *of, turned, margin))
+        judged = _judged(what, effect.fldd, chances[kind], said)
+        audits.append(Audit(*judged, name, site, len(pairs), seed, *measured, *of, turned, margin))
     return audits
 
 
@@ -179,6 +160,19 @@ def _enough(model: Model, pairs: Pairs) -> tuple[Pairs, tuple[str, ...]]:
         few = f"{len(pairs)} pairs are too few: take at least {FEWEST_PAIRS}, better 50"
         raise ValueError(". ".join([few, *notes]))
     return pairs, notes + _without_start(model, pairs)
+
+
+def _judged(
+    what: Intervention, effect: Estimate, random: Sequence[Estimate], said: Sequence[Finding]
+) -> tuple[str, str]:
+    """The verdict, and the summary by `helpers.audit.verdicts.summarise`."""
+    name, known = str(what), ""
+    subject = "the patch along the direction"
+    if name != "a direction":
+        subject = f"the {name.split(' ', 1)[1]}" + ("," if "," in name else "")
+        known = f" {verdicts.NOT_CALIBRATED}"
+    told = verdicts.summarise(effect, random, said, subject=subject, rules=what.rules)
+    return what.rules.conclude(effect, random, said), told + known
 
 
 def _could_fail(what: Intervention, whole: Effects) -> str:

@@ -1,14 +1,15 @@
 """What the findings come to: the verdict on a direction, in a word and in a few sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from helpers.audit.criteria import (
     AGAINST,
-    DOWNSTREAM,
     FOR,
-    REVERSED,
+    TESTS,
     UNITS,
     WHOLE,
+    Criterion,
     Finding,
     mirrored,
 )
@@ -20,16 +21,21 @@ OPPOSITE = "works the other way"
 ILLUSION = "likely an illusion"
 CONSISTENT = "consistent with a natural pathway"
 UNDECIDED = "undecided"
-# Of a change that is not the source's, nobody says that the model makes it: does it steer, and how?
-DISRUPTS = "disrupts, whichever way it is added"
-WITHIN = "steers within what real inputs do"
-BEYOND = "steers, away from what real inputs do"
 
 SMALLEST_EFFECT = 0.05  # FLDD, of either sign, below which there is nothing to explain
 NOT_CALIBRATED = (  # for anything but single directions at the hidden activation of an MLP
     "The thresholds were set on single directions whose values are exchanged; how often they err "
     "elsewhere has not been measured."
 )
+
+
+class Rules(NamedTuple):
+    """How one kind of change is judged: what is asked of it, and what the answers come to."""
+
+    tests: tuple[Criterion, ...]
+    conclude: Callable[[Estimate, Sequence[Estimate], Sequence[Finding]], str]  # the verdict
+    reasons: Callable[[str, Sequence[Finding]], str]  # why, if it has an effect
+    not_shown: Mapping[str, str]  # by each verdict
 
 
 def conclude(effect: Estimate, random: Sequence[Estimate], findings: Sequence[Finding]) -> str:
@@ -58,26 +64,6 @@ def conclude(effect: Estimate, random: Sequence[Estimate], findings: Sequence[Fi
     return CONSISTENT if said.get(WHOLE) == FOR and not against else UNDECIDED
 
 
-def conclude_change(
-    effect: Estimate, random: Sequence[Estimate], findings: Sequence[Finding]
-) -> str:
-    """The verdict on a change that is not the source's: a steering vector, a clamped feature.
-
-    `NO_EFFECT` and `OPPOSITE` as above. `DISRUPTS` if the opposite change does not have the
-    opposite effect. `BEYOND` if any other test speaks against it, `WITHIN` if that of the distance
-    downstream speaks for it and none against, else `UNDECIDED`.
-    """
-    verdict = conclude(effect, random, [])
-    if verdict != UNDECIDED:
-        return verdict
-    said = {finding.test: finding.verdict for finding in findings}
-    if said.get(REVERSED.name) == AGAINST:
-        return DISRUPTS
-    if AGAINST in said.values():
-        return BEYOND
-    return WITHIN if said.get(DOWNSTREAM) == FOR else UNDECIDED
-
-
 NOT_SHOWN = {
     NO_EFFECT: "This does not show that the site plays no part: another direction, token or layer "
     "may do what this one does not.",
@@ -89,40 +75,12 @@ NOT_SHOWN = {
     "opens within the natural range, or beside a decoy in the same component, passes too.",
     UNDECIDED: "More pairs would make the intervals narrower; where the direction comes from and "
     "what reads it are evidence of another kind.",
-    DISRUPTS: "So it does damage rather than move the model along a feature: try a smaller amount.",
-    WITHIN: "This does not show that the model uses what was added: a change of natural size may "
-    "act through another pathway than the one that real inputs take.",
-    BEYOND: "It may be useful all the same. It is no evidence of how the model computes the answer "
-    "of real inputs.",
 }
-
-
-def summarise(
-    effect: Estimate,
-    random: Sequence[Estimate],
-    findings: Sequence[Finding],
-    *,
-    subject: str = "the patch along the direction",
-    exchanges: bool = True,
-) -> str:
-    """The verdict, the findings it rests on and what it does not show, in a few sentences.
-
-    `subject` is what has the effect; without `exchanges` the verdict is that of `conclude_change`.
-    """
-    verdict = (conclude if exchanges else conclude_change)(effect, random, findings)
-    toward, chance = (effect, random) if effect.value >= 0 else _turned(effect, random)
-    if verdict == NO_EFFECT:
-        because = f", less than {SMALLEST_EFFECT:.0%} or not clearly more than a random direction "
-        because += f"may (up to {_chance(chance):.1%}), so there is no effect to explain"
-    else:
-        because = (_reasons if exchanges else _reasons_of_change)(verdict, findings)
-    does = f"{'removes' if effect.value >= 0 else 'adds'} {toward:.1%} of the model's margin"
-    return f"{verdict.capitalize()}: {subject} {does}{because}. {NOT_SHOWN[verdict]}"
 
 
 def _reasons(verdict: str, findings: Sequence[Finding]) -> str:
     """Why an interchange that has an effect is judged so."""
-    against, shown = _accusers(findings), _shown(findings)
+    against, shown = accusers(findings), values_of(findings)
     if verdict in (OPPOSITE, UNDECIDED) and not against:
         but = " for it" if verdict == OPPOSITE else f", but '{WHOLE}' not for one either"
         return f"; no test speaks against a natural pathway{but}"
@@ -141,29 +99,40 @@ def _reasons(verdict: str, findings: Sequence[Finding]) -> str:
     return f"; {against} a natural pathway, {alone}"
 
 
-def _reasons_of_change(verdict: str, findings: Sequence[Finding]) -> str:
-    """Why a change that is not the source's, and has an effect, is judged so."""
-    shown = _shown(findings)
-    if verdict == DISRUPTS:
-        return f", and the opposite change does not do the opposite ({shown[REVERSED.name]})"
-    against = _accusers([f for f in findings if f.test != REVERSED.name])
-    if against and verdict != UNDECIDED:
-        return f"; {against} it" if verdict == OPPOSITE else f", but {against} natural states"
-    if verdict == WITHIN:
-        return f"; {shown[DOWNSTREAM]} says that later units stay near real states"
-    silent = (
-        f"and {shown[DOWNSTREAM]} is not clearly near real states" if DOWNSTREAM in shown else ""
-    )
-    return f"; no test speaks against natural states, {silent or 'and none decides'}"
+INTERCHANGE = Rules(TESTS, conclude, _reasons, NOT_SHOWN)
 
 
-def _shown(findings: Sequence[Finding]) -> dict[str, str]:
+def summarise(
+    effect: Estimate,
+    random: Sequence[Estimate],
+    findings: Sequence[Finding],
+    *,
+    subject: str = "the patch along the direction",
+    rules: Rules = INTERCHANGE,
+) -> str:
+    """The verdict, the findings it rests on and what it does not show, in a few sentences.
+
+    `subject` is what has the effect, judged by the `rules` of its kind.
+    """
+    verdict = rules.conclude(effect, random, findings)
+    toward, chance = (effect, random) if effect.value >= 0 else _turned(effect, random)
+    if verdict == NO_EFFECT:
+        because = f", less than {SMALLEST_EFFECT:.0%} or not clearly more than a random direction "
+        because += f"may (up to {_chance(chance):.1%}), so there is no effect to explain"
+    else:
+        because = rules.reasons(verdict, findings)
+    does = f"{'removes' if effect.value >= 0 else 'adds'} {toward:.1%} of the model's margin"
+    return f"{verdict.capitalize()}: {subject} {does}{because}. {rules.not_shown[verdict]}"
+
+
+def values_of(findings: Sequence[Finding]) -> dict[str, str]:
+    """By test, if it applies, its name with the value."""
     return {f.test: f"'{f.test}' ({f.value:.2f})" for f in findings if f.value is not None}
 
 
-def _accusers(findings: Sequence[Finding]) -> str:
+def accusers(findings: Sequence[Finding]) -> str:
     """The tests that speak against, as the beginning of a sentence; empty if none does."""
-    shown = _shown(findings)
+    shown = values_of(findings)
     against = [shown[f.test] for f in findings if f.verdict == AGAINST]
     verb = "speaks" if len(against) == 1 else "speak"
     return f"{' and '.join(against)} {verb} against" if against else ""

@@ -6,25 +6,14 @@ faithfulness(model, pairs, [mask.chosen], head_means(model, pairs))  # 1: as the
 """
 
 from helpers.circuits.ablation import (
-    ablated_accuracy,
     ablated_logit_difference,
-    at_token,
-    completeness,
     every_head,
     faithfulness,
     head_means,
-    minimality,
     random_heads,
     random_subset,
     strongest,
 )
-from helpers.circuits.masks import find_directions, find_heads
+from helpers.circuits.masks import find_heads
 from helpers.circuits.paths import head_inputs, head_sites, path_effects
-from helpers.circuits.transplant import (
-    clipped,
-    interchanged_logits,
-    shift_only,
-    specific_only,
-    transplant,
-    whole,
-)
+from helpers.circuits.transplant import clipped, shift_only, specific_only, transplant, whole

@@ -2,16 +2,16 @@
 
 A head keeps its own output, or gets the mean of its outputs over base and source prompts at that
 token. Prompts that differ in one thing only have then nothing left to tell them apart but what the
-circuit says. MLPs and norms go on working. With `F` a measure, such as the logit difference (LD),
-of what is left, a circuit C of the model M is judged by (Wang et al. 2022, section 4)
+circuit says. MLPs and norms go on working. With `F` a measure of what is left, such as the logit
+difference, a circuit C of the model M is judged by (Wang et al. 2022, section 4; more of it is in
+`tools.circuits`)
 
     faithfulness = (F(C) - F(no head)) / (F(M) - F(no head))
-    completeness:  F(C without K) is F(M without K), for any set of heads K
-    minimality of a head:  F(C without K) - F(C without K and the head) is not zero
 """
 
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple, TypeAlias
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,11 +35,6 @@ Measure: TypeAlias = Callable[[Model, Pairs, Circuit, Means], PerPair]  # of the
 def every_head(model: Model) -> list[Head]:
     """All heads of the model, layer by layer."""
     return [(at, head) for at in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
-
-
-def at_token(heads: Collection[Head], token: int) -> list[Entry]:
-    """The heads at one token only, as entries of a circuit; negative tokens count from the end."""
-    return [(layer, head, token) for layer, head in heads]
 
 
 def strongest(scores: Float[Tensor, "pairs layers pos heads"], k: int) -> list[Head]:
@@ -93,16 +88,29 @@ def ablated_logit_difference(
     """
     answers = torch.stack([pairs.answer, pairs.counterfactual]).to(model.cfg.device)
     columns, places = answers.unique(return_inverse=True)
-    logits = _ablated(model, pairs, circuit, means, batch_size, columns)
-    return logit_difference(logits, *places)
+    options = {"columns": columns, "batch_size": batch_size}
+    return logit_difference(ablated_logits(model, pairs, circuit, means, **options), *places)
 
 
-def ablated_accuracy(
-    model: Model, pairs: Pairs, circuit: Circuit, means: Means, *, batch_size: int = 32
-) -> PerPair:
-    """1 where the answer is the top token of all, else 0; the rest is as for the difference."""
-    logits = _ablated(model, pairs, circuit, means, batch_size, None)
-    return (logits.argmax(-1) == pairs.answer.to(logits.device)).float()
+@torch.no_grad()
+def ablated_logits(
+    model: Model, pairs: Pairs, circuit: Circuit, means: Means, *,
+    columns: Int[Tensor, "columns"] | None = None, batch_size: int = 32,
+) -> Float[Tensor, "pairs columns"]:  # fmt: skip
+    """The same for the next-token logits of some tokens, `columns`, or of the whole vocabulary."""
+    tokens = _stacked(pairs.base_tokens)
+    keep = working(model, circuit, tokens.shape[1])
+    if not isinstance(means, Tensor) or means.shape[:3] != keep.shape:
+        shape = (*keep.shape, "d_head")
+        raise ValueError(f"the means must be of shape {shape}: are they of these?")
+
+    def ablate(z: Tensor, hook: object, layer: int) -> Tensor:
+        return torch.where(keep[layer, ..., None], z, means[layer])
+
+    hooks = [(name, partial(ablate, layer=layer)) for layer, name in enumerate(_names(model))]
+    with model.hooks(fwd_hooks=hooks), only_columns(model, columns):
+        parts = tokens.to(model.cfg.device).split(batch_size)
+        return torch.cat([model(part)[:, -1] for part in parts])
 
 
 def faithfulness(
@@ -119,87 +127,8 @@ def faithfulness(
     return [bootstrap(x, lambda m: (m[..., 0] - m[..., 1]) / (m[..., 2] - m[..., 1])) for x in each]
 
 
-class KnockedOut(NamedTuple):
-    """What is left of a circuit and of the model without the same heads, and the difference."""
-
-    circuit: Estimate
-    model: Estimate
-    difference: Estimate
-
-
-def completeness(
-    model: Model, pairs: Pairs, circuit: Circuit, knockouts: Sequence[Circuit], means: Means, *,
-    measure: Measure = ablated_logit_difference,
-) -> list[KnockedOut]:  # fmt: skip
-    """For each set of heads, the measure of the circuit and of the model, both without that set.
-
-    A complete circuit loses what the model loses. The sets may be `random_subset`s of the circuit.
-    Errors are those of the measure.
-    """
-    found = []
-    for heads in knockouts:
-        out = _mask(model, heads, len(pairs.base_tokens[0]))
-        ours = measure(model, pairs, _mask(model, circuit, out.shape[1]) & ~out, means)
-        both = torch.stack([ours, measure(model, pairs, ~out, means)], -1)
-        weights = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
-        found.append(KnockedOut(*(bootstrap(both, lambda m, w=w: m @ w) for w in weights)))
-    return found
-
-
-def minimality(
-    model: Model, pairs: Pairs, circuit: Collection[Entry], means: Means, *,
-    knocked_out: Circuit = (), measure: Measure = ablated_logit_difference,
-) -> dict[Entry, Estimate]:  # fmt: skip
-    """For each entry of the circuit, how much the measure falls when that is removed as well.
-
-    Heads in `knocked_out` are removed before and after (except the one in question): a head whose
-    work a spare one does otherwise shows only then. Errors are those of the measure.
-    """
-    length, found = len(pairs.base_tokens[0]), {}
-    rest = _mask(model, circuit, length) & ~_mask(model, knocked_out, length)
-    for entry in circuit:
-        one = _mask(model, [entry], length)
-        with_it, without = (measure(model, pairs, m, means) for m in (rest | one, rest & ~one))
-        found[entry] = bootstrap((with_it - without)[:, None], lambda m: m[..., 0])
-    return found
-
-
-@torch.no_grad()
-def _ablated(
-    model: Model, pairs: Pairs, circuit: Circuit, means: Means, batch_size: int,
-    columns: Int[Tensor, "columns"] | None,
-) -> Float[Tensor, "pairs columns"]:  # fmt: skip
-    """The last token's logits of the base prompts when only the circuit works."""
-    tokens = _stacked(pairs.base_tokens)
-    keep = _mask(model, circuit, tokens.shape[1])
-    if not isinstance(means, Tensor) or means.shape[:3] != keep.shape:
-        shape = (*keep.shape, "d_head")
-        raise ValueError(f"the means must be of shape {shape}: are they of these?")
-
-    def ablating(layer: int) -> tuple:
-        def ablate(z: Tensor, hook: object) -> Tensor:
-            return torch.where(keep[layer, ..., None], z, means[layer])
-
-        return _names(model)[layer], ablate
-
-    hooks = [ablating(layer) for layer in range(len(keep))]
-    with model.hooks(fwd_hooks=hooks), only_columns(model, columns):
-        parts = tokens.to(model.cfg.device).split(batch_size)
-        return torch.cat([model(part)[:, -1] for part in parts])
-
-
-def _names(model: Model) -> list[str]:
-    return [f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)]
-
-
-def _stacked(prompts: tuple[Tensor, ...]) -> Int[Tensor, "prompts pos"]:
-    if len(lengths := {len(tokens) for tokens in prompts}) > 1:
-        raise ValueError(f"prompts of {sorted(lengths)} tokens: take those of one template")
-    return torch.stack(prompts)
-
-
-def _mask(model: Model, circuit: Circuit, length: int) -> Mask:
-    """Which heads work at which of so many tokens."""
+def working(model: Model, circuit: Circuit, length: int) -> Mask:
+    """Which heads work at which of so many tokens; a ValueError if there is no such entry."""
     if isinstance(circuit, Tensor):
         return circuit
     keep = torch.zeros(model.cfg.n_layers, length, model.cfg.n_heads, dtype=torch.bool)
@@ -213,3 +142,13 @@ def _mask(model: Model, circuit: Circuit, length: int) -> Mask:
             raise ValueError(f"there is no token {token} in prompts of {length} tokens")
         keep[entry[0], token, entry[1]] = True
     return keep.to(model.cfg.device)
+
+
+def _names(model: Model) -> list[str]:
+    return [f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)]
+
+
+def _stacked(prompts: tuple[Tensor, ...]) -> Int[Tensor, "prompts pos"]:
+    if len(lengths := {len(tokens) for tokens in prompts}) > 1:
+        raise ValueError(f"prompts of {sorted(lengths)} tokens: take those of one template")
+    return torch.stack(prompts)

@@ -1,4 +1,4 @@
-"""Which heads, or directions, carry what a pair of prompts differs in: a mask finds them.
+"""Which heads carry what a pair of prompts differs in: a mask finds them.
 
 Desiderata-based component masking (DCM; Davies et al. 2023; Prakash et al. 2024, section 4.2). Each
 component keeps a share m of what comes by and gets 1 - m of the source's activation. A desideratum
@@ -13,6 +13,7 @@ judge the chosen ones on other pairs, and beside as many random ones.
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -50,29 +51,13 @@ def find_heads(
     """The heads that carry what the desiderata ask for, at the token that the pairs say.
 
     Heads (all of them by default) feel what lower ones pass on: the mask is of what comes by, not
-    of the clean run. `interchanged_logits(model, others, head_sites(mask.chosen))` judges them.
-    `options` are those of `learn_mask`. Errors: those, and of `cache_sites`.
+    of the clean run. Judge them by `transplant(model, model, others, head_sites(mask.chosen),
+    from_source=True)`. `options` are those of `learn_mask`. Errors: those, and of `cache_sites`.
     """
     heads = every_head(model) if heads is None else list(heads)
     parts = [desiderata] if isinstance(desiderata, Pairs) else list(desiderata)
     found = [with_entry(model, pairs, head_sites(heads)) for pairs in parts]
-    return learn_mask(heads, [_masked_heads(*cached) for cached in found], parts, **options)
-
-
-def find_directions(
-    cached: CachedPairs | Sequence[CachedPairs], basis: Float[Tensor, "d k"], **options: float
-) -> Mask:
-    """Which columns of an orthonormal basis carry it at one site: one desideratum, or several.
-
-    `patch_subspace(other.base, other.source, basis[:, mask.chosen])` is the patch of those.
-    `options` are those of `learn_mask`. A ValueError if the columns are not orthonormal.
-    """
-    require.floats("the basis", basis, ndim=2)
-    if not torch.allclose(basis.T @ basis, torch.eye(basis.shape[1]).to(basis), atol=1e-4):
-        raise ValueError("the columns of the basis are not orthonormal: see `orthonormal`")
-    parts = [cached] if isinstance(cached, CachedPairs) else list(cached)
-    masked = [_masked_directions(part, basis.to(part.base)) for part in parts]
-    return learn_mask(range(basis.shape[1]), masked, [part.pairs for part in parts], **options)
+    return learn_mask(heads, [partial(_masked, cached) for cached in found], parts, **options)
 
 
 @torch.enable_grad()
@@ -117,28 +102,13 @@ def learn_mask(
     return Mask(chosen, keep.detach(), losses)
 
 
-def _masked_heads(entry: CachedPairs, *heads: CachedPairs) -> Masked:
+def _masked(cached: Sequence[CachedPairs], keep: Keep, rows: Rows) -> Float[Tensor, "rows"]:
     """The target's logits when each head gives way to its source's output by 1 - m."""
-
-    def logits(keep: Keep, rows: Rows) -> Float[Tensor, "rows"]:
-        shares = keep.to(entry.base)
-        mixes = {h.site: Mix(h.source[rows], m) for h, m in zip(heads, shares, strict=True)}
-        targets = entry.pairs.counterfactual[rows, None]
-        return entry.patched_logits(entry.base[rows], rows, tokens=targets, clamp=mixes)[:, 0]
-
-    return logits
-
-
-def _masked_directions(cached: CachedPairs, basis: Float[Tensor, "d k"]) -> Masked:
-    """The target's logits when each direction gives way to its source's component by 1 - m."""
-
-    def logits(keep: Keep, rows: Rows) -> Float[Tensor, "rows"]:
-        change = (cached.source[rows] - cached.base[rows]) @ basis
-        new = cached.base[rows] + (change * (1 - keep.to(change))) @ basis.T
-        targets = cached.pairs.counterfactual[rows, None]
-        return cached.patched_logits(new, rows, tokens=targets)[:, 0]
-
-    return logits
+    entry, *heads = cached
+    shares = keep.to(entry.base)
+    mixes = {h.site: Mix(h.source[rows], m) for h, m in zip(heads, shares, strict=True)}
+    targets = entry.pairs.counterfactual[rows, None]
+    return entry.patched_logits(entry.base[rows], rows, tokens=targets, clamp=mixes)[:, 0]
 
 
 def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[Rows]:

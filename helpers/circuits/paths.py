@@ -26,6 +26,7 @@ from helpers.tasks import Pairs
 
 Input: TypeAlias = Literal["query", "key", "value"]
 SENDERS = ("head_output", "attn_out", "mlp_in", "mlp_hidden", "mlp_out", "resid_mid", "resid_post")
+RECEIVERS = ("head_query", "head_key", "head_value")
 
 
 class PathEffects(NamedTuple):
@@ -106,11 +107,10 @@ def _check(
     check_sites(model, [*senders, *(receivers or ())])
     if not senders or (receivers is not None and not receivers):
         raise ValueError("give at least one sender and one receiver (or None for the logits)")
-    if unfit := [site for site in senders if site.kind not in SENDERS]:
-        raise ValueError(f"{unfit[0]} cannot send: choose one of {SENDERS}")
-    inputs = ("head_query", "head_key", "head_value")
-    if unfit := [site for site in receivers or () if site.kind not in inputs]:
-        raise ValueError(f"{unfit[0]} cannot receive: choose one of {inputs}")
+    ends = {"send": (senders, SENDERS), "receive": (receivers or (), RECEIVERS)}
+    for what, (sites, kinds) in ends.items():
+        if unfit := [site for site in sites if site.kind not in kinds]:
+            raise ValueError(f"{unfit[0]} cannot {what}: choose one of {kinds}")
     lengths = torch.tensor([len(tokens) for tokens in pairs.base_tokens])
     given = senders[0].position
     places = pairs.position if given is None else torch.full_like(lengths, given) % lengths

@@ -51,23 +51,22 @@ def transplant(
 ) -> Logits:  # fmt: skip
     """Next-token logits of the model on the base prompts, with the donor's activations at `sites`.
 
-    The donor reads the same prompts, or with `from_source` the pairs' source prompts. All sites are
-    at one token, and those above feel those below only by what the donor has: they are replaced.
-    `change(own, theirs)` is what is written at each; means and ranges are over these pairs.
+    The donor reads the same prompts, or with `from_source` the pairs' source prompts: a model that
+    is its own donor then has all the sites interchanged. They are at one token; those above feel
+    those below only by what the donor has, for they are replaced. `change(own, theirs)` is what is
+    written at each; means and ranges are over these pairs.
 
     Raises ValueError: models of different shapes or vocabularies, heads in bases of their own, or
     sites that `cache_sites` or `patched_logits` do not take.
     """
-    check_alike(model, donor, sites)
-    given = cache_sites(donor, pairs, sites)
-    theirs = {at.site: at.source if from_source else at.base for at in given}
-    return _written(model, pairs, sites, lambda own: change(own.base, theirs[own.site]))
-
-
-@torch.no_grad()
-def interchanged_logits(model: Model, pairs: Pairs, sites: Sequence[Site]) -> Logits:
-    """Next-token logits of the base prompts with the source's activations at all these sites."""
-    return _written(model, pairs, sites, lambda at: at.source)
+    if model is not donor:
+        check_alike(model, donor, sites)
+    (_, *theirs), (entry, *own) = (with_entry(each, pairs, sites) for each in (donor, model))
+    given = [at.source if from_source else at.base for at in theirs]
+    new = {at.site: change(at.base, other) for at, other in zip(own, given, strict=True)}
+    if len(own) == 1:  # may be any kind of site
+        return own[0].patched_logits(new[own[0].site])
+    return entry.patched_logits(entry.base, clamp=new)
 
 
 def check_alike(model: Model, donor: Model, sites: Sequence[Site]) -> None:
@@ -79,7 +78,7 @@ def check_alike(model: Model, donor: Model, sites: Sequence[Site]) -> None:
     if model.tokenizer.get_vocab() != donor.tokenizer.get_vocab():
         raise ValueError("the donor has another vocabulary: its tokens mean something else")
     for site in sites:
-        if site.head is not None and model._weights_processed and model is not donor:
+        if site.head is not None and model._weights_processed:
             reason = "processed weights give the heads of each model a basis of their own"
             raise ValueError(f"{site} cannot be transplanted, as {reason}: take attn_out")
 
@@ -89,12 +88,3 @@ def with_entry(model: Model, pairs: Pairs, sites: Sequence[Site]) -> list[Cached
     entry = Site(min((site.layer for site in sites), default=0), "resid_pre")
     position = sites[0].position if sites else None
     return cache_sites(model, pairs, [replace(entry, position=position), *sites])
-
-
-def _written(
-    model: Model, pairs: Pairs, sites: Sequence[Site], new: Callable[[CachedPairs], Acts]
-) -> Logits:
-    entry, *cached = with_entry(model, pairs, sites)
-    if len(cached) == 1:  # may be any kind of site
-        return cached[0].patched_logits(new(cached[0]))
-    return entry.patched_logits(entry.base, clamp={at.site: new(at) for at in cached})

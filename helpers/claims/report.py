@@ -140,8 +140,8 @@ def load_site(name: str, model: str | None = None) -> dict[str, Any]:
 @functools.cache
 def every_claim() -> dict[str, Claim]:
     """Every claim of `data/claims.json` by its id, in order."""
-    text = (ROOT / "data" / "claims.json").read_text(encoding="utf-8")
-    return {claim["id"]: claim for claim in json.loads(text)["claims"]}
+    listed = files.shipped(ROOT / "data" / "claims.json")["claims"]
+    return {claim["id"]: claim for claim in listed}
 
 
 @functools.cache

@@ -15,13 +15,7 @@ from torch import Tensor
 from transformers.activations import ACT2FN
 
 from helpers.directions import geometry
-from helpers.directions.geometry import (
-    moves,
-    patch_each,
-    patch_subspace,
-    row_null_split,
-    unit,
-)
+from helpers.directions.geometry import moves, patch_each, patch_subspace, row_null_split, unit
 from helpers.models import Model, require
 from helpers.patching import Acts, CachedPairs, Estimate, Site, cache_sites, check_sites
 from helpers.patching.cached import base_gradients

@@ -4,8 +4,6 @@ from helpers.models.load import (
     PACKAGED,
     Model,
     load_model,
-    load_plain,
-    load_untrained,
     model_name,
     model_slug,
     norm_gain,

@@ -7,7 +7,6 @@ the device to use when none is named; `helpers.models.smollm` knows two more, ab
 import contextlib
 import difflib
 import functools
-import io
 import logging
 import os
 import pickle
@@ -24,12 +23,9 @@ from huggingface_hub import try_to_load_from_cache
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import TransformerBridge
-from transformer_lens.tools.analysis import random_init_bridge
-from transformers import AutoConfig, PreTrainedModel
 
-from helpers.models.adapter import AdaptedModel
-from helpers.models.complete import CompleteModel
 from helpers.models.smollm import ModelError, packaged_folder
+from helpers.models.weights import AdaptedModel, CompleteModel
 
 Device: TypeAlias = str | torch.device | None
 Model: TypeAlias = TransformerBridge  # of TransformerLens
@@ -63,41 +59,34 @@ def load_model(
     Raises ModelError: the name or device is unknown, the model cannot be had, the adapter is for
     another model or cannot be merged.
     """
-    name, device = model_name(name), _pick_device(device)
     model_class = CompleteModel if adapter is None else AdaptedModel(adapter)
+    with loading(name, device) as (source, place):
+        options = {"dtype": torch.float32, "model_class": model_class}
+        return ready(TransformerBridge.boot_transformers(source, device=place, **options))
+
+
+@contextlib.contextmanager
+def loading(name: str | None, device: Device) -> Iterator[tuple[str, torch.device]]:
+    """Where to load a model from and onto which device; inside, libraries are quiet, and what goes
+    wrong is a ModelError that says what to do. Name and device are those of `load_model`.
+    """
+    name, device = model_name(name), _pick_device(device)
     with _quiet():
         source = find_source(name)
     if downloads := _is_download(source):
         print(f"{source}: downloading from the Hugging Face hub, once", flush=True)
     with _quiet(bars=downloads), _explained(source):
-        options = {"dtype": torch.float32, "model_class": model_class}
-        model = TransformerBridge.boot_transformers(source, device=device, **options)
-        return _checked(process_weights(model).eval().requires_grad_(False))
+        yield source, device
 
 
-def load_plain(name: str | None = None, device: Device = None) -> PreTrainedModel:
-    """The model as `transformers` has it, float32 and not frozen: to be fine-tuned.
-
-    Names and errors are those of `load_model`.
-    """
-    name, device = model_name(name), _pick_device(device)
-    with _quiet():
-        source = find_source(name)
-        with _explained(source):
-            config = AutoConfig.from_pretrained(source)
-            model = CompleteModel.from_pretrained(source, config=config, dtype=torch.float32)
-            return model.to(device).eval()
-
-
-def load_untrained(name: str | None = None, device: Device = None, *, seed: int = 0) -> Model:
-    """The same architecture and tokenizer with random weights; the rest is as for `load_model`."""
-    name, device = model_name(name), _pick_device(device)
-    with _quiet(), contextlib.redirect_stdout(io.StringIO()):
-        source = find_source(name)
-        with _explained(source):
-            half = {"hf_config_overrides": {"dtype": torch.float32}}  # would stay in some buffers
-            model = random_init_bridge(source, seed=seed, device=device, **half)
-            return _checked(process_weights(model).eval().requires_grad_(False))
+def ready(model: Model) -> Model:
+    """The model in eval mode, processed and frozen; ModelError if it has no one row of blocks."""
+    model = process_weights(model).eval().requires_grad_(False)
+    if not hasattr(model, "blocks"):
+        raise ModelError(f"{model.cfg.architecture} is not one row of blocks: it cannot be patched")
+    with torch.no_grad():  # so that what cannot be run is known now
+        model(torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device))
+    return model
 
 
 def model_name(name: str | None = None) -> str:
@@ -168,15 +157,6 @@ def contiguous(activation: Tensor, hook: object) -> Tensor:
     return activation.contiguous()
 
 
-def _checked(model: Model) -> Model:
-    """The model, if a token gets through its blocks; ModelError if it has no one row of them."""
-    if not hasattr(model, "blocks"):
-        raise ModelError(f"{model.cfg.architecture} is not one row of blocks: it cannot be patched")
-    with torch.no_grad():
-        model(torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device))
-    return model
-
-
 def _pick_device(device: Device = None) -> torch.device:
     """The device: `device`, else SUBSPACE_ILLUSION_DEVICE, else CUDA or the CPU."""
     default = "cuda" if torch.cuda.is_available() else "cpu"
@@ -196,23 +176,18 @@ def find_source(name: str) -> str:
     if name in HUB_IDS:
         return HUB_IDS[name]
     folder = os.path.expanduser(name)
-    _refuse_adapter(folder)
+    held = os.listdir(folder) if os.path.isdir(folder) else []
+    if "adapter_config.json" in held and not any(map(_WEIGHTS.match, held)):
+        raise ModelError(
+            f"{folder} holds an adapter (PEFT, such as LoRA), not a model. Name the model that it "
+            "was made for, and pass the folder as `adapter`: load_model(name, adapter=folder)."
+        )
     if os.path.isfile(os.path.join(folder, "config.json")):
         return folder
     like_path = name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name
     if like_path or os.path.exists(folder):
         raise ModelError(f"{name} is not a folder with a model: there is no config.json in it.")
     return name
-
-
-def _refuse_adapter(folder: str) -> None:
-    """A ModelError if a folder holds what was added to a model, and not the model."""
-    files = os.listdir(folder) if os.path.isdir(folder) else []
-    if "adapter_config.json" in files and not any(map(_WEIGHTS.match, files)):
-        raise ModelError(
-            f"{folder} holds an adapter (PEFT, such as LoRA), not a model. Name the model that it "
-            "was made for, and pass the folder as `adapter`: load_model(name, adapter=folder)."
-        )
 
 
 def _is_download(source: str) -> bool:

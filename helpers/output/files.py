@@ -1,13 +1,22 @@
-"""Files written in one step: `files.write(path, content)`."""
+"""Files written in one step, `files.write(path, content)`, and those that come with the project."""
 
 import contextlib
+import functools
 import glob
+import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 ABANDONED = 600  # seconds: nobody takes so long to write one of these files
+
+
+@functools.cache
+def shipped(path: Path) -> Any:
+    """What a JSON file that comes with the project holds: read once, so it must not be changed."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:

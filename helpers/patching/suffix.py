@@ -103,7 +103,7 @@ class Suffix:
         With `add` the writes are added, so that one site still feels another below it.
         """
         entry = min(_entry(self.model, site) for site, *_ in writes)
-        hooks = [self._write(*write, rows, entry, add) for write in writes]
+        hooks = [self._write(write, rows, entry, add) for write in writes]
         hooks += _reads(record if record is not None else {})  # hooks run in this order
         hooks.append(("unembed.hook_in", contiguous))
         with self._hooked(hooks), only_columns(self.model, columns):
@@ -128,16 +128,9 @@ class Suffix:
                 handle.hook.remove()
                 point.fwd_hooks.remove(handle)
 
-    def _write(
-        self,
-        site: Site,
-        activation: Tensor | Running,
-        part: slice,
-        rows: Tensor,
-        entry: int,
-        add: bool,
-    ) -> Hook:
+    def _write(self, write: Write, rows: Rows, entry: int, add: bool) -> Hook:
         """The hook that puts the activation in place of the site's vector, or adds it to that."""
+        site, activation, part = write
         name = site.hook_name
         if site.kind == "resid_mid":
             # TransformerLens reads this point at the norm before the MLP, where writing would
@@ -148,7 +141,7 @@ class Suffix:
         elif site.layer < entry and not self.from_start:
             name = f"blocks.{site.layer + 1}.hook_resid_pre"
 
-        def write(old: Tensor, hook: object) -> Tensor:
+        def change(old: Tensor, hook: object) -> Tensor:
             new, head = old.clone(), () if site.head is None else (site.head,)
             where = (part, self.index, *head)
             given = activation.other if isinstance(activation, Running) else activation
@@ -158,7 +151,7 @@ class Suffix:
             new[where] = old[where] + value if add else value
             return new
 
-        return name, write
+        return name, change
 
     def at_patched_token(
         self, name: str, activation: Float[Tensor, "rows ..."], longest: int

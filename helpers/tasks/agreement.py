@@ -6,9 +6,7 @@ it to the last token.
 """
 
 import itertools
-import json
-from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -41,8 +39,10 @@ def make_pairs(
     other (of the source). Raises ValueError: an unknown feature or split, more than there are, or
     too few usable words.
     """
-    task = _task(feature)
-    values = list(task["answers"])
+    tasks = files.shipped(FOLDER / "templates.json")
+    if feature not in list(tasks):
+        raise ValueError(f"no feature {feature!r}: choose from {list(tasks)}")
+    task, values = tasks[feature], list(tasks[feature]["answers"])
     words = pd.read_csv(FOLDER / f"{task['words']}.csv").itertuples(index=False, name=None)
     words = words_of_split(model, list(words), task["words"], split)
     contents = list(itertools.product(task[split], words))
@@ -63,10 +63,3 @@ def make_pairs(
     answer, other = ([answers[(number + k) % 2] for number in range(n)] for k in (0, 1))
     prompts = table["base"], table["source"]
     return Pairs.from_prompts(model, *prompts, answer, other, places, table=table)
-
-
-def _task(feature: str) -> Mapping[str, Any]:
-    tasks = json.loads((FOLDER / "templates.json").read_text(encoding="utf-8"))
-    if feature not in list(tasks):
-        raise ValueError(f"no feature {feature!r}: choose from {list(tasks)}")
-    return tasks[feature]

@@ -6,8 +6,6 @@ their first token. `load_facts` gives the facts of the project, `tools.counterfa
 """
 
 import contextlib
-import functools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
@@ -15,16 +13,16 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from helpers.models import Model, require
-from helpers.models.load import contiguous
 from helpers.output import files
 from helpers.tasks.pairs import Pairs, Tokens
-from helpers.tasks.tokens import Tokenizes, encode
+from helpers.tasks.tokens import Tokenizes, encode, next_logits
 
 FOLDER = files.ROOT / "data" / "facts"
+PROMPTS = FOLDER / "prompts.json"
 SLOT, ANY_SLOT = "{subject}", re.compile(r"\{(?:subject)?\}")
 COLUMNS = ("relation", "subject", "answer", "template")
 Facts: TypeAlias = pd.DataFrame  # with these columns, a row per fact
@@ -32,14 +30,14 @@ Facts: TypeAlias = pd.DataFrame  # with these columns, a row per fact
 
 def relations() -> list[str]:
     """The relations that come with the project."""
-    return list(_prompts())
+    return list(files.shipped(PROMPTS))
 
 
 def prompts(relation: str) -> list[str]:
     """The templates of a relation: the one the default model completes best, then paraphrases."""
-    if relation not in _prompts():
+    if relation not in relations():
         raise ValueError(f"no relation {relation!r}: choose from {relations()}")
-    return list(_prompts()[relation])
+    return list(files.shipped(PROMPTS)[relation])
 
 
 def reading(relation: str) -> dict:
@@ -58,7 +56,8 @@ def reading(relation: str) -> dict:
 def load_facts(relations: str | Sequence[str] | None = None) -> Facts:
     """The facts of one relation or several, or of the whole project, with the main templates."""
     names = [relations] if isinstance(relations, str) else relations
-    templates = {name: prompts(name)[0] for name in (_prompts() if names is None else names)}
+    names = files.shipped(PROMPTS) if names is None else names
+    templates = {name: prompts(name)[0] for name in names}
     facts = pd.read_csv(FOLDER / "facts.csv")
     facts = facts[facts["relation"].isin(list(templates))].reset_index(drop=True)
     return facts.assign(template=facts["relation"].map(templates))
@@ -88,7 +87,10 @@ def known_facts(model: Model, facts: Facts | None = None, *, batch_size: int = 6
             first[row] = answer_token(model, answer)
     facts = facts.iloc[list(first)]
     texts, answers = _fill(facts), torch.tensor(list(first.values()), dtype=torch.long)
-    known, probability = _complete(model, [encode(model, t) for t in texts], answers, batch_size)
+    known, probability = torch.zeros(len(texts), dtype=torch.bool), torch.zeros(len(texts))
+    for rows, logits in next_logits(model, [encode(model, t) for t in texts], batch_size):
+        known[rows] = logits.argmax(-1) == answers[rows]
+        probability[rows] = logits.softmax(-1)[torch.arange(len(rows)), answers[rows]]
     columns = {
         "prompt": texts,
         "subject_tokens": [len(_after_space(model, subject)) for subject in facts["subject"]],
@@ -221,11 +223,6 @@ def _check_table(facts: Facts) -> None:
             )
 
 
-@functools.cache
-def _prompts() -> dict[str, list[str]]:
-    return json.loads((FOLDER / "prompts.json").read_text(encoding="utf-8"))
-
-
 def _fill(facts: Facts) -> list[str]:
     return [fill(*fact) for fact in zip(facts["template"], facts["subject"], strict=True)]
 
@@ -236,23 +233,6 @@ def _after_space(model: Tokenizes, words: str) -> list[int]:
     tokens = tokenizer(f" {words.strip()}", add_special_tokens=False)["input_ids"]
     split_off = tokens and not tokenizer.decode(tokens[:1]).strip()  # the space
     return tokens[1:] if split_off else tokens
-
-
-@torch.no_grad()
-def _complete(
-    model: Model, tokens: Sequence[Tensor], answers: Int[Tensor, "n"], batch_size: int
-) -> tuple[Tensor, Float[Tensor, "n"]]:
-    """Whether each answer is the most probable next token, and its probability."""
-    known, probability = torch.zeros(len(tokens), dtype=torch.bool), torch.zeros(len(tokens))
-    lengths = torch.tensor([len(row) for row in tokens])
-    for length in lengths.unique():
-        for rows in (lengths == length).nonzero()[:, 0].split(batch_size):
-            batch = torch.stack([tokens[row] for row in rows]).to(model.cfg.device)
-            with model.hooks(fwd_hooks=[("unembed.hook_in", contiguous)]):
-                logits = model(batch, logits_to_keep=1)[:, -1].float().cpu()
-            known[rows] = logits.argmax(-1) == answers[rows]
-            probability[rows] = logits.softmax(-1)[torch.arange(len(rows)), answers[rows]]
-    return known, probability
 
 
 def _draw(

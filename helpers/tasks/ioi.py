@@ -6,7 +6,6 @@ stands: it is the second of the two names in ABB, as here, and the first in BAB.
 """
 
 import functools
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -101,9 +100,10 @@ def templates(split: Split) -> dict[str, str]:
 
     `argument`, `fun` (train) and `work` (test) have the plots of the paper's three templates.
     """
-    if split not in _templates():
+    known = files.shipped(FOLDER / "templates.json")
+    if split not in known:
         raise ValueError(f"the split must be 'train', 'test' or 'fresh', not {split!r}")
-    return dict(_templates()[split])
+    return dict(known[split])
 
 
 def vocabulary(model: Tokenizes, split: Split) -> dict[str, list[str]]:
@@ -120,11 +120,6 @@ def fill(template: str, pattern: str, words: Mapping[str, str]) -> str:
     names = (words["io"], words["subject"])
     first, second = names if pattern == "ABB" else names[::-1]
     return template.format(first=first, second=second, **words)
-
-
-@functools.cache
-def _templates() -> dict[str, dict[str, str]]:
-    return json.loads((FOLDER / "templates.json").read_text(encoding="utf-8"))
 
 
 @functools.cache

@@ -67,11 +67,10 @@ def missing_one(
 
 
 def margin(pairs: Pairs, logits: Float[Tensor, "pairs d_vocab"]) -> Float[Tensor, "pairs"]:
-    """The right name's logit less the mean of the two others', in nats."""
-    three = logits.gather(1, torch.stack(list(pairs.choices.values()), 1).to(logits.device))
-    right = torch.tensor(pairs.table["place"].to_numpy(), device=logits.device)[:, None]
-    mine = three.gather(1, right)[:, 0]
-    return mine - (three.sum(1) - mine) / 2
+    """The right choice's logit less the mean of the others', in nats; the answer is a choice."""
+    offered = logits.gather(1, torch.stack(list(pairs.choices.values()), 1).to(logits.device))
+    mine = logits.gather(1, pairs.answer[:, None].to(logits.device))[:, 0]
+    return mine - (offered.sum(1) - mine) / (offered.shape[1] - 1)
 
 
 def wordings() -> dict[str, str]:

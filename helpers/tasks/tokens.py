@@ -4,14 +4,16 @@ encode(model, "Mary and John")  # with the start token, if the model reads one, 
 answer_token(model, "Mary", "John spoke to")  # " Mary"; after "Answer: (" it would be "Mary"
 """
 
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from helpers.models import Model
+from helpers.models.load import contiguous
 
 Tokenizes: TypeAlias = Model | PreTrainedTokenizerBase
 OPENS = "([{<\u201c\u2018\u00ab$#@/_"  # after these a word follows without a space
@@ -89,6 +91,23 @@ def start_token(model: Model) -> int | None:
         return None
     one, other = encode(model, "A"), encode(model, "B")
     return int(one[0]) if one[0] == other[0] else None
+
+
+@torch.no_grad()
+def next_logits(
+    model: Model, prompts: Sequence[Int[Tensor, "pos"]], batch_size: int
+) -> Iterator[tuple[Int[Tensor, "rows"], Float[Tensor, "rows d_vocab"]]]:
+    """Logits after prompts given as tokens, on the CPU; those of equal length share a forward pass.
+
+    Some of the prompts at a time, by their numbers, so that few logits are held at once.
+    """
+    lengths = torch.tensor([len(tokens) for tokens in prompts])
+    for length in lengths.unique():
+        for rows in (lengths == length).nonzero()[:, 0].split(batch_size):
+            batch = torch.stack([prompts[row] for row in rows]).to(model.cfg.device)
+            with model.hooks(fwd_hooks=[("unembed.hook_in", contiguous)]):
+                logits = model(batch, logits_to_keep=1)[:, -1].float().cpu()
+            yield rows, logits
 
 
 def _tokenizer(model: Tokenizes) -> PreTrainedTokenizerBase:

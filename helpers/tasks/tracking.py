@@ -7,10 +7,9 @@ on share no noun, name or label with these prompts, nor the words "Box" and "con
 
 import functools
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -19,18 +18,15 @@ from jaxtyping import Int
 from torch import Tensor
 
 from helpers.models import Model, require
-from helpers.models.load import contiguous
 from helpers.output import files
 from helpers.tasks.pairs import Pairs, Split, words_of_split
-from helpers.tasks.tokens import Tokenizes, encode, single_token
+from helpers.tasks.tokens import Tokenizes, encode, next_logits, single_token
 
 Wording: TypeAlias = Mapping[str, str]
 
 FOLDER = files.ROOT / "data" / "tracking"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 WAYS = ("own", "position", "label", "object")  # what a patch can carry
-QUERIES = 2  # of a text to fine-tune on
-NO_LOSS = -100  # the label that torch and transformers leave out of a loss
 
 
 def questions(
@@ -70,7 +66,7 @@ def four_way(
     object    key: the source's own answer
 
     The three places in the base differ, in every order equally often; base and source have no other
-    label and no object in common. The position is the last token; `at_token` moves it.
+    label and no object in common. The position is the last token.
 
     Returns pairs with these four `choices`. The table has their words, the places in the base where
     the first three stand (i, j, k, from 0), and the positions of the label in the query and of its
@@ -107,77 +103,31 @@ def four_way(
     return replace(pairs, choices=choices)
 
 
-def at_token(pairs: Pairs, token: Literal["query", "mention"]) -> Pairs:
-    """The pairs of `four_way`, patched at the label: in the query, or where it is first mentioned.
-    In base and source each at its own place. A ValueError if the token is another.
-    """
-    if token not in ("query", "mention"):
-        raise ValueError(f"the token must be 'query' or 'mention', not {token!r}")
-    columns = (pairs.table[side + token].to_list() for side in ("", "source_"))
-    position, source_position = map(torch.tensor, columns)
-    return replace(pairs, position=position, source_position=source_position)
-
-
-@torch.no_grad()
 def said(model: Model, prompts: Sequence[str], *, batch_size: int = 32) -> Int[Tensor, "prompts"]:
     """The most probable next token of each prompt, of the whole vocabulary."""
-    tokens = [encode(model, prompt) for prompt in prompts]
-    lengths = torch.tensor([len(row) for row in tokens])
-    found = torch.zeros_like(lengths)
-    for length in lengths.unique():
-        for rows in (lengths == length).nonzero()[:, 0].split(batch_size):
-            batch = torch.stack([tokens[row] for row in rows]).to(model.cfg.device)
-            with model.hooks(fwd_hooks=[("unembed.hook_in", contiguous)]):
-                found[rows] = model(batch, logits_to_keep=1)[:, -1].argmax(-1).cpu()
+    found = torch.zeros(len(prompts), dtype=torch.long)
+    for rows, logits in next_logits(model, [encode(model, p) for p in prompts], batch_size):
+        found[rows] = logits.argmax(-1)
     return found
 
 
-def training_batch(
-    model: Tokenizes, n: int, step: int, *, seed: int = 0, entities: int = 3, shuffled: bool = False
-) -> tuple[Int[Tensor, "n pos"], Int[Tensor, "n pos"]]:
-    """The tokens of `n` texts to fine-tune on, and the labels: only the answers count in the loss.
-
-    A text lists objects, then asks for two of them in other words and answers. With `shuffled` the
-    texts are the same, but each answer is any of the objects listed: there is nothing to track.
-    Seed and step decide on everything; templates take turns, one for each step. Where texts differ
-    in length, the shorter are filled up behind their end.
-    """
-    key = [require.whole("seed", seed, least=0), require.whole("step", step, least=0)]
-    rng, other = np.random.default_rng(key), np.random.default_rng([*key, 1])
-    templates, words = list(_read("wordings")["training"].values()), _read("training_words")
-    text, tokens, labels = templates[step % len(templates)], [], []
-    lists = [words[kind].split() for kind in ("objects", text["labels"])]
-    _check_number("entities", entities, QUERIES, min(map(len, lists)))
-    for _ in range(require.whole("n", n, least=1)):
-        objects, names = (rng.choice(listed, entities, replace=False) for listed in lists)
-        asked = rng.choice(entities, QUERIES, replace=False)
-        answers = other.integers(entities, size=QUERIES) if shuffled else asked
-        written, places = _context(text, objects, names), []
-        for query, answer in zip(asked, answers, strict=True):
-            written += text["query"].format(label=names[query])
-            places.append(len(encode(model, written)))
-            written += f" {objects[answer]}. "
-        tokens.append(encode(model, written.strip()))
-        labels.append(torch.full_like(tokens[-1], NO_LOSS))
-        labels[-1][places] = tokens[-1][places]
-    pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
-    return pad(tokens), pad(labels, padding_value=NO_LOSS)
-
-
-@functools.cache
-def _read(name: str) -> dict:
-    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+def context(text: Wording, objects: Sequence[str], labels: Sequence[str]) -> str:
+    """What a prompt or text tells before it asks: which object has which label."""
+    both = zip(objects, labels, strict=True)
+    facts = text["joint"].join(text["fact"].format(object=o, label=label) for o, label in both)
+    return facts[0].upper() + facts[1:] + text["end"]
 
 
 def _words(model: Tokenizes, wording: str, split: Split) -> tuple[Wording, list[str], list[str]]:
     """The text with slots, the nouns of the split and the labels: letters or names."""
-    texts = _read("wordings")["evaluation"]
-    if wording not in texts:
-        raise ValueError(f"no wording {wording!r}: choose from {list(texts)}")
+    known = files.shipped(FOLDER / "wordings.json")["evaluation"]
+    if wording not in known:
+        raise ValueError(f"no wording {wording!r}: choose from {list(known)}")
+    text = known[wording]
     nouns, names = ((FOLDER / f"{of}.txt").read_text("utf-8").split() for of in ("nouns", "names"))
-    kind = texts[wording]["labels"]
+    kind = text["labels"]
     labels = words_of_split(model, list(LETTERS) if kind == "letters" else names, kind, None)
-    return texts[wording], words_of_split(model, nouns, "nouns", split), labels
+    return text, words_of_split(model, nouns, "nouns", split), labels
 
 
 def _check_number(name: str, number: int, least: int, most: int) -> None:
@@ -186,10 +136,4 @@ def _check_number(name: str, number: int, least: int, most: int) -> None:
 
 
 def _prompt(text: Wording, objects: Sequence[str], labels: Sequence[str], asked: int) -> str:
-    return _context(text, objects, labels) + text["query"].format(label=labels[asked])
-
-
-def _context(text: Wording, objects: Sequence[str], labels: Sequence[str]) -> str:
-    both = zip(objects, labels, strict=True)
-    facts = text["joint"].join(text["fact"].format(object=o, label=label) for o, label in both)
-    return facts[0].upper() + facts[1:] + text["end"]
+    return context(text, objects, labels) + text["query"].format(label=labels[asked])

@@ -4,9 +4,11 @@ Feature(encoder, decoder)  # reads along one vector, writes along another, as an
 Feature(encoder, decoder, clamp=8.0)  # sets the feature to a value, whatever the source holds
 Steering(v, 4.0)           # adds a multiple of a vector, whatever the source holds
 
-Each is an `Intervention` of `helpers.audit.interventions`, which says what their members mean.
+Each is an `Intervention` of `helpers.audit.interventions`, which says what their members mean. A
+change that does not exchange anything has rules of its own, `CHANGE`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeAlias
 
@@ -14,12 +16,83 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from helpers.audit import verdicts
+from helpers.audit.criteria import AGAINST, DOWNSTREAM, FOR, TESTS, Criterion, Finding
 from helpers.audit.interventions import Matrix
+from helpers.audit.verdicts import (
+    INTERCHANGE,
+    OPPOSITE,
+    UNDECIDED,
+    Rules,
+    accusers,
+    conclude,
+    values_of,
+)
 from helpers.directions import random_direction, unit
 from helpers.models import require
-from helpers.patching import Acts
+from helpers.patching import Acts, Estimate
 
 Vector: TypeAlias = Float[Tensor, "d"]
+
+# Of a change that is not the source's, nobody says that the model makes it: does it steer, and how?
+DISRUPTS = "disrupts, whichever way it is added"
+WITHIN = "steers within what real inputs do"
+BEYOND = "steers, away from what real inputs do"
+
+REVERSED = Criterion(  # asked only of such a change
+    "not reversed",
+    "How much of the effect does the opposite change not have, with the opposite sign?",
+    "A large change in either direction may do the same damage; a small one tells more.",
+    against=0.75,
+    acquits=0.5,
+    two_sided=True,
+)
+
+
+def conclude_change(
+    effect: Estimate, random: Sequence[Estimate], findings: Sequence[Finding]
+) -> str:
+    """The verdict on a change that is not the source's: a steering vector, a clamped feature.
+
+    `NO_EFFECT` and `OPPOSITE` as by `conclude`. `DISRUPTS` if the opposite change does not have
+    the opposite effect. `BEYOND` if any other test speaks against it, `WITHIN` if that of the
+    distance downstream speaks for it and none against, else `UNDECIDED`.
+    """
+    verdict = conclude(effect, random, [])
+    if verdict != UNDECIDED:
+        return verdict
+    said = {finding.test: finding.verdict for finding in findings}
+    if said.get(REVERSED.name) == AGAINST:
+        return DISRUPTS
+    if AGAINST in said.values():
+        return BEYOND
+    return WITHIN if said.get(DOWNSTREAM) == FOR else UNDECIDED
+
+
+def _reasons(verdict: str, findings: Sequence[Finding]) -> str:
+    """Why a change that is not the source's, and has an effect, is judged so."""
+    shown = values_of(findings)
+    if verdict == DISRUPTS:
+        return f", and the opposite change does not do the opposite ({shown[REVERSED.name]})"
+    against = accusers([f for f in findings if f.test != REVERSED.name])
+    if against and verdict != UNDECIDED:
+        return f"; {against} it" if verdict == OPPOSITE else f", but {against} natural states"
+    if verdict == WITHIN:
+        return f"; {shown[DOWNSTREAM]} says that later units stay near real states"
+    silent = (
+        f"and {shown[DOWNSTREAM]} is not clearly near real states" if DOWNSTREAM in shown else ""
+    )
+    return f"; no test speaks against natural states, {silent or 'and none decides'}"
+
+
+NOT_SHOWN = {
+    DISRUPTS: "So it does damage rather than move the model along a feature: try a smaller amount.",
+    WITHIN: "This does not show that the model uses what was added: a change of natural size may "
+    "act through another pathway than the one that real inputs take.",
+    BEYOND: "It may be useful all the same. It is no evidence of how the model computes the answer "
+    "of real inputs.",
+}
+CHANGE = Rules((*TESTS, REVERSED), conclude_change, _reasons, verdicts.NOT_SHOWN | NOT_SHOWN)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +137,10 @@ class Feature:
         return self.clamp is None
 
     @property
+    def rules(self) -> Rules:
+        return INTERCHANGE if self.exchanges else CHANGE
+
+    @property
     def writes(self) -> Matrix:
         return unit(self.decoder)[:, None]
 
@@ -106,6 +183,7 @@ class Steering:
     vector: Vector
     amount: float = 1.0
     exchanges: ClassVar[bool] = False
+    rules: ClassVar[Rules] = CHANGE
     is_linear: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -13,14 +13,15 @@ from helpers.audit.criteria import AGAINST, FOR, OPEN, Criterion, Finding
 from helpers.audit.measure import Audit
 from helpers.output import plots
 from helpers.patching import Estimate
+from tools.audit import changes
 
 LOOK = {AGAINST: (plots.ILLUSORY, "X"), FOR: (plots.NATURAL, "o"), OPEN: (plots.BASE, "s")}
 COLORS = {
     verdicts.ILLUSION: plots.ILLUSORY,
     verdicts.CONSISTENT: plots.NATURAL,
-    verdicts.BEYOND: plots.ILLUSORY,
-    verdicts.DISRUPTS: plots.ILLUSORY,
-    verdicts.WITHIN: plots.NATURAL,
+    changes.BEYOND: plots.ILLUSORY,
+    changes.DISRUPTS: plots.ILLUSORY,
+    changes.WITHIN: plots.NATURAL,
     "resid": plots.RESIDUAL,  # sites by the first word of their kind
     "mlp": plots.MLP,
     "attn": plots.ATTENTION,
@@ -32,7 +33,7 @@ DRAWN = {
     criteria.WIDTHS: (0.0, 2.0, 1, "widths of the natural range"),
     criteria.DISTANCES: (0.0, 3.0, 1, "usual distances between real states"),
 }
-CRITERIA = {test.name: test for test in criteria.ALL_TESTS}
+CRITERIA = {test.name: test for test in changes.CHANGE.tests}
 THRESHOLDS = {
     "speaks against from here": (plots.ILLUSORY, "-"),
     "for, up to here": (plots.NATURAL, ":"),

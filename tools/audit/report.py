@@ -31,8 +31,8 @@ MARKED = "\u25b8{}\u25c2"  # around the token that is patched, or read
 
 
 def to_dict(audit: Audit) -> dict[str, Any]:
-    """Everything as plain values, with the verdict and the summary."""
-    return {"verdict": audit.verdict, "summary": audit.summary, **_plain(vars(audit))}
+    """Everything as plain values."""
+    return _plain(vars(audit))
 
 
 def _plain(value: Any) -> Any:

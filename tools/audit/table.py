@@ -7,9 +7,9 @@ from html import escape
 from pathlib import Path
 
 from helpers.audit import Audit
-from helpers.audit.criteria import ALL_TESTS
 from helpers.output import files
 from tools import pages
+from tools.audit.changes import CHANGE
 from tools.audit.provenance import to_json
 from tools.audit.report import COLUMNS, rows_of, to_dict
 
@@ -54,7 +54,7 @@ def row_of(name: str, audit: Audit) -> dict[str, str | float]:
     values = {f.test: f.value.value for f in audit.findings if f.value is not None}
     row = {"name": name, "site": str(audit.site), "what": audit.what, "verdict": audit.verdict}
     row |= dict(zip(EFFECTS, numbers, strict=True))
-    return row | {test.name: values.get(test.name, "") for test in ALL_TESTS}
+    return row | {test.name: values.get(test.name, "") for test in CHANGE.tests}
 
 
 def to_csv(rows: list[dict]) -> str:

@@ -28,7 +28,7 @@ from helpers.directions.closed_form import (
 from helpers.directions.geometry import patch_subspace, random_direction
 from helpers.directions.layers import mean_difference, mean_gradient
 from helpers.directions.search import answer_logit_difference, cross_entropy, find_direction
-from helpers.models import load_model, load_untrained
+from helpers.models import load_model
 from helpers.patching import CachedPairs, cache_sites
 from helpers.patching.cached import gradients
 from helpers.patching.metrics import bootstrap
@@ -38,6 +38,7 @@ from helpers.tasks.pairs import Pairs
 from helpers.tasks.tokens import single_token
 from tools.evidence.store import Evidence, command
 from tools.pages import markdown_table
+from tools.training import load_untrained
 
 SITES = (
     Site(20, "mlp_hidden"),

@@ -18,13 +18,15 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from transformers import PreTrainedModel
 
-from helpers.models import PACKAGED, Model, load_model, load_plain, model_name
+from helpers.models import PACKAGED, Model, load_model, model_name
 from helpers.output import files
 from helpers.patching import Estimate, Site, cache_sites, metrics
 from helpers.tasks import single_token, tracking
 from helpers.tasks.tokens import Tokenizes
 from tools.evidence.store import Evidence, command
+from tools.evidence.tracking import at_label
 from tools.pages import markdown_table
+from tools.training import NO_LOSS, load_plain, training_batch
 
 ADAPTERS = files.ROOT / "data" / "adapters"
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -87,9 +89,9 @@ def fine_tune(
     found: dict[str, list[float]] = {"loss": [], "seconds": []}
     for step in range(max(folders)):
         start = time.process_time()
-        batch = tracking.training_batch(tokenizer, BATCH, step, seed=seed, shuffled=shuffled)
+        batch = training_batch(tokenizer, BATCH, step, seed=seed, shuffled=shuffled)
         tokens, labels = (part.to(model.device) for part in batch)
-        answers = (labels != tracking.NO_LOSS).any(0).nonzero()[:, 0]
+        answers = (labels != NO_LOSS).any(0).nonzero()[:, 0]
         logits = adapted(tokens, logits_to_keep=answers - 1).logits  # of other tokens none is made
         loss = cross_entropy(logits.flatten(0, 1), labels[:, answers].flatten())
         optimizer.zero_grad()
@@ -134,7 +136,7 @@ def accuracy(model: Model, boxes: int, wording: str) -> dict:
 def four_ways(model: Model, token: str, wording: str) -> dict[str, list[float]]:
     """By what is carried the share of pairs, for every layer of the stream."""
     pairs = tracking.four_way(model, PAIRS, wording=wording, split="test", seed=SEED)
-    pairs = pairs if token == "last" else tracking.at_token(pairs, token)
+    pairs = pairs if token == "last" else at_label(pairs, token)
     sites = [Site(layer, "resid_post") for layer in range(model.cfg.n_layers)]
     hits = [pairs.hits(at.patched_logits(at.source)) for at in cache_sites(model, pairs, sites)]
     return {way: [hit[way].float().mean().item() for hit in hits] for way in pairs.choices}

@@ -9,14 +9,13 @@ accuracies in `data/evidence/finetuning.json`. The adapters are those in `data/a
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from helpers.attribution import attribution
 from helpers.circuits import (
-    ablated_accuracy,
-    at_token,
     clipped,
     every_head,
     find_heads,
@@ -37,6 +36,7 @@ from helpers.models import Model, load_model
 from helpers.output.files import ROOT
 from helpers.patching import CachedPairs, Site, cache_sites, metrics
 from helpers.tasks import Pairs, tracking
+from tools.circuits import ablated_accuracy, at_token
 from tools.evidence.store import Evidence, command
 from tools.pages import markdown_table
 
@@ -70,6 +70,17 @@ RULES = (
 def adapter(name: str) -> str:
     """The folder of a shipped adapter."""
     return str(ROOT / "data" / "adapters" / name)
+
+
+def at_label(pairs: Pairs, token: Literal["query", "mention"]) -> Pairs:
+    """The pairs of `four_way`, patched at the label: in the query, or where it is first mentioned.
+    In base and source each at its own place. A ValueError if the token is another.
+    """
+    if token not in ("query", "mention"):
+        raise ValueError(f"the token must be 'query' or 'mention', not {token!r}")
+    columns = (pairs.table[side + token].to_list() for side in ("", "source_"))
+    position, source_position = map(torch.tensor, columns)
+    return replace(pairs, position=position, source_position=source_position)
 
 
 class Runs:
@@ -217,7 +228,7 @@ def groups(model: Model, train: Pairs) -> dict[str, list[Head]]:
         effects = path_effects(model, pairs, receivers, progress=False).relative
         return [every_head(model)[n] for n in effects.argsort()[:GROUP].tolist()]
 
-    query, mention = (tracking.at_token(train, token) for token in ("query", "mention"))
+    query, mention = (at_label(train, token) for token in ("query", "mention"))
     found = {"value fetchers": top(train, None)}
     found["position transmitters"] = top(
         train, head_inputs(model, found["value fetchers"], "query")

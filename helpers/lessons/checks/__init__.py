@@ -11,6 +11,7 @@ The cells after an exercise use `checks.accepted(answer, otherwise=...)`: an ans
 from helpers.lessons.checks.attribution import *  # noqa: F403
 from helpers.lessons.checks.compare import accepted as accepted
 from helpers.lessons.checks.facts import *  # noqa: F403
+from helpers.lessons.checks.heads import *  # noqa: F403
 from helpers.lessons.checks.ioi import *  # noqa: F403
 from helpers.lessons.checks.judging import *  # noqa: F403
 from helpers.lessons.checks.toy import *  # noqa: F403

@@ -14,7 +14,7 @@ def check_taylor_term(draw: Draw) -> tuple:
     change = source - base
     turn = 1 - 2.0 * (torch.arange(pairs) % 2)  # so that some effects have either sign
     gradient = gradient * (turn * (gradient * change).sum(-1).sign())[:, None]
-    right = (gradient * change).sum(-1)
+    right, crossed = (gradient * change).sum(-1), gradient @ change.T
     mistakes = {
         "the sign is wrong: the patch goes from the base to the source": -right,
         "sum over the last dimension: a patch moves all of them at once": gradient * change,
@@ -24,8 +24,7 @@ def check_taylor_term(draw: Draw) -> tuple:
         "keep one number per pair": right.sum(),
         "the mean over pairs comes later: keep one number per pair": right.mean(),
         "that is the size of the effect: its sign says which way": right.abs(),
-        "that is every pair with every other: keep those of a pair with itself": gradient
-        @ change.T,
+        "that is every pair with every other: keep those of a pair with itself": crossed,
     }
     return (gradient, base, source), right, mistakes
 
@@ -57,20 +56,19 @@ def check_without_top(draw: Draw) -> tuple:
     x, y = estimate.flatten(), exact.flatten()
     top = y.abs().argmax()
 
-    def pearson(kept: Tensor) -> Tensor:
-        return torch.corrcoef(torch.stack([x[kept], y[kept]]))[0, 1]
+    rest = torch.arange(len(y)) != top
 
-    everything = torch.ones_like(x, dtype=torch.bool)
-    zero_x, zero_y = x.clone(), y.clone()
-    zero_x[top] = zero_y[top] = 0.0
-    numbers = torch.arange(len(y))
+    def pearson(x: Tensor, y: Tensor) -> Tensor:
+        return torch.corrcoef(torch.stack([x, y]))[0, 1]
+
+    def without(cell: Tensor) -> Tensor:
+        return pearson(*(values[torch.arange(len(y)) != cell] for values in (x, y)))
+
     mistakes = {
-        "the top cell is still there": pearson(everything),
-        "the largest by size, not the most positive: use abs()": pearson(numbers != y.argmax()),
-        "leave out the cell of the largest *exact* effect": pearson(numbers != x.abs().argmax()),
-        "zero is a value, too: leave the cell out": torch.corrcoef(torch.stack([zero_x, zero_y]))[
-            0, 1
-        ],
-        "that is the square of a correlation": pearson(numbers != top) ** 2,
+        "the top cell is still there": pearson(x, y),
+        "the largest by size, not the most positive: use abs()": without(y.argmax()),
+        "leave out the cell of the largest *exact* effect": without(x.abs().argmax()),
+        "zero is a value, too: leave the cell out": pearson(x * rest, y * rest),
+        "that is the square of a correlation": without(top) ** 2,
     }
-    return (estimate, exact), pearson(numbers != top), mistakes
+    return (estimate, exact), without(top), mistakes

@@ -51,9 +51,10 @@ class Draw:
         return torch.randperm(n, generator=self._generator)
 
     def answers(self, answer: Callable, questions: Sequence[tuple]) -> list:
-        """The answers to these questions; hidden ones are asked in another order."""
+        """The answers to these questions, each something; hidden ones come in another order."""
         order = range(len(questions)) if self.visible else self.order(len(questions)).tolist()
         found = {place: answer(*questions[place]) for place in order}
+        require(all(x is not None for x in found.values()), NOTHING)
         return [found[place] for place in range(len(questions))]
 
     def shuffled(self, *parts: Tensor) -> Tensor:

@@ -157,21 +157,18 @@ def check_moved(draw: Draw) -> tuple:
     facts, d = draw.size(4), draw.size(5)
     z, key = draw.normal(2, facts, d)
     beta = draw.shuffled(-draw.uniform(0.05, 0.5, 1), draw.uniform(0.05, 0.5, facts - 1))
-    read, length, size = (z * key).sum(-1).abs(), z.norm(dim=-1), key.norm(dim=-1)
-    right = read * length / (beta.abs() * size)
+    read, size = (z * key).sum(-1), key.norm(dim=-1)
+    moved, b = read.abs() * z.norm(dim=-1), beta.abs()  # by how much, if beta were 1
+    right = moved / b / size
     mistakes = {
-        "a length is never negative: take the absolute value of beta": read * length / beta / size,
-        "a length is never negative: take the absolute value": (z * key).sum(-1)
-        * length
-        / (beta * size),
-        "that is |Δx|: divide by the length of the key": read * length / beta.abs(),
-        "multiply by the length of z: Δx is a number times z": read / (beta.abs() * size),
-        "divide by beta, not multiply: small betas move more": read * length * beta.abs() / size,
-        "divide by |beta|, not by its root: alpha comes in twice": read
-        * length
-        / (beta.abs().sqrt() * size),
-        "divide by |beta|, not by its square": read * length / (beta**2 * size),
-        "beta is missing": read * length / size,
+        "a length is never negative: take the absolute value of beta": moved / beta / size,
+        "a length is never negative: take the absolute value": right * (read * beta).sign(),
+        "that is |Δx|: divide by the length of the key": moved / b,
+        "multiply by the length of z: Δx is a number times z": read.abs() / b / size,
+        "divide by beta, not multiply: small betas move more": moved * b / size,
+        "divide by |beta|, not by its root: alpha comes in twice": moved / b.sqrt() / size,
+        "divide by |beta|, not by its square": moved / b**2 / size,
+        "beta is missing": moved / size,
         "one number per fact": right.mean(),
     }
     return (z, beta, key), right, mistakes

@@ -10,6 +10,8 @@ Answer: B
 import functools
 import itertools
 import json
+import re
+import string
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -22,6 +24,8 @@ from helpers.models import require
 from helpers.output import files
 from helpers.tasks.pairs import Pairs, Split, words_of_split
 from helpers.tasks.tokens import Tokenizes, answer_token, encode
+
+NOUNS = files.ROOT / "data" / "tracking" / "nouns.txt"
 
 
 class Question(NamedTuple):
@@ -77,6 +81,16 @@ def multiple_choice(
     )
 
 
+def vocabulary() -> list[str]:
+    """Every word, label and mark that a prompt can hold."""
+    nouns = NOUNS.read_text("utf-8").split()
+    written = " ".join(_read()[part] for part in ("fact", "question", "end"))
+    text = re.sub(r"\{\w+\}", " ", written)
+    marks = re.findall(r"\w+|[^\w\s]", text)
+    offered = [*_read()["colours"].split(), *nouns]
+    return list(dict.fromkeys([*marks, "Ċ", *offered, *string.ascii_uppercase, *string.digits]))
+
+
 def _ask(thing: str, rng: np.random.Generator, colours: Sequence[str], labels: str) -> Question:
     offered = rng.choice(colours, len(labels), replace=False).tolist()
     return Question(thing, offered, int(rng.integers(len(labels))))
@@ -122,7 +136,7 @@ def _read() -> dict[str, str]:
 
 
 def _words(model: Tokenizes, split: Split) -> tuple[list[str], list[str]]:
-    nouns = (files.ROOT / "data" / "tracking" / "nouns.txt").read_text("utf-8").split()
+    nouns = NOUNS.read_text("utf-8").split()
     colours = _read()["colours"].split()
     return (
         words_of_split(model, nouns, "nouns", split),

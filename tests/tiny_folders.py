@@ -66,6 +66,8 @@ def lesson_words() -> tuple[str, ...]:
     known = facts.load_facts(RELATIONS)
     texts += [*known["subject"], *known["answer"]]
     texts += [prompt for relation in RELATIONS for prompt in facts.prompts(relation)]
+    texts += [*facts.load_facts("city_country")["answer"]]
+    texts += [said for _, said in facts.reading("country_language")["examples"][0]]
     names, nouns = (pd.read_csv(agreement.FOLDER / f"{kind}.csv") for kind in ("names", "nouns"))
     texts += [*names.to_numpy().ravel()[:NAMES], *nouns.to_numpy().ravel()[: 3 * THINGS]]
     texts += [*ioi._words("names")[:NAMES], *ioi._words("objects")[:THINGS]]

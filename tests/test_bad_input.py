@@ -339,6 +339,49 @@ PATCHING = [
 ]
 
 
+def reads(call, **changes):
+    """A reader of two examples, and states that it could read."""
+    given = {"sentence": "{} is in", "examples": [("Paris", "France"), ("Rome", "Italy")]}
+
+    def run(s):
+        reader = patching.Reader.of(s.model, **(given | changes))
+        call(reader, torch.ones(3, 2, 48))
+
+    return run
+
+
+def states_at(positions):
+    return lambda s: patching.states(s.model, s.pairs.base_tokens, positions)
+
+
+CANDIDATES = torch.tensor([5, 6])
+READING = [
+    (reads(None, sentence="It is in"), r"needs one {} for its subject, not 'It is in'"),
+    (reads(None, sentence="{} or {}"), "needs one {}"),
+    (reads(None, sentence=None), "needs one {} for its subject, not None"),
+    (reads(None, examples=["Paris"]), "a subject and an object, not 'Paris'"),
+    (reads(None, examples=["ab"]), "a subject and an object, not 'ab'"),
+    (reads(None, examples=[("Paris", None)]), "a subject and an object, not .'Paris', None"),
+    (reads(lambda r, x: r.read(x[0], CANDIDATES)), "states must be .* of 3 dimensions"),
+    (reads(lambda r, x: r.read(x.long(), CANDIDATES)), f"the states {NOT_FLOATS}"),
+    (reads(lambda r, x: r.read(x[..., 1:], CANDIDATES)), r"has shape \(2, 47\)"),
+    (reads(lambda r, x: r.read(x / 0, CANDIDATES)), "NaN or infinity"),
+    (reads(lambda r, x: r.read(x, CANDIDATES, layers=[0])), "states of 3 layers, but 1 layers"),
+    (reads(lambda r, x: r.read(x, CANDIDATES, into=3)), "layer 3 is out of range"),
+    (reads(lambda r, x: r.read(x, CANDIDATES, into=0.5)), "layer must be a whole number"),
+    (reads(lambda r, x: r.read(x, CANDIDATES + 10**6)), "no token 1000005 in the vocabulary"),
+    (reads(lambda r, x: r.read(x, [5, 6])), "tokens must be a tensor .n. of whole numbers"),
+    (reads(lambda r, x: r.read(x[:, :1], CANDIDATES, hold_mlps=True)), "mean over one state"),
+    (reads(lambda r, x: r.read(x[:, :0], CANDIDATES)), "no rows to patch"),
+    (reads(lambda r, x: r.tell(x[1], 3)), "layer 3 is out of range"),
+    (reads(lambda r, x: r.tell(x[1], 1, n_tokens=0)), "n_tokens must be .* from 1 on, not 0"),
+    (states_at(torch.full((5,), 9)), "position 9 is out of range in a prompt of 9 tokens"),
+    (states_at(torch.tensor([-1] * 5)), "position -1 is out of range"),
+    (states_at(torch.tensor([1, 2])), "2 positions for 5 prompts"),
+    (states_at([1] * 5), "the positions must be a tensor .n. of whole numbers"),
+]
+
+
 def find(**changes):
     arguments = {"epochs": 1, "progress": False} | changes
     return lambda s: search.find_direction(s.cached, **arguments)
@@ -456,6 +499,7 @@ TASKS = [
     (with_facts(template="{subject} or {subject} is"), r"needs one \{subject\}"),
     (with_facts(answer=["Paris", None]), "fact 1 has no answer: fill every cell"),
     (with_facts(subject=["", "Italy"]), "fact 0 has no subject"),
+    (lambda s: facts.reading("city_mayor"), "no examples for 'city_mayor': choose from .'city_c"),
     (lambda s: text.passages(s.tokenizer, 2.0), "n must be a whole number"),
     (lambda s: text.passages(s.tokenizer, 2, length=10**9), "gives 1 to 0 passages of 1000000000"),
 ]
@@ -810,7 +854,7 @@ RESULTS = [
 
 ALL = {
     "sites": SITES, "geometry": GEOMETRY, "metrics": METRICS, "pairs": PAIRS, "patching": PATCHING,
-    "das": DAS, "closed form": CLOSED_FORM, "readers": READERS,
+    "reading": READING, "das": DAS, "closed form": CLOSED_FORM, "readers": READERS,
     "tasks": TASKS, "counterfact": COUNTERFACT, "editing": EDITING,
     "moments": MOMENTS, "rome": ROME, "judging": JUDGING, "attribution": ATTRIBUTION,
     "files": FILES, "tables": TABLES,

@@ -28,6 +28,7 @@ from helpers.tasks.facts import (
     make_pairs,
     neighbours,
     prompts,
+    reading,
     relations,
     split_subjects,
     with_third_answers,
@@ -37,6 +38,7 @@ from tools import counterfact
 from tools.counterfact import load_counterfact
 
 COLUMNS = ["relation", "subject", "answer", "template"]
+READ = ["city_country", "person_country", "company_country", "food_country", "country_language"]
 TABLE = ["base", "source", *COLUMNS[:2], "source_subject", "answer", "counterfactual", "template"]
 
 
@@ -55,6 +57,22 @@ def test_facts_are_enough_and_clean():
     assert by_relation.size().min() >= 40 and by_relation["answer"].nunique().min() >= 4
     for fact in facts.itertuples():
         assert fact.answer not in fact.subject.split(), f"{fact} gives its answer away"
+
+
+@pytest.mark.parametrize("relation", READ)
+def test_examples_of_a_reading_say_no_answer_and_name_no_subject(smollm, relation):
+    """So an example's object is never right, and is told from every answer by its first token."""
+    facts, found = load_facts(relation), reading(relation)
+    answers = {answer_token(smollm, answer) for answer in facts["answer"]}
+    pairs = [pair for examples in found["examples"] for pair in examples]
+    objects = [answer_token(smollm, said) for _, said in pairs]
+    assert len(found["examples"]) == 3 and len(pairs) == len(set(objects)) == 9
+    assert not answers & set(objects)
+    assert not set(facts["subject"]) & {subject for subject, _ in pairs}
+    assert found["sentence"].count("{}") == 1
+    for order in (["{object}", "{subject}"], ["{subject}", "{object}"]):
+        name = order[0][1:-1] + "_first"
+        assert re.findall(r"\{\w+\}", found[name]) == order
 
 
 def test_no_two_answers_of_a_relation_begin_with_the_same_token(smollm):

@@ -100,15 +100,20 @@ class CachedPairs(Patchable):
         return self._in_order(pieces, rows)
 
     def record(
-        self, activation: Acts, names: Sequence[str], *, clamp: Clamp | None = None
-    ) -> dict[str, Float[Tensor, "pairs ..."]]:
+        self,
+        activation: Acts,
+        names: Sequence[str],
+        rows: Rows | None = None,
+        *,
+        clamp: Clamp | None = None,
+    ) -> dict[str, Float[Tensor, "rows ..."]]:
         """What TransformerLens hooks see at the patched token while `activation` is written.
 
         Differentiable in `activation`. Attention patterns and scores have one column per token of
-        the longest prompt, filled with zeros. `clamp` is that of `patched_logits`, and so are the
-        errors; one of them is a hook below the site. KeyError: no such hook.
+        the longest prompt, filled with zeros. `rows` and `clamp` are those of `patched_logits`,
+        and so are the errors; one of them is a hook below the site. KeyError: no such hook.
         """
-        rows, clamp = self._rows(None), dict(clamp or {})
+        rows, clamp = self._rows(rows), dict(clamp or {})
         if isinstance(names, str):
             raise ValueError(f"give a list of hooks, [{names!r}], not a name alone")
         names = list(dict.fromkeys(names))
@@ -121,7 +126,7 @@ class CachedPairs(Patchable):
         pieces: dict[str, list[Tensor]] = {name: [] for name in names}
         for group, part in self._parts(rows):
             seen, writes = dict.fromkeys(names), self._writes(activation, clamp, part)
-            group.rerun(self._row_of[part], writes, columns=rows[:1], record=seen)
+            group.rerun(self._row_of[rows[part]], writes, columns=rows[:1], record=seen)
             for name in names:
                 if seen[name] is None:
                     raise ValueError(f"{name} is not recomputed: choose hooks above {self.site}")

@@ -50,7 +50,7 @@ def cache_sites(
     places = {p: (n, row) for n, shape in enumerate(shapes) for row, p in enumerate(shape)}
     known = {p: {s: groups[n].activations[s][row] for s in sites} for p, (n, row) in places.items()}
     new = [prompt for prompt in sources if prompt not in known]
-    known |= _activations(model, new, sites, batch_size)
+    known |= activations(model, new, sites, batch_size)
     of = [{s: torch.stack([known[p][s] for p in side]) for s in sites} for side in (bases, sources)]
     numbers = torch.tensor([places[prompt] for prompt in bases], device=groups[0].tokens.device)
     shared = (tuple(groups), *numbers.T)
@@ -103,7 +103,7 @@ def _groups(
     return groups
 
 
-def _activations(
+def activations(
     model: Model, prompts: Sequence[Prompt], sites: Sequence[Site], batch_size: int
 ) -> dict[Prompt, dict[Site, Float[Tensor, "d"]]]:
     """At the sites, of prompts that are read but not patched: no later token is run."""

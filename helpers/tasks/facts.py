@@ -40,6 +40,19 @@ def prompts(relation: str) -> list[str]:
     return list(files.shipped(PROMPTS)[relation])
 
 
+def reading(relation: str) -> dict:
+    """How a relation is asked for when a state is read: texts about no subject of its facts.
+
+    sentence (with `{}`); examples (three lists of subject and object, whose objects are no answers
+    of the relation); object_first and subject_first, claims with `{subject}` and `{object}`. A
+    ValueError names the relations that have them.
+    """
+    readings = json.loads((FOLDER / "reading.json").read_text(encoding="utf-8"))
+    if relation not in readings:
+        raise ValueError(f"no examples for {relation!r}: choose from {list(readings)}")
+    return readings[relation]
+
+
 def load_facts(relations: str | Sequence[str] | None = None) -> Facts:
     """The facts of one relation or several, or of the whole project, with the main templates."""
     names = [relations] if isinstance(relations, str) else relations
@@ -159,14 +172,26 @@ def make_pairs(model: Tokenizes, facts: Facts, n: int, *, seed: int = 0) -> Pair
     answers = np.array([answer_token(model, answer) for answer in facts["answer"]], dtype=int)
     base, source = _draw(facts, answers, n, rng).T
     ours, theirs = (facts.iloc[rows].reset_index(drop=True) for rows in (base, source))
-    base_tokens, position = _read(model, ours)
-    source_tokens, source_position = _read(model, theirs)
+    base_tokens, position = subject_ends(model, ours)
+    source_tokens, source_position = subject_ends(model, theirs)
     table = pd.DataFrame({"base": _fill(ours), "source": _fill(theirs)}).assign(
         relation=ours["relation"], subject=ours["subject"], source_subject=theirs["subject"],
         answer=ours["answer"], counterfactual=theirs["answer"], template=ours["template"],
     )  # fmt: skip
     labels = torch.from_numpy(answers[[base, source]])
     return Pairs(base_tokens, source_tokens, *labels, position, source_position, table)
+
+
+def subject_ends(model: Tokenizes, facts: Facts) -> tuple[Tokens, Int[Tensor, "n"]]:
+    """The tokens of each prompt, and the position of the last token of its subject.
+
+    A ValueError if the tokenizer cannot tell where a subject ends.
+    """
+    prompts = _fill(facts)
+    starts = [ANY_SLOT.search(template).start() for template in facts["template"]]
+    ends = [start + len(subject) for start, subject in zip(starts, facts["subject"], strict=True)]
+    positions = [_token_before(model, *both) for both in zip(prompts, ends, strict=True)]
+    return tuple(encode(model, prompt) for prompt in prompts), torch.tensor(positions)
 
 
 def answer_token(model: Tokenizes, answer: str) -> int:
@@ -229,15 +254,6 @@ def _draw(
         raise ValueError(f"n must be from 1 to {most}, {among}, and it is {n}")
     turn = np.concatenate([np.arange(len(queue)) for queue in queues])
     return np.concatenate(queues)[np.argsort(turn, kind="stable")[:n]]
-
-
-def _read(model: Tokenizes, facts: Facts) -> tuple[Tokens, Int[Tensor, "n"]]:
-    """The tokens of each prompt, and the position where its subject ends."""
-    prompts = _fill(facts)
-    starts = [ANY_SLOT.search(template).start() for template in facts["template"]]
-    ends = [start + len(subject) for start, subject in zip(starts, facts["subject"], strict=True)]
-    positions = [_token_before(model, *both) for both in zip(prompts, ends, strict=True)]
-    return tuple(encode(model, prompt) for prompt in prompts), torch.tensor(positions)
 
 
 def _token_before(model: Tokenizes, prompt: str, end: int) -> int:

@@ -47,7 +47,7 @@ def reading(relation: str) -> dict:
     of the relation); object_first and subject_first, claims with `{subject}` and `{object}`. A
     ValueError names the relations that have them.
     """
-    readings = json.loads((FOLDER / "reading.json").read_text(encoding="utf-8"))
+    readings = files.shipped(FOLDER / "reading.json")
     if relation not in readings:
         raise ValueError(f"no examples for {relation!r}: choose from {list(readings)}")
     return readings[relation]

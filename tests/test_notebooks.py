@@ -173,3 +173,38 @@ def test_the_readme_shows_the_figure_of_the_lesson():
 def test_the_readme_lists_every_lesson():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert all(f"notebooks/{path.name}" in readme for path in LESSONS)
+
+
+def test_later_cells_do_not_need_the_answers(lesson):
+    """What an exercise defines is only used by its check, or as `checks.accepted` hands it on."""
+    answers = set()
+    for cell in code(lesson):
+        tree = ast.parse(cell.source)
+        if "### BEGIN SOLUTION" in cell.source:
+            answers |= {node.name for node in tree.body if hasattr(node, "name")}
+            continue
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        checked = [call for call in calls if ast.unparse(call.func).startswith("checks.")]
+        allowed = {id(node) for call in checked for node in ast.walk(call)}
+        answers -= {
+            target.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign)
+            and any(call in checked for call in ast.walk(node.value))
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        used = {
+            node.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Name)
+            and isinstance(node.ctx, ast.Load)
+            and id(node) not in allowed
+        }
+        arguments = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+        stored = {
+            node.id
+            for node in ast.walk(tree)
+            if isinstance(getattr(node, "ctx", None), ast.Store) and isinstance(node, ast.Name)
+        }
+        assert not (used & answers) - arguments - stored, cell.id

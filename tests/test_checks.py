@@ -96,12 +96,16 @@ def explained(x, groups):
     return 1 - left / (x.var(correction=0) * len(x))
 
 
+def per_vector(x):
+    return x / x.norm(dim=-1, keepdim=True)
+
+
 def kinds(top, right, objects):
     leaked = (top[..., None] == objects).any(-1)
     return torch.where(top == right, 0, torch.where(leaked, 1, 2))
 
 
-def auc(true, false):
+def by_signs(true, false):
     apart = true.reshape(-1, 1) - false.reshape(1, -1)
     return (apart.sign().mean() + 1) / 2
 
@@ -482,8 +486,8 @@ RIGHT = {
     ],
     checks.check_same_norm: [
         lambda noise, states: noise * (states.norm(dim=-1) / noise.norm(dim=-1))[..., None],
-        lambda noise, states: unit(noise) * states.norm(dim=-1, keepdim=True),
-        lambda noise, states: torch.einsum("lnd,ln->lnd", unit(noise), states.norm(dim=2)),
+        lambda noise, states: per_vector(noise) * states.norm(dim=-1, keepdim=True),
+        lambda noise, states: torch.einsum("lnd,ln->lnd", per_vector(noise), states.norm(dim=2)),
     ],
     checks.check_kinds: [
         kinds,
@@ -491,9 +495,9 @@ RIGHT = {
         lambda top, right, objects: torch.stack([kinds(row, right, objects) for row in top]),
     ],
     checks.check_auc: [
-        auc,
+        by_signs,
         lambda true, false: torch.heaviside(true[:, None] - false, torch.tensor(0.5)).mean(),
-        lambda true, false: float(auc(true, false)),
+        lambda true, false: float(by_signs(true, false)),
     ],
     checks.check_opened: [
         lambda fall, shut: 1 - shut.mean() / fall.mean(),
@@ -988,7 +992,7 @@ WRONG = [
     ),
     (checks.check_explained, lambda x, g: explained(x, g).sqrt(), "share of variance"),
     (checks.check_same_norm, lambda z, s: z * s.norm(dim=-1, keepdim=True), "own length, too"),
-    (checks.check_same_norm, lambda z, s: unit(z), "length one"),
+    (checks.check_same_norm, lambda z, s: per_vector(z), "length one"),
     (checks.check_same_norm, lambda z, s: z * s.norm() / z.norm(), "everything together"),
     (
         checks.check_kinds,
@@ -999,7 +1003,7 @@ WRONG = [
     (checks.check_kinds, lambda t, r, o: 2 - torch.isin(t, o).int(), "nothing is right"),
     (checks.check_auc, lambda t, f: (t[:, None] > f).float().mean(), "not nothing"),
     (checks.check_auc, lambda t, f: (t[:, None] >= f).float().mean(), "not in full"),
-    (checks.check_auc, lambda t, f: auc(f, t), "false claim is above"),
+    (checks.check_auc, lambda t, f: by_signs(f, t), "false claim is above"),
     (checks.check_auc, lambda t, f: (t > 0).float().mean(), "no threshold"),
     (
         checks.check_inner_products,

@@ -37,7 +37,7 @@ def check_kinds(draw: Draw) -> tuple:
 @exercise("over all pairs of a true and a false claim")
 def check_auc(draw: Draw) -> tuple:
     """Exercise 3 of lesson 14: `(true, false) -> number`, `[n]` and `[m]`."""
-    true, false = (draw.integers(low, low + 9, draw.size(5)) / 2 for low in (-4, -7))
+    true, false = (draw.integers(low, low + 9, draw.size(5)) / 2 for low in (-4, -10))
     false[0] = true[1]  # a tie
     above, tie = (found(true[:, None], false).float().mean() for found in (torch.gt, torch.eq))
     mistakes = {

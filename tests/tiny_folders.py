@@ -23,6 +23,7 @@ from tokenizers import pre_tokenizers
 from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
 
+from helpers.output import files
 from helpers.tasks import agreement, facts, ioi
 from helpers.tasks.tokens import Tokenizes, encode
 
@@ -61,7 +62,7 @@ def lesson_words() -> tuple[str, ...]:
     """Every word of the lessons' prompts, of the lists of words only the first."""
     texts = [OPENINGS, *(t for split in SPLITS for t in ioi.templates(split).values())]
     for feature in ("number", "gender"):
-        task = agreement._task(feature)
+        task = files.shipped(agreement.FOLDER / "templates.json")[feature]
         texts += [*task["train"], *task["test"]]
     known = facts.load_facts(RELATIONS)
     texts += [*known["subject"], *known["answer"]]

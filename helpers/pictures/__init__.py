@@ -1,0 +1,14 @@
+"""Painted words: signs, a painter that reads prompts, a reader of what it paints.
+
+A room of its own: a diffusion model where the others have a language model. `pipelines` does the
+same to the pipelines of `diffusers`.
+"""
+
+from helpers.pictures.drawing import Sign, pairs, render, signs, strip, tokenize
+from helpers.pictures.painter import Injection, Painter, load_painter, noise, painters, sample
+from helpers.pictures.reader import agreement, load_reader
+
+__all__ = [
+    "Injection", "Painter", "Sign", "agreement", "load_painter", "load_reader", "noise", "painters",
+    "pairs", "render", "sample", "signs", "strip", "tokenize",
+]  # fmt: skip

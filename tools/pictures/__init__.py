@@ -1,0 +1,1 @@
+"""Painters and their reader: how they were trained."""

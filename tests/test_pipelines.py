@@ -16,6 +16,7 @@ from diffusers import (  # noqa: E402
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from transformers import (  # noqa: E402
@@ -32,7 +33,7 @@ TOKENS, WIDTH = 7, 12
 CROSS, JOINT = ("unet", "deepfloyd", "pixart"), ("sd3", "flux")
 
 
-def tiny(kind):
+def tiny(kind, **changes):
     """A random model whose every weight counts, in float64."""
     torch.manual_seed(0)
     unet = dict(sample_size=8, in_channels=4, out_channels=4, layers_per_block=1)
@@ -41,7 +42,7 @@ def tiny(kind):
     if kind == "unet":
         unet |= dict(down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"))
         unet |= dict(up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), attention_head_dim=4)
-        model = UNet2DConditionModel(**unet)
+        model = UNet2DConditionModel(**unet | changes)
     elif kind == "deepfloyd":  # text and picture in one attention, which has maps for both
         unet |= dict(down_block_types=("SimpleCrossAttnDownBlock2D",) * 2, attention_head_dim=4)
         unet |= dict(up_block_types=("SimpleCrossAttnUpBlock2D",) * 2)
@@ -55,7 +56,8 @@ def tiny(kind):
     elif kind == "sd3":
         blocks |= dict(sample_size=8, out_channels=4, joint_attention_dim=WIDTH)
         blocks |= dict(dual_attention_layers=(1,), qk_norm="rms_norm")
-        model = SD3Transformer2DModel(**blocks, caption_projection_dim=16, pooled_projection_dim=5)
+        blocks |= dict(caption_projection_dim=16, pooled_projection_dim=5)
+        model = SD3Transformer2DModel(**blocks | changes)
     else:
         blocks |= dict(num_single_layers=2, joint_attention_dim=WIDTH, axes_dims_rope=(2, 2, 4))
         model = FluxTransformer2DModel(**blocks, pooled_projection_dim=5)
@@ -292,31 +294,33 @@ def pipeline(kind):
     )  # fmt: skip
     vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, sample_size=16)
     vae.config.shift_factor = 0.0
+    parts = dict(
+        vae=vae, tokenizer=tokenizer, scheduler=DDIMScheduler(clip_sample=False, steps_offset=1)
+    )
     if kind == "sd":
-        encoder = CLIPTextModel(config).eval()
-        found = StableDiffusionPipeline(
-            vae, encoder, tokenizer, tiny("unet"),
-            DDIMScheduler(clip_sample=False, steps_offset=1), None, None,
-            requires_safety_checker=False,
-        )  # fmt: skip
-    else:
-        model = SD3Transformer2DModel(
-            sample_size=8, in_channels=4, out_channels=4, attention_head_dim=8, num_layers=3,
-            num_attention_heads=2, joint_attention_dim=2 * WIDTH, caption_projection_dim=16,
-            pooled_projection_dim=2 * WIDTH,
-        )  # fmt: skip
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
+        parts |= dict(text_encoder=CLIPTextModel(config).eval(), unet=tiny("unet"))
+        parts |= dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+        found = StableDiffusionPipeline(**parts)
+    else:  # two text encoders, whose pooled embeddings are added to the time
         encoders = [CLIPTextModelWithProjection(config).eval() for _ in range(2)]
+        parts |= dict(text_encoder=encoders[0], text_encoder_2=encoders[1], tokenizer_2=tokenizer)
+    if kind == "sdxl":
+        sizes = dict(cross_attention_dim=2 * WIDTH, addition_embed_type="text_time")
+        sizes |= dict(addition_time_embed_dim=4, projection_class_embeddings_input_dim=WIDTH + 24)
+        found = StableDiffusionXLPipeline(
+            **parts, unet=tiny("unet", **sizes), add_watermarker=False
+        )
+    if kind == "sd3":
+        sizes = dict(joint_attention_dim=2 * WIDTH, pooled_projection_dim=2 * WIDTH)
+        parts |= dict(transformer=tiny("sd3", **sizes), text_encoder_3=None, tokenizer_3=None)
         found = StableDiffusion3Pipeline(
-            model.eval(), FlowMatchEulerDiscreteScheduler(), vae, encoders[0], tokenizer,
-            encoders[1], tokenizer, None, None,
-        )  # fmt: skip
+            **parts | dict(scheduler=FlowMatchEulerDiscreteScheduler())
+        )
     found.set_progress_bar_config(disable=True)
     return found.to(torch.double)
 
 
-@pytest.fixture(scope="module", params=["sd", "sd3"])
+@pytest.fixture(scope="module", params=["sd", "sdxl", "sd3"])
 def painter(request):
     return pipeline(request.param)
 
@@ -345,8 +349,8 @@ def test_the_pictures_of_a_pipeline(painter, guidance_scale):
     assert list(found) == ["none", "source", *layers, "all"]
     assert alike(found["none"], alone(painter, BASE, **guided))
     assert alike(found["source"], alone(painter, SOURCE, **guided))
-    if isinstance(painter, StableDiffusionPipeline):  # without pooled embeddings
-        assert alike(found["all"], found["source"])
+    pooled = not isinstance(painter, StableDiffusionPipeline)  # the base's stay
+    assert alike(found["all"], found["source"]) == (not pooled)
     pictures = [found[name] for name in ("none", "source", *layers)]
     assert not any(alike(a, b) for k, a in enumerate(pictures) for b in pictures[:k])
     assert hooks(denoiser(painter)) == 0
@@ -393,8 +397,10 @@ def test_pictures_seeds_and_negative_prompts(painter):
     assert len(found) == 4 and all(picture.size == (8, 8) for picture in found.values())
     options = OPTIONS | dict(guidance_scale=5.0)
     none, _ = edited(painter, BASE, SOURCE, [], **options)
-    refused, _ = edited(painter, BASE, SOURCE, [], negative_prompt="red", **options)
-    assert alike(refused, alone(painter, BASE, negative_prompt="red", guidance_scale=5.0))
+    without = dict(negative_prompt="red", guidance_scale=5.0)
+    refused, refused_source = edited(painter, BASE, SOURCE, [], **OPTIONS | without)
+    assert alike(refused, alone(painter, BASE, **without))
+    assert alike(refused_source, alone(painter, SOURCE, **without))
     other, _ = edited(painter, BASE, SOURCE, [], **options | dict(seed=6))
     assert not alike(none, refused) and not alike(none, other)
 

@@ -13,7 +13,7 @@ JOBS_OPTION = $(if $(JOBS), --jobs $(JOBS))
 # What each set-up installs: the extras of pyproject.toml. It is done once, when a target needs it.
 EXTRAS_run := run
 EXTRAS_lab := run,lab
-EXTRAS_test := run,lab,test,classroom,site
+EXTRAS_test := run,lab,test,classroom,site,pictures
 EXTRAS_classroom := run,classroom
 EXTRAS_site := run,site
 EXTRAS_dev := dev

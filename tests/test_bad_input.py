@@ -33,6 +33,7 @@ from helpers.editing import edits, moments, rome
 from helpers.models import load
 from helpers.patching import metrics
 from helpers.patching.sites import Site, check_sites
+from helpers.pictures import pipelines
 from helpers.tasks import agreement, facts, ioi, text
 from helpers.tasks.pairs import Pairs
 from helpers.tasks.tokens import encode, single_token
@@ -775,6 +776,67 @@ FILES = [
     (unreadable, "cannot be read: Input/output error"),
 ]
 
+
+class Painter(torch.nn.Module):
+    """As modules of `diffusers` are: some of them have maps for text."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.attn2 = torch.nn.ModuleList(torch.nn.Module() for _ in range(layers))
+        for layer in self.attn2:
+            layer.is_cross_attention = True
+            layer.to_k = layer.to_v = torch.nn.Identity()
+
+    def forward(self, text: torch.Tensor) -> torch.Tensor:
+        return sum(layer.to_k(text) for layer in self.attn2)
+
+
+def painted(layers=("attn2.0",), rows=None, calls=1, **more):
+    """A call of two rows inside of `injected`."""
+
+    def call(s):
+        painter = Painter(2)
+        with pipelines.injected(painter, layers, {0: 1} if rows is None else rows, **more):
+            for _ in range(calls):
+                painter(torch.ones(2, 3, 4))
+
+    return call
+
+
+def picture(*prompts, **options):
+    return lambda s: pipelines.localise(
+        SimpleNamespace(unet=Painter(2)), *(prompts or ("a cat", "a dog")), **options
+    )
+
+
+PICTURES = [
+    (lambda s: pipelines.text_layers(Painter(0)), "Painter has no cross-attention or joint"),
+    (lambda s: pipelines.localise("sdxl", "a", "b"), "str is no pipeline .* pip install diffusers"),
+    (lambda s: pipelines.localise(Painter(1), "a", "b"), "Painter is no pipeline"),
+    (painted("attn2.0"), r"a list of names, not one text: \['attn2.0'\]"),
+    (painted(["attn1.0"]), "no text layer 'attn1.0'; there are: attn2.0, attn2.1$"),
+    (painted([0]), "no text layer 0"),
+    (lambda s: pipelines.check_layers(Painter(70), ["x"]), r"attn2.3, \.\.\., attn2.66"),
+    (painted(rows={0: 2}), "row 2 is out of range: the model was called with 2 rows", IndexError),
+    (painted(rows={-3: 1}), "row -3 is out of range", IndexError),
+    (painted(rows={0: 1.0}), "a row must be a whole number, not 1.0"),
+    (painted(rows={0: 1, 1: 0}), "row 0 is both base and source"),
+    (painted(rows={0: -2}), "row 0 is both base and source"),
+    (painted(first_call=-1), "first_call must be a whole number from 0 on, not -1"),
+    (painted(first_call=1), "into attn2.0 in 1 calls of the model, the first 1 left alone"),
+    (painted(calls=0), "nothing was injected into attn2.0 in 0 calls"),
+    (picture(["a cat"], "a dog"), r"base must be one text, not \['a cat'\]"),
+    (picture("a cat", None), "source must be one text, not None"),
+    (picture(prompt="a fox"), "prompt is set here"),
+    (picture(num_images_per_prompt=2), "num_images_per_prompt is set here"),
+    (picture(layers=["attn2.2"]), "no text layer 'attn2.2'"),
+    (picture(layers="attn2.0"), "must be a list of names"),
+    (picture(steps=0), "steps must be a whole number from 1 on"),
+    (picture(steps=4, start=4), "start must be below the number of steps, 4, not 4"),
+    (picture(start=-1), "start must be a whole number from 0 on"),
+    (picture(seed=0.5), "seed must be a whole number"),
+]
+
 TABLES = [
     (pair_file(f"{HEADER}\n{ROW}".replace(",", "\t")), "separate cells by commas"),
     (pair_file(f"sep=,\n{HEADER}\n{ROW}"), "Name the columns in row 1"),
@@ -857,7 +919,7 @@ ALL = {
     "reading": READING, "das": DAS, "closed form": CLOSED_FORM, "readers": READERS,
     "tasks": TASKS, "counterfact": COUNTERFACT, "editing": EDITING,
     "moments": MOMENTS, "rome": ROME, "judging": JUDGING, "attribution": ATTRIBUTION,
-    "files": FILES, "tables": TABLES,
+    "files": FILES, "tables": TABLES, "pictures": PICTURES,
     "results": RESULTS,
 }  # fmt: skip
 KINDS = {"files": vectors.DirectionFileError, "tables": PairFileError}

@@ -6,9 +6,5 @@ same to the pipelines of `diffusers`.
 
 from helpers.pictures.drawing import Sign, pairs, render, signs, strip, tokenize
 from helpers.pictures.painter import Injection, Painter, load_painter, noise, painters, sample
+from helpers.pictures.pipelines import edited, injected, localise, text_layers
 from helpers.pictures.reader import agreement, load_reader
-
-__all__ = [
-    "Injection", "Painter", "Sign", "agreement", "load_painter", "load_reader", "noise", "painters",
-    "pairs", "render", "sample", "signs", "strip", "tokenize",
-]  # fmt: skip

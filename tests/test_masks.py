@@ -12,11 +12,11 @@ from helpers.circuits import (
     find_heads,
     head_sites,
     random_heads,
-    transplant,
 )
 from helpers.directions import patch_subspace
 from helpers.patching import Site, cache_pairs
 from tools.circuits import find_directions
+from tools.transplant import transplant
 
 QUIET = {"progress": False}
 

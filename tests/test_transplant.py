@@ -14,10 +14,10 @@ from helpers.circuits import (
     head_sites,
     shift_only,
     specific_only,
-    transplant,
     whole,
 )
 from helpers.patching import Site
+from tools.transplant import transplant
 
 READS = ("q_proj", "k_proj", "v_proj", "q", "k", "v")
 

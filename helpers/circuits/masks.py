@@ -51,8 +51,8 @@ def find_heads(
     """The heads that carry what the desiderata ask for, at the token that the pairs say.
 
     Heads (all of them by default) feel what lower ones pass on: the mask is of what comes by, not
-    of the clean run. Judge them by `transplant(model, model, others, head_sites(mask.chosen),
-    from_source=True)`. `options` are those of `learn_mask`. Errors: those, and of `cache_sites`.
+    of the clean run. Judge them on other pairs, by `transplant` of `tools.transplant` with
+    `from_source=True`. `options` are those of `learn_mask`. Errors: those, and of `cache_sites`.
     """
     heads = every_head(model) if heads is None else list(heads)
     parts = [desiderata] if isinstance(desiderata, Pairs) else list(desiderata)

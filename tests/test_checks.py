@@ -33,6 +33,11 @@ def by_units(a):
     return torch.tensor([1 + 2 * second for second in moved])
 
 
+def injected(keys, real, source_keys, source_real, where):
+    mixed = keys * ~where[..., None] + source_keys * where[..., None]
+    return mixed * (real * ~where + source_real * where)[..., None]
+
+
 def by_loop(v, w):
     along = sum(a * b for a, b in zip(v, w, strict=True)) / sum(b * b for b in w)
     row = torch.stack([along * b for b in w])
@@ -484,6 +489,18 @@ RIGHT = {
         ),
         lambda x, g: float(explained(x, g)),
     ],
+    checks.check_inject: [
+        injected,
+        lambda k, r, sk, sr, w: torch.where(w[..., None], sk * sr[..., None], k * r[..., None]),
+        lambda k, r, sk, sr, w: torch.stack(
+            [injected(*(x[n : n + 1] for x in (k, r, sk, sr)), w)[0] for n in range(len(k))]
+        ),
+    ],
+    checks.check_readers: [
+        lambda follow, without: (follow >= 0.5) & (without <= 0.2),
+        lambda f, w: [a >= 0.5 and b <= 0.2 for a, b in zip(f, w, strict=True)],
+        lambda f, w: ~((f < 0.5) | (w > 0.2)),
+    ],
     checks.check_same_norm: [
         lambda noise, states: noise * (states.norm(dim=-1) / noise.norm(dim=-1))[..., None],
         lambda noise, states: per_vector(noise) * states.norm(dim=-1, keepdim=True),
@@ -534,6 +551,15 @@ RIGHT = {
 }
 
 WRONG = [
+    (checks.check_inject, lambda k, r, sk, sr, w: injected(sk, sr, k, r, w), "into the source"),
+    (checks.check_inject, lambda k, r, sk, sr, w: injected(k, r, sk, r, w), "stay masked"),
+    (checks.check_inject, lambda k, r, sk, sr, w: injected(k, sr, sk, sr, w), "everywhere"),
+    (checks.check_inject, lambda k, r, sk, sr, w: injected(k, r | True, sk, sr | True, w), "zero"),
+    (checks.check_inject, lambda k, r, sk, sr, w: injected(sk, sr, sk, sr, w), "all keys"),
+    (checks.check_readers, lambda f, w: f >= 0.5, "necessary"),
+    (checks.check_readers, lambda f, w: w <= 0.2, "sufficient"),
+    (checks.check_readers, lambda f, w: (f >= 0.5) | (w <= 0.2), "both"),
+    (checks.check_readers, lambda f, w: (f > 0.5) & (w < 0.2), "count, too"),
     (checks.check_patch_direction, in_place, "in place"),
     (checks.check_patch_direction, lambda b, s, v: None, "returns nothing"),
     (checks.check_patch_direction, lambda b, s, v: b + ((s - b) @ v)[:, None] * v, "any length"),

@@ -26,8 +26,7 @@ from transformers import (  # noqa: E402
     CLIPTokenizer,
 )
 
-from helpers.pictures import edited, injected, localise, text_layers  # noqa: E402
-from helpers.pictures.pipelines import denoiser, text_maps  # noqa: E402
+from tools.pictures.pipelines import denoiser, edited, injected, localise, text_layers, text_maps  # noqa: E402  # noqa: E402
 
 TOKENS, WIDTH = 7, 12
 CROSS, JOINT = ("unet", "deepfloyd", "pixart"), ("sd3", "flux")

@@ -49,7 +49,8 @@ def look(painter: Painter, name: str, evidence: Evidence) -> None:
     best = evidence[name]["best"]
     once("controls", lambda: controls(judged, best))
     once("windows", lambda: windows(judged, best))
-    once("carrying", lambda: carrying(judged))
+    style = [b._replace(word=s.word) for b, s in zip(judged.base, judged.source, strict=True)]
+    once("carrying", lambda: carrying(judged._replace(source=style)))
 
 
 def edit(painter: Painter, name: str, evidence: Evidence) -> None:

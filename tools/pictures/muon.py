@@ -30,6 +30,8 @@ class Muon(torch.optim.Optimizer):
         """One step."""
         for group in self.param_groups:
             for param in group["params"]:
+                if param.grad is None:  # of a layer that is blind
+                    continue
                 mean = self.state[param].setdefault("mean", torch.zeros_like(param))
                 mean.lerp_(param.grad, 1 - group["momentum"])
                 ahead = param.grad.lerp(mean, group["momentum"])

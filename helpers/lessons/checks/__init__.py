@@ -14,6 +14,7 @@ from helpers.lessons.checks.facts import *  # noqa: F403
 from helpers.lessons.checks.heads import *  # noqa: F403
 from helpers.lessons.checks.ioi import *  # noqa: F403
 from helpers.lessons.checks.judging import *  # noqa: F403
+from helpers.lessons.checks.pictures import *  # noqa: F403
 from helpers.lessons.checks.reading import *  # noqa: F403
 from helpers.lessons.checks.toy import *  # noqa: F403
 from helpers.lessons.checks.tracking import *  # noqa: F403

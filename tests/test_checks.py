@@ -33,6 +33,10 @@ def by_units(a):
     return torch.tensor([1 + 2 * second for second in moved])
 
 
+def along(moved, way):
+    return torch.dot(moved.flatten(), way.flatten()) / way.square().sum()
+
+
 def injected(keys, real, source_keys, source_real, where):
     mixed = keys * ~where[..., None] + source_keys * where[..., None]
     return mixed * (real * ~where + source_real * where)[..., None]
@@ -496,6 +500,13 @@ RIGHT = {
             [injected(*(x[n : n + 1] for x in (k, r, sk, sr)), w)[0] for n in range(len(k))]
         ),
     ],
+    checks.check_share: [
+        lambda new, old, other: along(new - old, other - old),
+        lambda new, old, other: torch.linalg.lstsq(
+            (other - old).flatten()[:, None], (new - old).flatten()[:, None]
+        ).solution[0, 0],
+        lambda new, old, other: float(along(new - old, other - old)),
+    ],
     checks.check_readers: [
         lambda follow, without: (follow >= 0.5) & (without <= 0.2),
         lambda f, w: [a >= 0.5 and b <= 0.2 for a, b in zip(f, w, strict=True)],
@@ -551,6 +562,14 @@ RIGHT = {
 }
 
 WRONG = [
+    (checks.check_share, lambda n, o, s: (n - o).norm() / (s - o).norm(), "how far"),
+    (
+        checks.check_share,
+        lambda n, o, s: torch.cosine_similarity((n - o).flatten(), (s - o).flatten(), 0),
+        "cosine",
+    ),
+    (checks.check_share, lambda n, o, s: along(n, s - o), "subtract it first"),
+    (checks.check_share, lambda n, o, s: 1 - along(n - o, s - o), "source's end"),
     (checks.check_inject, lambda k, r, sk, sr, w: injected(sk, sr, k, r, w), "into the source"),
     (checks.check_inject, lambda k, r, sk, sr, w: injected(k, r, sk, r, w), "stay masked"),
     (checks.check_inject, lambda k, r, sk, sr, w: injected(k, sr, sk, sr, w), "everywhere"),

@@ -181,12 +181,19 @@ def test_one_source_serves_all(task):
 # ------------------------------------------------------------------- sampling, one call
 
 
-def test_a_painter_that_knows_the_picture_is_sampled_to_it():
-    """Closed form: with the true picture as answer, the straight path ends there exactly."""
-    picture = pictures.render(pictures.signs(2), seed=1)
-    for steps in (1, 5, 12):
-        found = sample(lambda x, t, *_: picture, None, noise(2), steps=steps)
-        assert torch.allclose(found, picture, atol=1e-6)
+@pytest.mark.parametrize("steps", [1, 5, 12])
+def test_a_painter_that_knows_the_picture_is_sampled_to_it(steps):
+    """Closed form: with the true picture as answer, x_t stays on the straight line to it."""
+    picture, start, times = pictures.render(pictures.signs(2), seed=1), noise(2), []
+
+    def knows(x, t, *_):
+        assert torch.allclose(x, (1 - t) * picture + t * start, atol=1e-5)
+        times.append(t)
+        return picture
+
+    found = sample(knows, None, start, steps=steps)
+    assert torch.allclose(found, picture, atol=1e-6)
+    assert times[0] == 1 and times == sorted(times, reverse=True) and len(times) == steps
 
 
 def test_strips_are_cut_and_joined():

@@ -187,12 +187,10 @@ def one_direction(painter: Painter, layer: int, split: str = "fresh", seed: int 
     parts = {"whole": difference, "direction": along(difference, direction)}
     parts["random"] = along(difference, other)
     found, is_old = {}, truth(judge.asked).letters == ALPHABET.index(OLD)
-    varies = difference.square().sum(2).mean(0) > 1e-6  # tokens where base and source differ
     with torch.no_grad():
         for name, change in parts.items():
             with moved(painter, layer, change):
                 seen = load_reader().read(sample(painter, judge.base, judge.noise))
             flipped = (seen.letters[is_old] == ALPHABET.index(NEW)).float().mean().item()
             found[name] = [effect(painter, layer, judge, change).item(), flipped]
-    at_text = direction[varies].square().sum() / direction.square().sum()
-    return found | {"where texts differ": at_text.item()}
+    return found

@@ -1,4 +1,4 @@
-"""Checks of lesson 15: keys injected with their mask, layers that read found."""
+"""Checks of lesson 15: keys injected with their mask, layers that read, a share of a change."""
 
 import torch
 
@@ -46,3 +46,25 @@ def check_readers(draw: Draw) -> tuple:
         "half and a fifth count, too": (follow > 0.5) & (without < 0.2),
     }
     return (follow, without), (follow >= 0.5) & (without <= 0.2), mistakes
+
+
+@exercise("along the way, over all pictures together")
+def check_share(draw: Draw) -> tuple:
+    """Exercise 3 of lesson 15: `(new, old, other) -> number`, all `[n pixels]`."""
+    shape = draw.size(4), draw.size(7)
+    old, other = draw.normal(*shape), 2 * draw.normal(*shape)
+    way = other - old
+    new = old + draw.uniform(0, 1, shape[0], 1) * way + 0.8 * draw.normal(*shape)
+    each = ((new - old) * way).sum(1) / (way * way).sum(1)
+    right = ((new - old) * way).sum() / (way * way).sum()
+    mistakes = {
+        "only what goes along the way counts, not how far it goes": (new - old).norm() / way.norm(),
+        "that is a cosine: divide by the way's squared length": (
+            ((new - old) * way).sum() / ((new - old).norm() * way.norm())
+        ),
+        "one ratio over all pictures, not the mean of ratios": each.mean(),
+        "one number for all pictures": each,
+        "measured from the source's end: 0 is old, 1 is other": 1 - right,
+        "start from old: subtract it first": (new * way).sum() / (way * way).sum(),
+    }
+    return (new, old, other), right, mistakes

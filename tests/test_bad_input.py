@@ -33,7 +33,6 @@ from helpers.editing import edits, moments, rome
 from helpers.models import load
 from helpers.patching import metrics
 from helpers.patching.sites import Site, check_sites
-from helpers.pictures import pipelines
 from helpers.tasks import agreement, facts, ioi, text
 from helpers.tasks.pairs import Pairs
 from helpers.tasks.tokens import encode, single_token
@@ -43,6 +42,7 @@ from tools.audit import command, sites, vectors
 from tools.classroom import assignment, grade
 from tools.jobs import facts_job
 from tools.pair_files import PairFileError, read_pairs
+from tools.pictures import pipelines
 from tools.report import to_markdown
 
 SITE = Site(1, "mlp_hidden")

@@ -134,11 +134,6 @@ def tokenize(prompts: Sequence[str]) -> Tokens:
     return Tokens(ids, ids != IDS["<pad>"])
 
 
-def spoken(prompt: str) -> list[str]:
-    """The tokens of a sentence as words. Errors are those of `tokenize`."""
-    return [VOCABULARY[n] for n in _ids(prompt)]
-
-
 def render(signs: Sequence[Sign], *, seed: int = 0, noise: float = NOISE) -> Pictures:
     """Pictures of the signs, from -1 to 1; the seed draws shifts, spread of the colours, noise.
 

@@ -23,7 +23,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 LESSONS = sorted((report.ROOT / "notebooks").glob("[01][0-9]_*.ipynb"))
-WITH_MODEL = [path.stem for path in LESSONS if path.name[:2] not in ("01", "10")]
+WITH_MODEL = [path.stem for path in LESSONS if path.name[:2] not in ("01", "10", "15")]
 ARCHITECTURES = ("gpt2", "llama", "gemma3")
 # Lessons that take a quarter of a minute each are not run on every architecture.
 SLOW = {"07": ("gpt2", "llama"), "08": ("gpt2", "gemma3"), "09": ("gemma3",)}

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from helpers import pictures
+from helpers.claims import shipped_evidence
 from helpers.pictures import Injection, drawing, noise, sample
 from helpers.pictures.painter import PAINTERS, Text
 from tools.pictures.__main__ import main
@@ -292,6 +293,33 @@ def test_a_part_along_a_direction_is_a_projection(painter):
     assert torch.allclose(along(difference, 3 * direction), part, atol=1e-5)
     rest = ((difference - part) * direction).sum((1, 2))
     assert rest.abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_evidence_says_what_is_measured_again(name):
+    """Counted here from the words that are read, with none of the functions that made it."""
+    known = shipped_evidence("pictures")[name]
+    base, source = pictures.pairs(60, "fresh", seed=10)
+    painter, start = pictures.load_painter(name), noise(60, seed=10)
+    ours, theirs = (painter.encode([sign.prompt for sign in of]) for of in (base, source))
+    where = painter.where([known["best"]])
+    found = sample(painter, ours, start, injection=Injection(theirs, where))
+    read = "".join(pictures.load_reader().read(found).words)
+    asked = "".join(sign.word for sign in source)
+    share = sum(a == b for a, b in zip(read, asked, strict=True)) / len(asked)
+    row = known["sweep"][f"only {known['best']}"]
+    assert share == pytest.approx(row["letters of source"][0], abs=0.02)
+    distance = (found - sample(painter, ours, start)).square().mean().item()
+    assert distance == pytest.approx(row["distance"][0], rel=0.02)
+
+
+def test_a_later_layer_is_not_the_best_by_luck():
+    """In every painter the layer that was chosen reads far more than the next."""
+    for name in NAMES:
+        known = shipped_evidence("pictures")[name]
+        alone = [known["sweep"][f"only {n}"]["letters of source"][0] for n in range(6)]
+        ordered = sorted(alone, reverse=True)
+        assert alone[known["best"]] == ordered[0] > ordered[1] + 0.5
 
 
 def test_the_command_refuses_unknown_painters(capsys):

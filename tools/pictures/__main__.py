@@ -18,7 +18,7 @@ from safetensors.torch import save
 from helpers.output.files import write
 from helpers.pictures import render, signs
 from helpers.pictures.painter import PAINTERS
-from helpers.pictures.reader import agreement, load_reader
+from helpers.pictures.reader import agreement
 from tools.pictures.train import RECIPES, train, train_reader
 
 READ = 3000  # renderings that the reader is judged on
@@ -37,9 +37,10 @@ def show(name: str, row: dict) -> None:
 
 def make_reader(out: Path) -> dict:
     """The reader and how well it reads words that it has never seen."""
-    save_half(train_reader(), out / "reader.safetensors")
+    reader = train_reader()
+    save_half(reader, out / "reader.safetensors")
     asked = signs(READ, "test", seed=1)
-    seen = agreement(load_reader().read(render(asked, seed=1)), asked)
+    seen = agreement(reader.read(render(asked, seed=1)), asked)
     return {key: share.mean().item() for key, share in seen.items()}
 
 

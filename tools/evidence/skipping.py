@@ -55,6 +55,7 @@ RULES = (
     "MLP changes, over all pairs and dimensions.",
     "Whole: both streams are the source's. Stream: only the one that the later MLP reads. Hop: "
     "only the earlier MLP's part of it. Mean: that part is its mean. Random: as long as in hop.",
+    "Tokens, not judged: whole and stream between unrelated tokens of the held-out sentences.",
 )
 Streams = dict[str, Tensor]  # by hook
 
@@ -248,6 +249,24 @@ def quality(coders: Transcoders, streams: Tensor, outputs: Tensor) -> dict[str, 
     }
 
 
+def other_tokens(coders: Transcoders, streams: Tensor, outputs: Tensor) -> dict[str, list]:
+    """The same exchanges between unrelated tokens of held-out sentences: shares with intervals."""
+    other = torch.randperm(streams.shape[1], generator=torch.Generator().manual_seed(1))
+    clean, true = coders.outputs(streams)[:, 1], outputs[1, other] - outputs[1]
+    read = {"whole": streams[:, other], "stream": torch.stack([streams[0], streams[1, other]])}
+    parts = [((coders.outputs(x)[:, 1] - clean) * true).sum(2).mean(0) for x in read.values()]
+    both = torch.stack([*parts, true.square().sum(1)], 1)
+    ways = {"whole": (1, 0), "stream": (0, 1), "skipped": (1, -1)}
+    return {
+        name: list(metrics.bootstrap(both, lambda m, w=w: (m[..., :2] @ weights(w)) / m[..., 2]))
+        for name, w in ways.items()
+    }
+
+
+def weights(ways: tuple[int, int]) -> Tensor:
+    return torch.tensor(ways, dtype=torch.float64)
+
+
 @torch.no_grad()
 def hops(model: Model) -> dict[str, list[float]]:
     """From every MLP to every later one: mean effect and its interval, in nats."""
@@ -295,6 +314,9 @@ def run(evidence: Evidence) -> None:
             for split in ("train", "test"):
                 rows[split] = Exchange(model, fresh_pairs(model, split), hop, mean).shares(coders)
             evidence.put(rows, key, name)
+        if evidence.missing(key, name, "tokens"):  # not judged
+            coders = trained(model, hop, name, SEEDS if hop == HOP else 1)
+            evidence.put(other_tokens(coders, *ends(data(model)[1], hop)), key, name, "tokens")
     if evidence.missing("hops"):
         evidence.put(hops(model), "hops")
 
@@ -311,8 +333,8 @@ def show(evidence: Evidence) -> None:
             kinds = ["whole", "stream", "hop", "mean", "random", "skipped"]
             print(f"\n## {key}, {split} nouns\n\n" + markdown_table(["coder", *kinds], rows))
         for name, found in evidence.get(key, {}).items():
-            print(name, found["quality"], {n: x["nats"] for n, x in found["train"].items()
-                                           if n != "skipped"})  # fmt: skip
+            print(name, found["quality"], found.get("tokens"))
+            print({n: x["nats"] for n, x in found["train"].items() if n != "skipped"})
     if "hops" in evidence:
         print(sorted(evidence["hops"].items(), key=lambda row: row[1][0])[:12])
     for claim, of in measured(evidence).items():

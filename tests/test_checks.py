@@ -1022,7 +1022,6 @@ WRONG = [
     (checks.check_penalty, lambda v, w: (v @ w.norm(dim=1)).sum(), "not the sum"),
     (checks.check_penalty, lambda v, w: (v @ w).norm(dim=1).mean(), "no norm of their sum"),
     (checks.check_penalty, lambda v, w: (v @ w.square().sum(1)).mean(), "not its square"),
-    (checks.check_penalty, lambda v, w: (v * w.norm(dim=1)).mean(), "sum over features"),
     (checks.check_answered, lambda f, t: (f * t).sum(1) / f.square().sum(1), "what the coder does"),
     (checks.check_answered, lambda f, t: (f / t).mean(1), "no mean of ratios"),
     (

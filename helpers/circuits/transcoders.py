@@ -1,10 +1,9 @@
 """Transcoders: sparse features that read what MLPs read and write what they write.
 
-    values = relu(stream @ enc + bias)
-    output of layer l = rest + sum over k <= l of values of layer k @ dec
+    values = relu(stream @ enc + bias),  outputs = rest + values @ dec
 
-A per-layer transcoder (PLT) writes to its own layer alone, a cross-layer one (CLT) to later ones
-as well. Penalty: a feature's value times the norm of all that it writes. Seeds train in one batch.
+Of a per-layer transcoder (PLT) features write for their own layer, of a cross-layer one (CLT) for
+later ones, too, and pay: value times the norm of all they write. Seeds train in one batch.
 """
 
 from typing import NamedTuple
@@ -67,23 +66,18 @@ def train_transcoders(
     drawn = [torch.Generator().manual_seed(first + seed) for seed in range(seeds)]
     start = torch.stack([torch.randn(layers, features, d, generator=g) for g in drawn])
     start = start / start.norm(dim=-1, keepdim=True)
-    later = torch.ones(layers, layers).triu() if across else torch.eye(layers)
-    mask = later[:, :, None, None]
-    parts = [start.mT.clone(), torch.full((seeds, layers, features), 0.2)]
-    parts += [start[:, :, None] * mask / 10, outputs.mean(1).expand(seeds, -1, -1).clone()]
-    weights = [x.contiguous().requires_grad_() for x in parts]
+    mask = (torch.ones(layers, layers).triu() if across else torch.eye(layers))[:, :, None, None]
+    parts = [start.mT, torch.full((seeds, layers, features), 0.2), start[:, :, None] * mask / 10]
+    parts = [*parts, outputs.mean(1).expand(seeds, -1, -1)]
+    enc, bias, dec, rest = weights = [x.clone().contiguous().requires_grad_() for x in parts]
     optimizer = torch.optim.Adam(weights, lr=rate)
-    slower = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (steps - step) / (0.5 * steps))
-    )
-    for _ in range(steps):
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = rate * min(1.0, 2 - 2 * step / steps)  # falls to zero
         rows = slice(None) if batch is None else torch.randint(n, (batch,), generator=drawn[0])
-        coders = Transcoders(weights[0], weights[1], weights[2] * mask, weights[3])
+        coders = Transcoders(enc, bias, dec * mask, rest)
         values = coders.values(streams[:, rows])
         error = (coders.write(values) - outputs[:, rows]).square().sum((1, 3)).mean(1)
         optimizer.zero_grad()
         (error + penalty * coders.cost(values, joint)).sum().backward()
         optimizer.step()
-        slower.step()
-    enc, bias, dec, rest = (x.detach() for x in weights)
-    return Transcoders(enc, bias, dec * mask, rest)
+    return Transcoders(*(x.detach() for x in (enc, bias, dec * mask, rest)))

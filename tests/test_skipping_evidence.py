@@ -24,7 +24,7 @@ def passes(model, tokens, positions, names):
     """What hooks see at the noun in whole prompts, up to the later MLP."""
     found = {name: [] for name in names}
     for row, at in zip(tokens, positions.tolist(), strict=True):
-        _, cache = model.run_with_cache(row[None], stop_at_layer=3)
+        _, cache = model.run_with_cache(row[None], stop_at_layer=3, names_filter=names)
         for name in names:
             found[name].append(cache[name][0, at])
     return {name: torch.stack(rows) for name, rows in found.items()}

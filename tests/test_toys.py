@@ -52,7 +52,9 @@ def test_interventions_set_the_middle_and_nothing_else(chain):
     for row, state in enumerate(states.round().int().tolist()):
         right = [state[0], state[0] & state[1]]
         assert (outputs[1, row] @ ends.T).round(decimals=4).tolist() == right
-    assert len({*map(tuple, states.round().tolist())}) == 2**chain.pairs
+    inputs = (streams[0] @ chain.ways[0].T).round()
+    both = {*map(tuple, torch.cat([inputs, states.round()], 1).abs().tolist())}
+    assert len(both) == len(chain.start) * 2**chain.pairs  # every input with every state
     rest = streams[1] - streams[0] - states @ middle
     assert rest.abs().max() < 1e-5
 

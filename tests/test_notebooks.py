@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FEWEST_EXERCISES = 3  # in all lessons but the first, which only opens the series
 SHOWS = ("plots.show", "plots.effects")  # what shows a figure and takes its words
-EASY = {f"{n:02}" for n in range(6, 16)}  # keep to the limits of `test_easy_to_read`
+EASY = {f"{n:02}" for n in range(6, 17)}  # keep to the limits of `test_easy_to_read`
 FEWEST_LETTERS = 40  # of a figure's alternative text
 
 

@@ -25,6 +25,7 @@ CLAIM_IDS = [f"C{n}" for n in range(1, 39)] + [f"E{n}" for n in range(1, 7)]
 EVERY_ID = CLAIM_IDS + [f"R{n}" for n in range(1, 8)]  # with those of part II
 EVERY_ID += [f"F{n}" for n in range(1, 8)] + [f"M{n}" for n in range(1, 6)]
 EVERY_ID += [f"K{n}" for n in range(1, 7)] + [f"D{n}" for n in range(1, 9)]
+EVERY_ID += [f"T{n}" for n in range(1, 5)]
 C4_CONTROLS = {"full_mlp_high": 5.0, "random_high": 2.0}
 numbers = st.floats(-300, 300)
 
@@ -56,7 +57,7 @@ def test_claim_is_complete(claim):
     spec = every_claim()[claim]
     for key in ("title", "statement", "where", "quantity"):
         assert spec[key].strip()
-    assert re.fullmatch(r"0[1-9]|1[1-5]", spec["lesson"])
+    assert re.fullmatch(r"0[1-9]|1[1-6]", spec["lesson"])
     assert {"source", "model", "value", "unit", "note"} <= spec["paper"].keys()
     assert spec["paper"]["value"] is None or math.isfinite(spec["paper"]["value"])
     assert len({len(column) for column in spec["paper"].get("by_layer", {}).values()}) <= 1

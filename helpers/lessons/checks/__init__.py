@@ -16,6 +16,7 @@ from helpers.lessons.checks.ioi import *  # noqa: F403
 from helpers.lessons.checks.judging import *  # noqa: F403
 from helpers.lessons.checks.pictures import *  # noqa: F403
 from helpers.lessons.checks.reading import *  # noqa: F403
+from helpers.lessons.checks.skipping import *  # noqa: F403
 from helpers.lessons.checks.toy import *  # noqa: F403
 from helpers.lessons.checks.tracking import *  # noqa: F403
 

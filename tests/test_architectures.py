@@ -54,6 +54,7 @@ MAY_LACK = {
     "11": "does not do this task",
     "12": "its adapters are of the packaged model",
     "13": "does not do this task",
+    "16": "the transcoders are those of the packaged model",
 }
 
 

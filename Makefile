@@ -21,7 +21,7 @@ EXTRAS_dev := dev
 RUN = $(PY) -m tools.run$(if $(MODEL), --model "$(MODEL)")$(if $(LESSON), --lesson $(LESSON))$(if $(DEVICE), --device "$(DEVICE)")$(JOBS_OPTION)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long test-versions test-oldest test-newest lab execute compare assignment grade \
+.PHONY: help run test test-long test-versions test-oldest test-newest lab execute compare student assignment grade \
 	publish site bench scaling lint clean
 
 help:
@@ -31,6 +31,7 @@ help:
 	@echo "make run DEVICE=cpu      choose the device: cpu, cuda, mps"
 	@echo "make run JOBS=1          one lesson after the other, not side by side"
 	@echo "make lab                 open the lessons in JupyterLab"
+	@echo "make student             your own copy of the lessons, exercises empty, in student/"
 	@echo "make test                test the helpers and every lesson on the packaged model"
 	@echo "make test-long           what takes too long for make test: more architectures and examples"
 	@echo "make test-versions       test the helpers with the oldest and the newest packages allowed"
@@ -55,7 +56,7 @@ execute: .venv/.ready-run
 
 lab: .venv/.ready-lab
 	@$(if $(MODEL),SUBSPACE_ILLUSION_MODEL="$(MODEL)") $(if $(DEVICE),SUBSPACE_ILLUSION_DEVICE="$(DEVICE)") \
-	$(PY) -m jupyterlab --notebook-dir=notebooks
+	$(PY) -m jupyterlab --notebook-dir="$(or $(FOLDER),notebooks)"
 
 test: .venv/.ready-test
 	@$(PY) -m tools.testing$(JOBS_OPTION)
@@ -79,6 +80,9 @@ test-oldest test-newest: test-%:
 compare: .venv/.ready-run
 	$(if $(MODELS),,$(error say which: make compare MODELS="smollm2-135m gpt2"))
 	@$(PY) -m tools.compare $(MODELS)
+
+student: .venv/.ready-run
+	@$(PY) -m tools.classroom.student$(if $(OUT), --out "$(OUT)")
 
 assignment: .venv/.ready-classroom
 	$(if $(LESSON),,$(error say which lesson: make assignment LESSON=03))

@@ -18,17 +18,24 @@ import pandas as pd
 from helpers.claims.page import figure, figure_in_words, measurements, record_cells, report_table
 from helpers.claims.report import (
     UNMEASURED,
+    UNTESTABLE,
     VERDICTS,
     Claim,
     ResultsError,
     claims,
+    every_claim,
+    recorded,
     results_folder,
     saving,
+    show_ours,
+    show_paper,
 )
 from helpers.output import files
 from tools import pages
+from tools.terminal import text_table
 
 RULES = ["claim", "says", "rule", "could it have failed here?"]
+MOST_ROWS = 12  # of claims that did not hold, on one screen
 
 
 def write_report(model: str | None = None) -> list[Path]:
@@ -39,6 +46,31 @@ def write_report(model: str | None = None) -> list[Path]:
         for path, content in contents.items():
             files.write(path, content)
     return list(contents)
+
+
+def one_screen(model: str | None = None) -> str:
+    """What a run found, for a terminal: verdicts by part, and the claims that did not hold."""
+    found, lines, rows = recorded(model), [], []
+    for part, name in ((1, "Part I"), (2, "Part II")):
+        specs = [x for x in every_claim().values() if x.get("part", 1) == part and x["id"] in found]
+        strict = [spec for spec in specs if spec["informative"]["could_fail"]]
+        for what, some in (("claims", specs), ("could have failed", strict)):
+            counts = Counter(found[spec["id"]]["verdict"] for spec in some)
+            each = " · ".join(
+                f"{verdict} {counts[verdict]}" for verdict in VERDICTS if counts[verdict]
+            )
+            lines += [f"{name:8}{len(some):3} {what:18} {each}"] if some else []
+        for spec in specs:
+            verdict = (entry := found[spec["id"]])["verdict"]
+            row = [spec["id"], spec["title"], show_paper(spec).removeprefix("paper ")]
+            if verdict not in ("replicated", UNTESTABLE):
+                rows.append([*row, show_ours(spec, entry), verdict])
+    if rows:
+        columns = ["", "did not hold, or in part", "paper", "ours", "verdict"]
+        lines += ["", text_table(columns, rows[:MOST_ROWS])]
+    if len(rows) > MOST_ROWS:
+        lines.append(f"... and {len(rows) - MOST_ROWS} more, in their lessons")
+    return "\n".join(lines)
 
 
 def versions() -> str:

@@ -13,21 +13,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from helpers.claims.report import (
-    UNMEASURED,
-    ResultsError,
-    results_folder,
-    saving,
-    summary_table,
-)
+from helpers.claims.report import ResultsError, results_folder, saving
 from helpers.models.load import PACKAGED, model_name
 from helpers.output.files import ROOT
 from tools import machine
 from tools.execution import Kernels, Lessons
 from tools.places import check_writable
-from tools.report import write_report
+from tools.report import one_screen, write_report
 from tools.schedule import find_lessons, find_needs, run_all
-from tools.terminal import text_table
 
 NOTEBOOKS = ROOT / "notebooks"
 NO_HOME = (
@@ -47,14 +40,12 @@ except ModelError as error:
 
 
 def print_findings() -> None:
-    """Write the report, then print where everything is and what the claims came to."""
+    """Write the report, then print one screen: what the claims came to, and where everything is."""
     folder = write_report()[0].parent
     figures = len(list(folder.glob("figures/*.png")))
+    print(f"\n{one_screen()}")
     print(f"\nResults are in {folder}")
-    print(f"  report.md, .html and .json, claims.json, notebooks/, figures/ ({figures} files)\n")
-    table = summary_table().drop(columns="lesson")
-    measured = table[table["verdict"] != UNMEASURED]
-    print(text_table(list(measured), measured.values.tolist()))
+    print(f"  report.html, .md and .json, claims.json, notebooks/, figures/ ({figures} files)")
 
 
 def run(lessons: Mapping[str, Path], *, jobs: int | None = None, inplace: bool = False) -> int:

@@ -53,8 +53,14 @@ def test_interventions_set_the_middle_and_nothing_else(chain):
         right = [state[0], state[0] & state[1]]
         assert (outputs[1, row] @ ends.T).round(decimals=4).tolist() == right
     inputs = (streams[0] @ chain.ways[0].T).round()
-    both = {*map(tuple, torch.cat([inputs, states.round()], 1).abs().tolist())}
-    assert len(both) == len(chain.start) * 2**chain.pairs  # every input with every state
+    both = [tuple(row) for row in torch.cat([inputs, states.round()], 1).abs().tolist()]
+    n = len(chain.start)
+    assert len(both) == n + n * 2**chain.pairs // 2
+    taught = {*both[n:]}  # half of all inputs with a state, and no input's flip that is judged
+    assert len(taught) == len(both) - n
+    for row, judged in zip(both[:n], chain.unseen.tolist(), strict=True):
+        *bits, first = row[: 2 * chain.pairs + 1]
+        assert ((*bits, 1 - first, *row[2 * chain.pairs + 1 :]) in taught) != judged
     rest = streams[1] - streams[0] - states @ middle
     assert rest.abs().max() < 1e-5
 
@@ -71,6 +77,8 @@ def test_penalties_are_those_of_the_closed_forms(chain):
     assert found["table"]["L1"] == pytest.approx(table)
     assert all(of["error"] < 1e-5 for of in found.values())
     assert found["honest"]["L0"] == pytest.approx(honest)
+    assert found["by states"]["L1"] == pytest.approx(honest - 0.75 + 0.25 + 0.25 * 2**0.5)
+    assert found["table"]["L0"] == pytest.approx(1 - 2.0**-chain.pairs)
 
 
 @pytest.mark.parametrize("chain", CHAINS, ids=str)

@@ -40,6 +40,8 @@ CODERS = {
     "CLT": {"across": True},
     "CLT, exchanged": {"across": True},  # trained on exchanged streams, too
     "CLT, no penalty": {"across": True, "penalty": 0.0},
+    "PLT, longer": {"across": False, "steps": 4 * STEPS},  # one seed, added after the rule
+    "CLT, longer": {"across": True, "steps": 4 * STEPS},
 }
 SEARCHED, JUDGED = 24, 96  # pairs
 RULES = (
@@ -48,8 +50,8 @@ RULES = (
     f"Trained on {TRAINED} sentences about the train nouns, all tokens but the first and those "
     f"whose output is {HUGE} times as long as the median; {HELD_OUT} others are held out.",
     f"{FEATURES} features a layer, penalty {PENALTY} in units of the outputs' spread, {STEPS} "
-    f"steps of {BATCH} tokens. Exchanged: as many rows again, whose later stream is another "
-    "token's, with what the MLP says to that one.",
+    f"steps of {BATCH} tokens (longer: four times as many, one seed, not judged). Exchanged: as "
+    "many rows again, whose later stream is another token's, with what the MLP says to that one.",
     f"Judged: {JUDGED} pairs of train nouns in prompts that no training saw; {JUDGED} of test "
     "nouns beside them. Share: least squares through 0 of what the coder changes on what the later "
     "MLP changes, over all pairs and dimensions.",
@@ -122,11 +124,10 @@ def trained(model: Model, hop: tuple[int, int], name: str, seeds: int) -> Transc
             other = torch.randperm(read.shape[1], generator=torch.Generator().manual_seed(0))
             read = torch.cat([read, torch.stack([read[0], read[1, other]])], 1)
             write = torch.cat([write, torch.stack([write[0], write[1, other]])], 1)
-        options = {"penalty": PENALTY} | CODERS[name]
+        options = {"penalty": PENALTY, "steps": STEPS} | CODERS[name]
         found = train_transcoders(
-            read, write, features=FEATURES, seeds=seeds, steps=STEPS, rate=RATE, batch=BATCH,
-            **options,
-        )  # fmt: skip
+            read, write, features=FEATURES, seeds=seeds, rate=RATE, batch=BATCH, **options
+        )
         enc = found.enc / spread[0]
         bias = found.bias - torch.einsum("ld,sldf->slf", middle[0][:, 0], enc)
         dec, rest = found.dec * spread[1][None, None], found.rest * spread[1][:, 0]
@@ -305,8 +306,9 @@ def run(evidence: Evidence) -> None:
     kinds = {HOP: CODERS, OTHER: ["PLT", "CLT"]}
     for hop, name in [(at, name) for at, some in kinds.items() for name in some]:
         key = f"{hop[0]} {hop[1]}"
+        seeds = 1 if hop == OTHER or name.endswith("longer") else SEEDS
         if evidence.missing(key, name):
-            coders = trained(model, hop, name, SEEDS if hop == HOP else 1)
+            coders = trained(model, hop, name, seeds)
             if hop == HOP and name in ("PLT", "CLT"):
                 ship(coders, name)
             mean = data(model)[0][names(hop)[2]].mean(0)
@@ -315,7 +317,7 @@ def run(evidence: Evidence) -> None:
                 rows[split] = Exchange(model, fresh_pairs(model, split), hop, mean).shares(coders)
             evidence.put(rows, key, name)
         if evidence.missing(key, name, "tokens"):  # not judged
-            coders = trained(model, hop, name, SEEDS if hop == HOP else 1)
+            coders = trained(model, hop, name, seeds)
             evidence.put(other_tokens(coders, *ends(data(model)[1], hop)), key, name, "tokens")
     if evidence.missing("hops"):
         evidence.put(hops(model), "hops")

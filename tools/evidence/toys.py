@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from sklearn.linear_model import Lasso
 from torch import Tensor
 
@@ -43,10 +43,11 @@ RULES = (
     "norm of all that a feature writes (apart: the sum of its two norms), Adam, 1,000 steps.",
     "Flip: B_1 is flipped in the stream that MLP 2 reads, and what layer 2's features then change "
     "in C1 or C2 is divided by what MLP 2 changes (least squares through 0). Features of layer 1 "
-    "read before the flip. Unused: the same along an unused direction, as a share of the change "
-    "that the flip makes in MLP 2.",
+    "read before the flip. Unused: the length of what a flip along an unused direction changes in "
+    "C1 and C2, as a share of the length of what MLP 2 changes for B_1.",
     "L0: features whose value times norm exceeds .05, per input. Error: share of the variance.",
-    "Interventions: inputs whose middle is set by hand to each of its states, answered by MLP 2.",
+    "Interventions: a half, drawn, of all inputs whose middle is set by hand to one of its states, "
+    "answered by MLP 2; flips and unused are judged on inputs whose flip is in the other half.",
     "Readers: h = E[animal] + F[style], 25 inputs; tables and vectors are Gaussian.",
 )
 
@@ -92,12 +93,27 @@ class Chain:
         stream = start + (first if middle is None else middle)
         return torch.stack([start, stream]), torch.stack([first, self.second(stream)])
 
+    @cached_property
+    def held(self) -> Bool[Tensor, "states inputs"]:
+        """A half, drawn, of all inputs with a state of the middle: never taught."""
+        n, generator = len(self.start) * 2**self.pairs, torch.Generator().manual_seed(self.seed)
+        return (torch.randperm(n, generator=generator) < n // 2).view(-1, len(self.start))
+
     def taught(self) -> tuple[Tensor, Tensor]:
-        """The inputs, and each of them again with every state of the middle."""
+        """The inputs, and the other half with states of the middle that are set by hand."""
         states = torch.tensor(list(itertools.product([0.0, 1.0], repeat=self.pairs)))
         middles = (states @ self.ways[1]).repeat_interleave(len(self.start), 0)
-        runs = [self.run(self.start), self.run(self.start.repeat(len(states), 1), middles)]
+        starts, kept = self.start.repeat(len(states), 1), ~self.held.flatten()
+        runs = [self.run(self.start), self.run(starts[kept], middles[kept])]
         return tuple(torch.cat(parts, 1) for parts in zip(*runs, strict=True))
+
+    @property
+    def unseen(self) -> Bool[Tensor, "inputs"]:
+        """Of which inputs the flip of B_1 is in the half that is never taught."""
+        middle = (self.first(self.start) @ self.ways[1].T).round()
+        middle[:, 0] = 1 - middle[:, 0]
+        powers = 2 ** torch.arange(self.pairs - 1, -1, -1)
+        return self.held[(middle.abs() @ powers.float()).long(), torch.arange(len(middle))]
 
 
 def flipped(chain: Chain, direction: Tensor) -> Float[Tensor, "2 inputs d"]:
@@ -107,17 +123,19 @@ def flipped(chain: Chain, direction: Tensor) -> Float[Tensor, "2 inputs d"]:
     return torch.stack([streams[0], streams[1] + (1 - 2 * value)[:, None] * direction])
 
 
-def responses(chain: Chain, coders: Transcoders) -> dict[str, list[float]]:
-    """Of every seed, what flips of B_1 and of an unused direction change in the coders."""
-    streams, _ = chain.run(chain.start)
+def responses(
+    chain: Chain, coders: Transcoders, rows: Tensor | slice = slice(None)
+) -> dict[str, list[float]]:
+    """Of every seed, what flips of B_1 and of an unused direction change in the coders' C, on
+    these inputs."""
+    streams = chain.run(chain.start)[0][:, rows]
     _, middle, ends, unused = chain.ways
-    new = flipped(chain, middle[0])
+    new, other = (flipped(chain, way)[:, rows] for way in (middle[0], unused[0]))
     true = (chain.second(new[1]) - chain.second(streams[1])) @ ends.T
     clean = coders.outputs(streams)[:, 1]
-    found = (coders.outputs(new)[:, 1] - clean) @ ends.T
+    found, leak = ((coders.outputs(x)[:, 1] - clean) @ ends.T for x in (new, other))
     share = (found * true).sum(1) / true.square().sum(0)
-    other = coders.outputs(flipped(chain, unused[0]))[:, 1] - clean
-    leak = other.square().sum((1, 2)).sqrt() / true.norm()
+    leak = leak.square().sum((1, 2)).sqrt() / true.norm()
     return {"C1": share[:, 0].tolist(), "C2": share[:, 1].tolist(), "unused": leak.tolist()}
 
 
@@ -134,7 +152,7 @@ def one_coder(chain: Chain, *, taught: bool = False, **options: object) -> dict[
         "error": (error / variance).tolist(),
         "L0": active.sum((1, 3)).float().mean(1).tolist(),
         "L1": coders.cost(values).tolist(),
-    } | responses(chain, coders)
+    } | responses(chain, coders, chain.unseen if taught else slice(None))
 
 
 # ------------------------------------------------------------------------------ exact penalties
@@ -152,6 +170,10 @@ def by_hand(chain: Chain, name: str) -> tuple[Tensor, Tensor]:
     both = (middle[:, 0] * middle[:, 1])[:, None], torch.eye(pairs + 2)[pairs + 1 :]
     if name == "honest":
         return torch.cat([one_way, copies[0], both[0]], 1), torch.cat([writes, copies[1], both[1]])
+    if name == "by states":  # a feature for B_1 alone, and one for both
+        alone = middle[:, :1] - both[0]
+        ends = torch.cat([copies[1], copies[1] + both[1]])
+        return torch.cat([one_way, alone, both[0]], 1), torch.cat([writes, ends])
     if name == "C1 jumps":
         writes[:2, pairs] = 1
         return torch.cat([one_way, both[0]], 1), torch.cat([writes, both[1]])
@@ -163,11 +185,11 @@ def penalties(chain: Chain) -> dict[str, dict[str, float]]:
     """L0 and L1 of solutions without error, per input, and the error, which must be 0."""
     found = {}
     _, right = by_hand(chain, "table")
-    for name in ("honest", "C1 jumps", "table"):
+    for name in ("honest", "by states", "C1 jumps", "table"):
         values, writes = by_hand(chain, name)
         norms = writes.norm(dim=1)
         found[name] = {
-            "L0": ((values > 1e-3) & (norms > 0)).sum(1).float().mean().item(),
+            "L0": ((values > 1e-3) & (norms > 1e-3)).sum(1).float().mean().item(),
             "L1": (values @ norms).mean().item(),
             "error": (values @ writes - right).abs().max().item(),
         }

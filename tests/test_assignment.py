@@ -15,7 +15,7 @@ import pytest
 import torch
 from nbclient import NotebookClient
 
-from tools.classroom import assignment, grade, replay
+from tools.classroom import assignment, grade, replay, student
 from tools.classroom.gradebook import Result
 from tools.classroom.record import record
 from tools.classroom.submission import read_cells, restore
@@ -24,6 +24,7 @@ from tools.schedule import find_lessons
 needs_nbgrader = pytest.mark.skipif(not find_spec("nbgrader"), reason="needs nbgrader")
 
 NUMBERS = [number for number in find_lessons(assignment.ROOT / "notebooks") if number != "00"]
+LESSONS = assignment.ROOT / "notebooks"
 SEEDS = (1, 2, 3)  # of hidden tests, by default
 
 
@@ -277,6 +278,32 @@ def test_a_failure_leaves_nothing_and_what_a_killed_run_left_goes(
     assert list(tmp_path.iterdir()) == []
     assignment.make_assignment(assignment.read_lesson("01"), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_copy_for_oneself_has_every_lesson_and_no_solution(tmp_path):
+    new = student.make_copy(tmp_path / "mine")
+    assert [path.name for path in new] == [p.name for p in find_lessons(LESSONS).values()]
+    for path in new:
+        text = path.read_text(encoding="utf-8")
+        links = re.findall(r"solution stands, folded, in \[[^]]+\]\(([^)]+)\)", text)
+        assert "### BEGIN SOLUTION" not in text
+        assert len(links) == text.count("### Exercise ") == text.count("raise NotImplementedError")
+        for link in links:
+            assert (path.parent / link).resolve() == LESSONS / path.name
+
+
+def test_answers_in_the_copy_are_kept(tmp_path, capsys):
+    assert student.main(["--out", str(tmp_path)]) == 0
+    answered, gone = sorted(tmp_path.iterdir())[1:3]
+    answered.write_text("my answers")
+    gone.unlink()
+    capsys.readouterr()
+    assert student.main(["--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert answered.read_text() == "my answers" and gone.exists()
+    assert "1 lessons with empty exercises" in shown and "16 were there already" in shown
+    assert student.main(["--out", str(answered)]) == 2
+    assert "Choose another with --out" in capsys.readouterr().err
 
 
 def test_the_student_version_runs_to_its_end(make, tmp_path, monkeypatch):

@@ -82,3 +82,25 @@ def test_a_check_names_the_exercise_that_calls_it(name):
     assert calls, f"lesson {lesson} does not call {name}"
     order = [source for source in cells(lesson, "code") if "checks.check_" in source]
     assert order.index(calls[0]) == int(exercise) - 1
+
+
+def printed(number: str) -> str:
+    """What the stored run of a lesson printed, and its prose."""
+    found = nbformat.read(LESSONS[number], as_version=4).cells
+    outputs = [output for cell in found for output in cell.get("outputs", ())]
+    texts = [
+        out.get("text", "") + str(out.get("data", {}).get("text/plain", "")) for out in outputs
+    ]
+    return "\n".join([*texts, *cells(number, "markdown")])
+
+
+def test_answers_of_the_readme_stand_in_their_lessons():
+    """Every number of the column `answer`; shares may be told as percent, `.31` as `0.31`."""
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[(\d\d) [^|]+\|[^|]+\| ([^|]+) \| \d+ \|$", page, flags=re.M)
+    assert [number for number, _ in rows] == list(LESSONS)
+    for number, answer in rows:
+        known = {float(x) for x in re.findall(r"\d*\.?\d+", printed(number))}
+        near = {round(x * scale, digits) for x in known for scale in (1, 100) for digits in (0, 2)}
+        wrong = [x for x in re.findall(r"(?<![\w.])\d*\.?\d+", answer) if float(x) not in near]
+        assert not wrong, f"lesson {number}: {wrong} of {answer}"

@@ -168,6 +168,19 @@ def test_the_readme_gets_badges_between_its_markers(copy):
     assert line == MINE.badges("00_start_here.ipynb")
 
 
+def test_every_row_of_the_readme_gets_a_badge_of_its_own(copy):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    stamped = publish.stamp_readme(text, MINE)
+    rows = [line for line in stamped.splitlines() if re.match(r"\| \[\d\d ", line)]
+    assert len(rows) == len(lessons(ROOT))
+    for path, row in zip(lessons(ROOT), rows, strict=True):
+        links = re.findall(r"\[!\[Open in (\w+)\]\([^)]+\)\]\(([^)]+)\)", row)
+        (name, link), *others = links
+        assert name == "Colab" and not others and link.endswith(f"/notebooks/{path.name}")
+    assert publish.stamp_readme(stamped, MINE) == stamped
+    assert publish.stamp_readme(stamped, Repository()) == text
+
+
 def test_again_and_replaced_and_cleared(copy):
     start = snapshot(copy)
     publish.publish(MINE, copy)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -413,6 +414,22 @@ def test_make_runs_in_a_folder_with_any_name(tmp_path):
     ).stdout
     parts = ["-m", "tools.run", "--model", "mein Modell é", "--lesson", "03", "04"]
     assert shown.splitlines() == [str(folder), *(f"[{part}]" for part in parts)]
+
+
+@pytest.mark.skipif(not (report.ROOT / "Makefile").exists(), reason="only in a checkout")
+def test_what_is_typed_without_make_is_what_make_runs():
+    """The table of docs/running.md, row by row; and its set-up has all that any target installs."""
+    page = (report.ROOT / "docs" / "running.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `make ([^`]+)` \| `python ([^`]+)` \|$", page, flags=re.M)
+    assert len(rows) >= 9
+    for target, typed in rows:
+        command = ["make", "-n", *shlex.split(target)]
+        shown = subprocess.run(command, cwd=report.ROOT, capture_output=True, text=True, check=True)
+        made = [shlex.split(line) for line in shown.stdout.splitlines() if " -m " in line]
+        assert set(shlex.split(typed)) - set(made[-1]) <= {"."}, target
+    makefile = (report.ROOT / "Makefile").read_text(encoding="utf-8")
+    extras = set(re.search(r"^EXTRAS_test := (.+)$", makefile, flags=re.M)[1].split(","))
+    assert set(re.search(r'-e "\.\[([^]]+)\]"', page)[1].split(",")) == extras
 
 
 @pytest.mark.skipif(not (report.ROOT / "Makefile").exists(), reason="only in a checkout")

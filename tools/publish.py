@@ -28,6 +28,8 @@ START, END = "<!-- badges -->", "<!-- /badges -->"
 BETWEEN_MARKERS = re.compile(f"{START}.*?{END}", flags=re.S)
 FIRST_BADGE = "[![Open in Colab]"
 FIRST_LESSON = "00_start_here.ipynb"
+# A lesson's row in the README's tables: its link, and the badge that may follow it.
+ROW = re.compile(r"^(\| \[\d\d [^]]+\]\(notebooks/([^)]+)\))[^|\n]* \|", flags=re.M)
 EXAMPLE = "https://github.com/user/name"
 # name: (image, link)
 SERVICES = {
@@ -162,10 +164,18 @@ def stamp_lesson(text: str, name: str, repository: Repository) -> str:
 
 
 def stamp_readme(text: str, repository: Repository) -> str:
-    """The text of the README with the first lesson's badges between the markers, if it has any."""
+    """The text of the README with badges, if there are any: the first lesson's between the
+    markers, and one for Colab in every lesson's row.
+    """
     badges = repository.badges(FIRST_LESSON)
     inside = f"\n{badges}\n" if badges else "\n"
-    return BETWEEN_MARKERS.sub(lambda _: f"{START}{inside}{END}", text)
+    text = BETWEEN_MARKERS.sub(lambda _: f"{START}{inside}{END}", text)
+
+    def with_badge(row: re.Match) -> str:
+        colab, *_ = repository.badges(row[2]).split(" [![")
+        return f"{row[1]} {colab}".rstrip() + " |"
+
+    return ROW.sub(with_badge, text)
 
 
 def publish(repository: Repository, root: Path = ROOT) -> list[Path]:

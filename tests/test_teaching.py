@@ -96,6 +96,12 @@ def test_the_plans_count_points_and_hours_correctly():
     assert f"{hours:.0f} hours and {sum(int(row[4]) for row in week)} points" in TEACHING
     of_month = sum(int(row[4]) for row in month)
     assert f"The checks handed in give {of_month} points;" in TEACHING
+    term = table(TEACHING, "week of the term", "lessons", "handed in", "points", "discuss")
+    taught = [number for row in term for number in re.findall(r"\d\d", row[1])]
+    assert taught == list(LESSONS)
+    for row in term:
+        assert points(re.findall(r"\d\d", row[2])) == int(row[3]), row
+    assert f"The checks give {sum(int(row[3]) for row in term)} points;" in TEACHING
     project = TEACHING.split("### How to grade the project")[1]
     assert sum(int(row[0]) for row in table(project, "points", "for")) == of_month
 

@@ -163,16 +163,21 @@ def test_links_to_files_lead_somewhere(page):
         assert link.startswith("https://") or (page.parent / link).exists(), link
 
 
-def test_the_readme_shows_the_figure_of_the_lesson():
-    lesson = nbformat.read(LESSONS[1], as_version=4)
-    (cell,) = [cell for cell in lesson.cells if cell.id == "plane-figure"]
+@pytest.mark.parametrize(
+    ("number", "name", "picture"),
+    [(1, "plane-figure", "illusion.png"), (3, "controls-figure", "catch.png")],
+)
+def test_the_readme_shows_the_figures_of_lessons(number, name, picture):
+    lesson = nbformat.read(LESSONS[number], as_version=4)
+    (cell,) = [cell for cell in lesson.cells if cell.id == name]
     (image,) = [output.data["image/png"] for output in cell.outputs if "data" in output]
-    assert (ROOT / "docs" / "illusion.png").read_bytes() == base64.b64decode(image)
+    assert (ROOT / "docs" / picture).read_bytes() == base64.b64decode(image)
 
 
-def test_the_readme_lists_every_lesson():
+def test_the_readme_is_short_and_lists_every_lesson():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert all(f"notebooks/{path.name}" in readme for path in LESSONS)
+    assert len(readme.splitlines()) <= 120
 
 
 def test_later_cells_do_not_need_the_answers(lesson):

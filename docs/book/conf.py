@@ -14,7 +14,7 @@ import yaml
 
 BOOK = Path(__file__).resolve().parent
 ROOT = BOOK.parent.parent
-sys.path.insert(0, str(BOOK))  # for book_pages.py
+sys.path[:0] = [str(BOOK), str(ROOT)]  # for book_pages.py and for the helpers
 
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
 project = CITATION["title"].split(":")[0]
@@ -23,8 +23,9 @@ release = version = str(CITATION["version"])
 copyright = f"{CITATION['date-released'].year}, {author}"
 html_title = project
 
-extensions = ["myst_nb", "sphinx.ext.mathjax", "book_pages"]
-root_doc = "README"
+extensions = ["myst_nb", "sphinx.ext.mathjax", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions += ["sphinx.ext.viewcode", "api", "book_pages"]
+root_doc = "index"  # made by landing.py
 include_patterns = ["*.md", "docs/*.md", "data/README.md", "notebooks/*.ipynb"]
 # Folders without pages, named so that Sphinx does not walk through them.
 exclude_patterns = [
@@ -39,11 +40,20 @@ nb_ipywidgets_js = {}  # no widgets are stored, and their script would come from
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
+default_role = "code"  # docstrings have code in single backticks
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_use_type_comments = False
+maximum_signature_line_length = 80
+napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Environment variables", "params_style")]
+
 mathjax_path = "mathjax/tex-chtml.js"  # put there by book_pages.py
 
 html_theme = "sphinx_book_theme"
 html_static_path = ["static"]
 html_css_files = ["book.css"]
+html_js_files = [("book.js", {"defer": "defer"})]
 html_favicon = "static/favicon.svg"
 html_show_sourcelink = False
 html_copy_source = False

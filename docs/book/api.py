@@ -13,7 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 FACE = "__init__"
 RAISES = re.compile(r"(Raises) ([A-Z]\w+): ")
-KEPT = re.compile(r"(`[^`]*`|(?<!\S)\*\w+\*)")  # code, and an emphasised word
+# what has a meaning: code, an emphasised word, the star of a list
+KEPT = re.compile(r"(`[^`]*`|(?<!\S)\*\w+\*|^ *\* )")
 
 
 def rooms() -> list[str]:
@@ -63,7 +64,7 @@ def is_code(paragraph: list[str]) -> bool:
 
 
 def escaped(line: str) -> str:
-    """Stars outside backticks as plain stars, but for those around an *emphasised* word."""
+    """Stars without a meaning as plain stars."""
     parts = KEPT.split(line)
     return "".join(p if KEPT.fullmatch(p) else p.replace("*", r"\*") for p in parts)
 

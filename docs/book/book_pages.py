@@ -160,11 +160,14 @@ def add_pages(app):
     app.project = app.env.project = Repository(app.project, files)
 
 
-def make_figures_legible(app, pagename, templatename, context, doctree):
-    """Sphinx's hook for a page's HTML: figures in boxes of their own, linked to their full size."""
+def mend_lesson(app, pagename, templatename, context, doctree):
+    """Sphinx's hook for a page's HTML: figures in boxes of their own, linked to their full size.
+
+    What folds is named by its words: a label in their place would say something else.
+    """
     if pagename.startswith("notebooks/"):
-        folder = Path(app.doctreedir) / "outputs"
-        context["body"] = legible.in_boxes(context["body"], folder)
+        html = context["body"].replace('<summary aria-label="Toggle hidden content">', "<summary>")
+        context["body"] = legible.in_boxes(html, Path(app.doctreedir) / "outputs")
 
 
 def copy_mathjax(static):
@@ -196,7 +199,7 @@ def keep_outputs_in_build(app):
 def setup(app):
     app.connect("builder-inited", keep_outputs_in_build, priority=900)  # after myst-nb
     app.connect("builder-inited", add_pages)
-    app.connect("html-page-context", make_figures_legible)
+    app.connect("html-page-context", mend_lesson)
     app.connect("source-read", change_source)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

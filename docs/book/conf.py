@@ -46,6 +46,7 @@ autodoc_typehints_format = "short"
 autodoc_use_type_comments = False
 maximum_signature_line_length = 80
 napoleon_numpy_docstring = False
+napoleon_attr_annotations = False  # a name of a shape may begin with a star
 napoleon_custom_sections = [("Environment variables", "params_style")]
 
 mathjax_path = "mathjax/tex-chtml.js"  # put there by book_pages.py

@@ -21,6 +21,15 @@ for (const image of document.images) {
   if (!image.hasAttribute("alt")) faults.push(`an image without words: ${image.getAttribute("src")}`);
 }
 
+// Text of a figure is drawn in points at 110 dots per inch; on the page it is scaled with the image.
+const LEAST = 9;
+for (const image of document.querySelectorAll("img[data-text]")) {
+  const natural = (image.dataset.text * 110) / 72;
+  const shown = (natural * image.getBoundingClientRect().width) / image.naturalWidth;
+  if (shown < LEAST - 0.05) faults.push(`a figure's text is ${shown.toFixed(1)} pixels high: ${image.src}`);
+  if (!image.closest("a[href]")) faults.push(`a figure without a link to its full size: ${image.src}`);
+}
+
 const excess = document.documentElement.scrollWidth - window.innerWidth;
 if (excess > 0) faults.push(`the page is ${excess} pixels wider than the window`);
 

@@ -30,3 +30,8 @@ for (const box of document.querySelectorAll(boxes)) {
   watcher.observe(box);
   box.addEventListener("scroll", () => mark(box), { passive: true });
 }
+
+// Buttons with words on them are named by these, not by a label that says something else.
+for (const button of document.querySelectorAll(".search-button-field[aria-label]")) {
+  button.removeAttribute("aria-label");
+}

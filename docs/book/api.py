@@ -108,8 +108,9 @@ def process_docstring(app, what, name, obj, options, lines):
 
 
 def skip_member(app, what, name, obj, skip, options):
-    """Leave out what has the documentation of Python's own, such as a bound `str.format`."""
-    return True if inspect.isbuiltin(obj) else None
+    """Leave out what only Python documents: a bound `str.format`, the fields of a named tuple."""
+    is_field = str(getattr(obj, "__doc__", "")).startswith("Alias for field number")
+    return True if inspect.isbuiltin(obj) or is_field else None
 
 
 def setup(app):

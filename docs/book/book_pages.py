@@ -38,9 +38,9 @@ def part_of(document):
 def table_of_contents(documents):
     """The sidebar's parts as hidden Markdown toctrees, without the front page."""
     parts = {caption: [] for caption in PARTS}
-    # README first: upper case sorts before lower case
     for name in sorted(documents - {"index"}):
-        parts[part_of(name)].append(f"/{name}\n")
+        entry = f"About this project </{name}>" if name == "README" else f"/{name}"
+        parts[part_of(name)].append(f"{entry}\n")
     return "\n".join(
         f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{''.join(pages)}```\n"
         for caption, pages in parts.items()

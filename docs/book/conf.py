@@ -41,6 +41,7 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
 default_role = "code"  # docstrings have code in single backticks
+add_module_names = False  # the heading above names the module
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_use_type_comments = False

@@ -46,7 +46,7 @@ def percent(share: float) -> str:
 
 def whole_and_direction() -> str:
     whole, one = (percent(claim(name)["value"]) for name in ("C3", "C4"))
-    return f"The whole MLP moves **{whole}** of the answer, one direction of it **{one}**."
+    return f"Patched, the whole MLP removes **{whole}** of the margin, one direction **{one}**."
 
 
 def same_writers() -> str:
@@ -133,13 +133,13 @@ class Card:
         return "\n\n".join([*lines, question, self.answer()])
 
 
-CARDS = (
-    Card("03", "range-figure", (0.0, 0.06, 1.0, 1.0), whole_and_direction),
-    Card("05", "trial-figure", (0.0, 0.03, 0.82, 0.56), same_writers),
-    Card("06", "travel-figure", (0.0, 0.07, 1.0, 1.0), facts_by_layer),
-    Card("09", "families", (0.0, 0.03, 0.8, 0.66), kernel_length),
-    Card("14", "into-figure", (0.0, 0.06, 1.0, 1.0), readings),
-    Card("15", "decisive-figure", (0.0, 0.07, 0.62, 0.87), letters_of_a_layer),
+CARDS = (  # the parts are 9 wide and 5 high, as the boxes are
+    Card("03", "range-figure", (0.0, 0.07, 1.0, 0.935), whole_and_direction),
+    Card("05", "trial-figure", (0.355, 0.045, 0.8, 0.465), same_writers),
+    Card("06", "sweep-figure", (0.0, 0.1, 0.52, 0.82), facts_by_layer),
+    Card("09", "families", (0.225, 0.075, 0.855, 0.7), kernel_length),
+    Card("14", "into-figure", (0.0, 0.06, 0.86, 1.0), readings),
+    Card("15", "decisive-figure", (0.085, 0.075, 0.62, 0.735), letters_of_a_layer),
 )
 
 
@@ -185,7 +185,8 @@ def page() -> str:
         "You change one direction inside a language model and its answer flips: "
         f"{number} lessons on what that shows, and what it does not."
     )
-    parts = ["# Is this the subspace you are looking for?", about]
+    alone = "---\nhtml_theme.sidebar_secondary.remove: true\n---"  # room for three cards in a row
+    parts = [alone, "# Is this the subspace you are looking for?", about]
     parts += [container("doors", list(doors())), "## Six results"]
     parts += [container("cards", [card.markdown() for card in CARDS])]
     return "\n\n".join(parts) + "\n"

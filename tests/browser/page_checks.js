@@ -12,7 +12,7 @@ const typed = /\$[^\s$][^$]*\$|\\\(|\\\[|\*\*|`|\]\(/;
 const texts = document.createTreeWalker(document.querySelector("article") ?? document.body, NodeFilter.SHOW_TEXT);
 while (texts.nextNode()) {
   const text = texts.currentNode;
-  if (text.parentElement.closest("pre, code, script, style, mjx-container")) continue;
+  if (text.parentElement.closest("pre, code, dt.sig, script, style, mjx-container")) continue;
   if (typed.test(text.data)) faults.push(`text that was not rendered: ${text.data.trim().slice(0, 80)}`);
 }
 

@@ -17,7 +17,7 @@ for (const figure of document.querySelectorAll("figure.frames")) {
 }
 
 // What is wider than its box: a fading edge until its end is reached, and the arrow keys work.
-const boxes = "a.figure, .cell_output .output, .pst-scrollable-table-container, figure.frames";
+const boxes = "a.figure, .cell_output .output, .pst-scrollable-table-container, figure.frames, div.math";
 const mark = (box) => {
   const hidden = box.scrollWidth - box.clientWidth - box.scrollLeft;
   const scrolls = box.scrollWidth > box.clientWidth + 1;

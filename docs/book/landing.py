@@ -41,7 +41,7 @@ def claim(name: str) -> dict:
 
 
 def percent(share: float) -> str:
-    return f"{share:.0f} %".replace("-", "−")
+    return f"{share:.0f}\N{NO-BREAK SPACE}%".replace("-", "−")
 
 
 def whole_and_direction() -> str:
@@ -63,8 +63,8 @@ def facts_by_layer() -> str:
     found = [re.search(r"at layer (\d+): ([\d.]+)", note).groups() for note in notes]
     (layer, one), (_, whole) = found
     return (
-        f"In layer {layer} one direction of the MLP flips **{float(one):g} %** of the facts, "
-        f"the whole MLP **{float(whole):g} %**."
+        f"In layer {layer} one direction of the MLP flips **{float(one):g}\N{NO-BREAK SPACE}%** of the facts, "
+        f"the whole MLP **{float(whole):g}\N{NO-BREAK SPACE}%**."
     )
 
 
@@ -133,12 +133,12 @@ class Card:
         return "\n\n".join([*lines, question, self.answer()])
 
 
-CARDS = (  # the parts are 9 wide and 5 high, as the boxes are
+CARDS = (  # the parts are about 9 wide and 5 high, as the boxes are
     Card("03", "range-figure", (0.0, 0.07, 1.0, 0.935), whole_and_direction),
     Card("05", "trial-figure", (0.355, 0.045, 0.8, 0.465), same_writers),
     Card("06", "sweep-figure", (0.0, 0.1, 0.52, 0.82), facts_by_layer),
-    Card("09", "families", (0.225, 0.075, 0.855, 0.7), kernel_length),
-    Card("14", "into-figure", (0.0, 0.06, 0.86, 1.0), readings),
+    Card("09", "families", (0.24, 0.075, 0.855, 0.7), kernel_length),
+    Card("14", "into-figure", (0.0, 0.06, 1.0, 1.0), readings),
     Card("15", "decisive-figure", (0.085, 0.075, 0.62, 0.735), letters_of_a_layer),
 )
 

@@ -62,10 +62,8 @@ def facts_by_layer() -> str:
     notes = (claim(name)["note"] for name in ("C21", "C22"))
     found = [re.search(r"at layer (\d+): ([\d.]+)", note).groups() for note in notes]
     (layer, one), (_, whole) = found
-    return (
-        f"In layer {layer} one direction of the MLP flips **{float(one):g}\N{NO-BREAK SPACE}%** of the facts, "
-        f"the whole MLP **{float(whole):g}\N{NO-BREAK SPACE}%**."
-    )
+    one, whole = (f"**{float(share):g}\N{NO-BREAK SPACE}%**" for share in (one, whole))
+    return f"In layer {layer} one direction of the MLP flips {one} of the facts, all of it {whole}."
 
 
 def kernel_length() -> str:

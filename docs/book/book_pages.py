@@ -108,7 +108,8 @@ def add_sliders(cells, number, folder):
         for n, frame in enumerate(drawn):
             (folder / frames.file_name(name, n)).write_bytes(frame.png)
         place = [cell["id"] for cell in cells].index(name) + 1
-        html = frames.as_html(name, drawn, caption)
+        points = legible.smallest(cells[place - 1], cells)
+        html = frames.as_html(name, drawn, points, caption)
         slider = {"cell_type": "markdown", "id": f"{name}-slider", "metadata": {}, "source": html}
         cells.insert(place, slider)
 

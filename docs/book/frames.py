@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from unittest import mock
 
+import legible
 from matplotlib.figure import Figure
 
 from helpers.claims import shipped_evidence
@@ -91,7 +92,7 @@ def painter_frame(name: str, layers: list[int], shares: dict) -> Frame:
     width = strip(pictures).shape[1] / SHOWN
     words = [f"{b.word}\n← {s.word}" for b, s in zip(base, source, strict=True)]
     top.set_xticks([width * (n + 0.5) for n in range(SHOWN)], words)
-    top.set(yticks=[], title=f"source in: {name}")
+    top.set(yticks=[], title=f"source in {name}")
     kinds = {"letters": plots.ILLUSORY, "color": plots.RESIDUAL, "thing": plots.ATTENTION}
     values = {kind: 100 * shares[f"{kind} of source"][0] for kind in kinds}
     bars.barh(list(kinds), list(values.values()), color=list(kinds.values()))
@@ -100,8 +101,8 @@ def painter_frame(name: str, layers: list[int], shares: dict) -> Frame:
     bars.set(xlim=(0, 109), xlabel="as the source asks, % of 60 pairs")
     bars.invert_yaxis()
     told = ", ".join(f"{kind} {value:.0f} %" for kind, value in values.items())
-    alt = f"Six painted words with the source in: {name}. What follows the source: {told}."
-    return Frame(f"source in: {name}", as_png(figure), alt)
+    alt = f"Six painted words with the source in {name}. What follows the source: {told}."
+    return Frame(f"source in {name}", as_png(figure), alt)
 
 
 def layers(cells: list[dict]) -> list[Frame]:
@@ -130,18 +131,23 @@ def file_name(cell: str, number: int) -> str:
     return f"{cell}-{number:02d}.png"
 
 
-def as_html(cell: str, frames: list[Frame], caption: str) -> str:
-    """The slider, at its middle; what it shows elsewhere stands in a list that the script reads."""
+def as_html(cell: str, frames: list[Frame], points: int, caption: str) -> str:
+    """The slider, at its middle; what it shows elsewhere stands in a list that the script reads.
+
+    The smallest text of the pictures has `points`.
+    """
     middle, last = len(frames) // 2, len(frames) - 1
     images = [f"../_static/frames/{file_name(cell, n)}" for n in range(len(frames))]
     options = "".join(
-        f'<li data-src="{src}">{escape(frame.label)}: {escape(frame.alt)}</li>'
+        f'<li data-src="{src}" data-label="{escape(frame.label)}">{escape(frame.alt)}</li>'
         for src, frame in zip(images, frames, strict=True)
     )
     now = frames[middle]
+    words = f'alt="{escape(now.alt)}"'
+    picture = legible.box(images[middle], legible.natural_size(now.png), points, words)
     return (
-        f'<figure class="frames"><img src="{images[middle]}" alt="{escape(now.alt)}">'
-        f'<label><output>{escape(now.label)}</output><input type="range" min="0" max="{last}" '
+        f'<figure class="frames">{picture}<label><output>{escape(now.label)}</output>'
+        f'<input type="range" min="0" max="{last}" '
         f'value="{middle}" aria-valuetext="{escape(now.label)}"></label>'
         f"<ol hidden>{options}</ol><figcaption>{escape(caption)}</figcaption></figure>"
     )

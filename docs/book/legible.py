@@ -52,22 +52,27 @@ def least_width(width: int, points: float) -> int:
     return min(width, math.ceil(width * LEGIBLE * 72 / (points * DPI)))
 
 
-def natural_size(path: Path) -> tuple[int, int]:
-    """Width and height of a PNG, from its header."""
-    return struct.unpack(">II", path.read_bytes()[16:24])
+def natural_size(png: bytes) -> tuple[int, int]:
+    """Width and height, from the header."""
+    return struct.unpack(">II", png[16:24])
+
+
+def box(source: str, size: tuple[int, int], points: int, attributes: str) -> str:
+    """The HTML of a figure: a link to its full size, and a box to scroll in where there is none."""
+    (width, height), least = size, least_width(size[0], points)
+    return (
+        f'<a class="figure" href="{source}" title="full size"><img class="figure" src="{source}" '
+        f'{attributes} width="{width}" height="{height}" data-text="{points}" '
+        f'style="min-width: {least}px"></a>'
+    )
 
 
 def in_boxes(html: str, folder: Path) -> str:
     """A page whose figures stand in links to their full size; the pictures lie in `folder`."""
 
-    def box(match: re.Match) -> str:
+    def in_box(match: re.Match) -> str:
         before, points, between, source, after = match.groups()
-        width, height = natural_size(folder / Path(source).name)
-        least = least_width(width, int(points))
-        return (
-            f'<a class="figure" href="{source}" title="full size">'
-            f'<img {before}class="figure" {between}src="{source}"{after} width="{width}" '
-            f'height="{height}" data-text="{points}" style="min-width: {least}px"></a>'
-        )
+        size = natural_size((folder / Path(source).name).read_bytes())
+        return box(source, size, int(points), f"{before}{between}{after}".strip())
 
-    return IMAGE.sub(box, html)
+    return IMAGE.sub(in_box, html)

@@ -1,12 +1,12 @@
 // Sliders without a kernel: each position has a picture that was drawn with the book.
 for (const figure of document.querySelectorAll("figure.frames")) {
-  const [image, input, output] = ["img", "input", "output"].map((tag) => figure.querySelector(tag));
+  const [link, image, input, output] = ["a", "img", "input", "output"].map((tag) => figure.querySelector(tag));
   const frames = [...figure.querySelectorAll("li")];
   const show = () => {
     const frame = frames[input.value];
-    const [label, ...words] = frame.textContent.split(": ");
-    image.src = frame.dataset.src;
-    image.alt = words.join(": ");
+    const { src, label } = frame.dataset;
+    image.src = link.href = src;
+    image.alt = frame.textContent;
     output.textContent = label;
     input.setAttribute("aria-valuetext", label);
   };
@@ -17,7 +17,7 @@ for (const figure of document.querySelectorAll("figure.frames")) {
 }
 
 // What is wider than its box: a fading edge until its end is reached, and the arrow keys work.
-const boxes = "a.figure, .cell_output .output, .pst-scrollable-table-container, figure.frames, div.math";
+const boxes = "a.figure, .cell_output .output, .pst-scrollable-table-container, div.math";
 const mark = (box) => {
   const hidden = box.scrollWidth - box.clientWidth - box.scrollLeft;
   const scrolls = box.scrollWidth > box.clientWidth + 1;

@@ -30,6 +30,17 @@ for (const image of document.querySelectorAll("img[data-text]")) {
   if (!image.closest("a[href]")) faults.push(`a figure without a link to its full size: ${image.src}`);
 }
 
+for (const slider of document.querySelectorAll("figure.frames")) {
+  const [image, input, output] = ["img", "input", "output"].map((tag) => slider.querySelector(tag));
+  const shown = [];
+  for (let n = 0; n <= input.max; n++) {
+    input.value = n;
+    input.dispatchEvent(new Event("input"));
+    shown.push(`${image.src} ${image.alt} ${output.textContent} ${input.getAttribute("aria-valuetext")}`);
+  }
+  if (new Set(shown).size <= input.max) faults.push("a slider shows the same at two positions");
+}
+
 const excess = document.documentElement.scrollWidth - window.innerWidth;
 if (excess > 0) faults.push(`the page is ${excess} pixels wider than the window`);
 

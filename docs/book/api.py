@@ -54,13 +54,14 @@ def pages() -> dict[str, str]:
 
 
 def is_code(paragraph: list[str]) -> bool:
-    """Prose of more than one word is no Python; one word alone is taken for prose."""
+    """Prose of more than one word is no Python; one word alone, and a list, are taken for prose."""
     text = "\n".join(paragraph)
     try:
         tree = ast.parse(text)
     except SyntaxError:
         return False
-    return not all(isinstance(getattr(n, "value", n), ast.Name | ast.Constant) for n in tree.body)
+    prose = (ast.Name, ast.Constant, ast.Starred)
+    return not all(isinstance(getattr(node, "value", node), prose) for node in tree.body)
 
 
 def escaped(line: str) -> str:

@@ -201,10 +201,15 @@ def main():
         arguments.screenshots.mkdir(parents=True, exist_ok=True)
     faults = []
     with served(arguments.book) as home, chromium() as browser:
-        for page in pages:
-            faults += check_page(browser, home, page, axe, arguments.screenshots)
-        faults += check_search(browser, home)
-    print("\n".join(faults) if faults else f"{len(pages)} pages, no faults.")
+        checks = [
+            functools.partial(check_page, name=page, axe=axe, screenshots=arguments.screenshots)
+            for page in pages
+        ]
+        for check in [*checks, check_search]:
+            found = check(browser, home)
+            print("\n".join(found), end="\n" if found else "", flush=True)
+            faults += found
+    print(f"{len(pages)} pages, {len(faults) or 'no'} faults.")
     sys.exit(bool(faults))
 
 

@@ -1,6 +1,8 @@
 """The static book: built once from the stored lessons, then read page by page."""
 
+import ast
 import base64
+import importlib
 import importlib.util
 import json
 import re
@@ -17,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NEEDED = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinx-mathjax-offline")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+BOOK = ROOT / "docs" / "book"
 LOADED = {"script": "src", "img": "src", "iframe": "src", "link": "href"}  # without a click
 
 pytestmark = pytest.mark.skipif(
@@ -30,7 +33,7 @@ class Page(HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.path, self.links, self.loaded, self.images = path, [], [], []
-        self.ids, self.classes, self.text = set(), [], ""
+        self.ids, self.classes, self.text, self.inputs, self.frames = set(), [], "", [], []
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attributes):
@@ -42,6 +45,8 @@ class Page(HTMLParser):
             self.loaded.append(attributes[LOADED[tag]])
         if tag == "img":
             self.images.append(attributes)
+        self.inputs += [attributes] if tag == "input" else []
+        self.frames += [attributes["data-src"]] if "data-src" in attributes else []
 
     def handle_data(self, data):
         self.text += data
@@ -68,17 +73,23 @@ def book(built):
 
 @pytest.fixture(scope="module")
 def pages(book):
-    """Every page by its name; `_static` holds files of the theme, not pages."""
-    paths = [path for path in book.rglob("*.html") if "_static" not in path.parts]
+    """Every page by its name; `_static` holds files of the theme, `_modules` code."""
+    paths = [path for path in book.rglob("*.html") if not {"_static", "_modules"} & {*path.parts}]
     return {path.relative_to(book).as_posix(): Page(path) for path in paths}
+
+
+def module_of_the_book(name):
+    """A module of docs/book, which is no package."""
+    sys.path.insert(0, str(BOOK))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(BOOK))
 
 
 @pytest.fixture(scope="module")
 def book_pages():
-    spec = importlib.util.spec_from_file_location("book_pages", ROOT / "docs/book/book_pages.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of_the_book("book_pages")
 
 
 @pytest.fixture(params=LESSONS, ids=lambda path: path.stem)
@@ -108,7 +119,9 @@ def test_leaves_nothing_beside_the_book(built):
 def test_a_page_for_every_lesson_and_text(pages):
     texts = [*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md"), ROOT / "data" / "README.md"]
     expected = {path.relative_to(ROOT).with_suffix(".html").as_posix() for path in LESSONS + texts}
-    assert set(pages) == expected | {"index.html", "search.html"}
+    made = {f"api/{path.parent.name}.html" for path in ROOT.glob("helpers/*/__init__.py")}
+    assert len(made) == 12
+    assert set(pages) == expected | made | {"index.html", "search.html", "py-modindex.html"}
 
 
 def test_the_front_page_lists_the_lessons_in_order(pages):
@@ -149,10 +162,12 @@ def test_nothing_is_loaded_from_outside(book, pages):
 def test_every_figure_is_there_and_has_words(lesson):
     cells, page = lesson
     stored = [o["data"]["image/png"] for o in outputs(cells) if "image/png" in o.get("data", {})]
-    shown = [(page.path.parent / image["src"]).read_bytes() for image in page.images]
+    figures = [image for image in page.images if "/frames/" not in image["src"]]
+    shown = [(page.path.parent / image["src"]).read_bytes() for image in figures]
     assert shown == [base64.b64decode(png) for png in stored]
     words = [o["metadata"]["image/png"]["alt"] for o in outputs(cells) if o.get("metadata")]
-    assert [image["alt"] for image in page.images] == words
+    assert [image["alt"] for image in figures] == words
+    assert page.classes.count("figure") == 2 * len(page.images)  # in links to their full size
 
 
 def test_pages_name_their_language_and_their_headings_are_in_order(pages):
@@ -192,7 +207,12 @@ def test_mathjax_has_its_fonts(book):
 
 def test_set_up_solutions_and_figures_are_folded(lesson):
     cells, page = lesson
-    hidden = [c for c in cells if c["metadata"].get("jupyter", {}).get("source_hidden")]
+    hidden = [
+        c
+        for c in cells
+        if c["metadata"].get("jupyter", {}).get("source_hidden")
+        or any("image/png" in output.get("data", {}) for output in c.get("outputs", []))
+    ]
     assert page.classes.count("tag_hide-input") == len(hidden) + 1
     solutions = [c for c in hidden if "### BEGIN SOLUTION" in "".join(c["source"])]
     assert page.text.count("Show the solution") == len(solutions)
@@ -233,8 +253,85 @@ def test_badges_become_links_of_words(book_pages):
 
 
 def test_the_contents_leave_out_parts_without_pages(book_pages):
-    documents = {"README", "notebooks/01_b", "notebooks/00_a", "data/README"}
+    documents = {"index", "README", "notebooks/11_b", "notebooks/10_a", "data/README", "api/b"}
     text = book_pages.table_of_contents(documents)
-    entries = [line for line in text.splitlines() if line.startswith("/")]
-    assert entries == ["/notebooks/00_a", "/notebooks/01_b", "/data/README"]
-    assert "Lessons" in text and "Guides" not in text
+    entries = re.findall(r"^(?:.* <)?(/[\w/]+)>?$", text, flags=re.M)
+    assert entries == [
+        "/notebooks/10_a", "/notebooks/11_b", "/api/b", "/README", "/data/README"
+    ]  # fmt: skip
+    captions = re.findall(r":caption: (.*)", text)
+    assert captions[0].startswith("Part I:") and captions[1].startswith("Part II:")
+    assert captions[2:] == ["Reference", "The project"]
+
+
+def test_numbers_of_the_front_page_are_those_of_the_data(pages):
+    text = " ".join(pages["index.html"].text.split())
+    found = json.loads((ROOT / "data/expected/smollm2-135m.json").read_text(encoding="utf-8"))
+    painter = json.loads((ROOT / "data/evidence/pictures.json").read_text(encoding="utf-8"))
+    letters = painter["seed0"]["sweep"]["only 0"]["letters of source"][0]
+    shares = [found["C3"]["value"], found["C4"]["value"], found["E3"]["value"], 100 * letters]
+    for share in shares:
+        assert f"{share:.0f} %".replace("-", "−") in text
+    assert len([c for c in pages["index.html"].classes if c == "box"]) == 5 + 6
+
+
+@pytest.mark.parametrize("lesson_name, positions", [("01", 19), ("15", 8)])
+def test_sliders_have_a_picture_for_every_position(pages, lesson_name, positions):
+    (name,) = (name for name in pages if name.startswith(f"notebooks/{lesson_name}"))
+    page = pages[name]
+    (slider,) = (field for field in page.inputs if field.get("type") == "range")
+    assert (slider["min"], slider["max"]) == ("0", str(positions - 1))
+    pictures = {(page.path.parent / source).read_bytes() for source in page.frames}
+    assert len(pictures) == positions  # no two alike
+    shown = [image["src"] for image in page.images if "frames" in image["src"]]
+    assert shown == [page.frames[int(slider["value"])]]
+
+
+def public_names():
+    """The helpers that a room's face hands on or a lesson imports, as (module, name)."""
+    code = [(path, path.read_text(encoding="utf-8")) for path in ROOT.glob("helpers/*/__init__.py")]
+    for path in LESSONS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code += [(path, "".join(c["source"])) for c in cells if c["cell_type"] == "code"]
+    for _, source in code:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("helpers."):
+                yield from ((node.module, alias.name) for alias in node.names)
+
+
+def test_every_public_helper_is_in_the_reference(pages):
+    ids = {found for name, page in pages.items() if name.startswith("api/") for found in page.ids}
+    checked = 0
+    for module, name in sorted(set(public_names())):
+        thing = getattr(importlib.import_module(module), name, None)  # None: a module
+        if not callable(thing) or getattr(thing, "__origin__", None) or hasattr(thing, "dtypes"):
+            continue  # a constant, or another name for a type, or a module
+        assert thing.__doc__, f"{module}.{name} has no docstring"
+        assert f"{thing.__module__}.{thing.__qualname__}" in ids, f"{module}.{name}"
+        checked += 1
+    assert checked > 100
+
+
+@pytest.mark.parametrize(
+    "docstring, expected",
+    [
+        ("Twice. Raises ValueError: no number.", "Twice.\n\n:raises ValueError: no number.\n"),
+        ("A shape `d *k`, of d *k.", "A shape `d *k`, of d \\*k.\n"),
+        ("One.\n\nx = f(y)\nx.show()", "One.\n\n::\n\n    x = f(y)\n    x.show()\n"),
+        ("So\n\n    s = u' M u\n\nis it.", "So\n\n::\n\n    s = u' M u\n\nis it.\n"),
+        ("* one\n* two", "* one\n* two\n"),
+    ],
+)
+def test_docstrings_become_restructured_text(docstring, expected):
+    assert "\n".join(module_of_the_book("api").as_rst(docstring.split("\n"))) == expected
+
+
+def test_no_text_of_a_figure_is_shown_below_nine_pixels():
+    legible = module_of_the_book("legible")
+    assert legible.least_width(1000, 72 / 110 * 18) == 500  # text of 18 pixels, halved
+    assert legible.least_width(500, 5) == 500  # nothing is enlarged
+    draw = {"source": "def draw():\n    ax.text(0, 0, 'a', fontsize=7)"}
+    cell = {"source": "draw()\nax.set_title('b', fontsize=9)"}
+    assert legible.smallest(cell, [draw, cell]) == 7
+    assert legible.smallest({"source": "plots.heads(ax, x)"}, []) == 7  # in the helper
+    assert legible.smallest({"source": "ax.plot(x)"}, []) == legible.USUAL

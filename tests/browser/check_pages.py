@@ -1,7 +1,8 @@
 """Open every page of the built book in headless Chromium and report what is wrong with it.
 
 A fault is an error in the console, a failed request or one to another host, a formula or Markdown
-that was not rendered, a broken image, a page wider than the window, or a search without hits.
+that was not rendered, a broken image, a page wider than the window, text in a figure below nine
+pixels, what axe-core calls serious or critical, or a search without hits.
 """
 
 import argparse
@@ -21,8 +22,18 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-WIDTHS = {"desktop": 1280, "phone": 390}
+WIDTHS = {"desktop": 1280, "tablet": 768, "phone": 390}
 PAGE_CHECKS = (Path(__file__).parent / "page_checks.js").read_text(encoding="utf-8")
+LOOK_AT = "document.documentElement.dataset.theme = arguments[0]"  # light or dark
+# A colour that still fades from one look to the other would be judged halfway.
+STOP = "*, *::before, *::after { transition: none !important; animation: none !important }"
+STILL = f"document.head.appendChild(document.createElement('style')).textContent = '{STOP}'"
+RUN_AXE = """
+const done = arguments[arguments.length - 1];
+axe.run(document, {resultTypes: ["violations"]}).then(
+  (result) => done(result.violations.map((v) => [v.impact, v.id, v.nodes.map((n) => n.html)])),
+  (error) => done([["critical", String(error), ["axe"]]]));
+"""
 MATH_IS_SET = "return window.MathJax?.startup?.promise.then(() => true)"
 SEARCH_WORD = "dormant"
 FLAGS = (
@@ -65,6 +76,7 @@ def chromium():
         options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
         service = webdriver.ChromeService(shutil.which("chromedriver"))
         browser = webdriver.Chrome(options=options, service=service)
+        browser.set_script_timeout(180)  # axe reads the longest pages for a while
         try:
             browser.get("about:blank")
             browser.get_log("performance")  # forget what Chromium's own first page asked for
@@ -117,8 +129,22 @@ def take_screenshots(browser, folder, stem, width):
     screenshot(browser, folder / f"{stem}-whole.png")
 
 
-def check_page(browser, home, name, screenshots):
-    """Every fault of one page, at each width."""
+def axe_faults(browser, axe, looks):
+    """What axe-core calls serious or critical, in each look: `axe` is its code."""
+    faults = []
+    browser.execute_script(STILL)
+    browser.execute_script(axe)
+    for look in looks:
+        browser.execute_script(LOOK_AT, look)
+        for impact, rule, nodes in browser.execute_async_script(RUN_AXE):
+            if impact in ("serious", "critical"):
+                faults.append(f"axe, {look}: {rule} at {len(nodes)} places: {nodes[0][:160]}")
+    browser.execute_script(LOOK_AT, "light")
+    return faults
+
+
+def check_page(browser, home, name, axe, screenshots):
+    """Every fault of one page, at each width; accessibility at the widest and the narrowest."""
     faults = []
     for label, width in WIDTHS.items():
         set_window(browser, width)
@@ -126,6 +152,10 @@ def check_page(browser, home, name, screenshots):
         browser.execute_script(MATH_IS_SET)
         browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
         found = browser.execute_script(PAGE_CHECKS) + network_faults(browser, home)
+        if axe and label != "tablet":
+            found += axe_faults(
+                browser, axe, ["light", "dark"] if label == "desktop" else ["light"]
+            )
         faults += [f"{name} ({label}): {fault}" for fault in found]
         if screenshots:
             stem = f"{name.removesuffix('.html').replace('/', '-')}-{label}"
@@ -159,19 +189,27 @@ def pages_of(book):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("book", type=Path, help="the folder that holds the built pages")
+    parser.add_argument("--axe", type=Path, help="axe.min.js, the code of axe-core")
+    parser.add_argument("--pages", nargs="*", help="these pages only")
     parser.add_argument("--screenshots", type=Path, help="a folder for pictures of the pages")
     arguments = parser.parse_args()
-    pages = pages_of(arguments.book)
+    pages = arguments.pages or pages_of(arguments.book)
+    axe = arguments.axe.read_text(encoding="utf-8") if arguments.axe else ""
     if not pages:
         sys.exit(f"There are no pages in {arguments.book}: run make site first.")
     if arguments.screenshots:
         arguments.screenshots.mkdir(parents=True, exist_ok=True)
     faults = []
     with served(arguments.book) as home, chromium() as browser:
-        for page in pages:
-            faults += check_page(browser, home, page, arguments.screenshots)
-        faults += check_search(browser, home)
-    print("\n".join(faults) if faults else f"{len(pages)} pages, no faults.")
+        checks = [
+            functools.partial(check_page, name=page, axe=axe, screenshots=arguments.screenshots)
+            for page in pages
+        ]
+        for check in [*checks, check_search]:
+            found = check(browser, home)
+            print("\n".join(found), end="\n" if found else "", flush=True)
+            faults += found
+    print(f"{len(pages)} pages, {len(faults) or 'no'} faults.")
     sys.exit(bool(faults))
 
 

@@ -306,6 +306,8 @@ def test_every_public_helper_is_in_the_reference(pages):
         thing = getattr(importlib.import_module(module), name, None)  # None: a module
         if not callable(thing) or getattr(thing, "__origin__", None) or hasattr(thing, "dtypes"):
             continue  # a constant, or another name for a type, or a module
+        if not thing.__module__.startswith("helpers"):
+            continue  # another name for what a library has
         assert thing.__doc__, f"{module}.{name} has no docstring"
         assert f"{thing.__module__}.{thing.__qualname__}" in ids, f"{module}.{name}"
         checked += 1

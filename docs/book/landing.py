@@ -141,22 +141,12 @@ CARDS = (  # the parts are about 9 wide and 5 high, as the boxes are
 )
 
 
-def section_of_readme(word: str) -> str:
-    """A link to the README's heading that has this word, or to its top."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    heading = re.search(rf"^##+ (.*\b{word}\b.*)$", text, flags=re.M)
-    if not heading:
-        return "/README.md"
-    slug = re.sub(r"[^\w\- ]", "", heading[1].lower()).replace(" ", "-")
-    return f"/README.md#{slug}"
-
-
 def colab() -> str:
     """The door to Colab: open if this copy has been published, else how to do that."""
     badge = COLAB.search("".join(lesson("00")[1]["nav"]["source"]))
     if badge:
         return f"[Open in Colab]({badge[1]})\n\nLesson 00 in your browser; nothing to install."
-    hosting = section_of_readme("Colab")
+    hosting = "/docs/running.md#colab-kaggle-binder"
     return f"[On Colab or Kaggle]({hosting})\n\nOnce a copy is hosted: how to, and a badge for all."
 
 
@@ -166,8 +156,7 @@ def doors() -> Iterator[str]:
     yield colab()
     yield "[Run](/README.md)\n\n`make run` for all lessons, `make test` for all tests."
     yield "[Teach](/docs/teaching.md)\n\nGoals, times, plans, assignments that grade themselves."
-    judge = section_of_readme("Judge")
-    yield f"[Judge your direction]({judge})\n\nA direction of yours, on a model of yours, on trial."
+    yield "[Judge your direction](/docs/audit.md)\n\nA direction of yours, on a model of yours, on trial."
 
 
 def container(name: str, parts: list[str]) -> str:

@@ -327,6 +327,13 @@ def test_docstrings_become_restructured_text(docstring, expected):
     assert "\n".join(module_of_the_book("api").as_rst(docstring.split("\n"))) == expected
 
 
+def test_signatures_are_lists(pages):
+    (html,) = (
+        page.path.read_text("utf-8") for name, page in pages.items() if "api/patching" in name
+    )
+    assert "<dl>\n<dd>" not in html and '<ul class="sig-parameters">\n<li>' in html
+
+
 def test_no_text_of_a_figure_is_shown_below_nine_pixels():
     legible = module_of_the_book("legible")
     assert legible.least_width(1000, 72 / 110 * 18) == 500  # text of 18 pixels, halved

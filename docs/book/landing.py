@@ -63,7 +63,7 @@ def facts_by_layer() -> str:
     found = [re.search(r"at layer (\d+): ([\d.]+)", note).groups() for note in notes]
     (layer, one), (_, whole) = found
     one, whole = (f"**{float(share):g}\N{NO-BREAK SPACE}%**" for share in (one, whole))
-    return f"In layer {layer} one direction of the MLP flips {one} of the facts, all of it {whole}."
+    return f"In layer {layer} one direction of the MLP flips {one} of the facts, the whole {whole}."
 
 
 def kernel_length() -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FACE = "__init__"
+PARAMETERS = re.compile(r"<dl>\n((?:<dd>.*</dd>\n)+)</dl>")  # Sphinx's lines of a signature
 RAISES = re.compile(r"(Raises) ([A-Z]\w+): ")
 # what has a meaning: code, an emphasised word, the star of a list
 KEPT = re.compile(r"(`[^`]*`|(?<!\S)\*\w+\*|^ *\* )")
@@ -114,7 +115,24 @@ def skip_member(app, what, name, obj, skip, options):
     return True if inspect.isbuiltin(obj) or is_field else None
 
 
+def list_parameters(html: str) -> str:
+    """A signature's lines as a list: descriptions without terms confuse screen readers."""
+
+    def as_list(match: re.Match) -> str:
+        items = match[1].replace("<dd>", "<li>").replace("</dd>", "</li>")
+        return f'<ul class="sig-parameters">\n{items}</ul>'
+
+    return PARAMETERS.sub(as_list, html)
+
+
+def mend_signatures(app, pagename, templatename, context, doctree):
+    """Sphinx's hook for a page's HTML."""
+    if pagename.startswith("api/"):
+        context["body"] = list_parameters(context["body"])
+
+
 def setup(app):
+    app.connect("html-page-context", mend_signatures)
     app.connect("autodoc-process-docstring", process_docstring, priority=400)
     app.connect("autodoc-skip-member", skip_member)
     return {"parallel_read_safe": True}

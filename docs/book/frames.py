@@ -146,8 +146,8 @@ def as_html(cell: str, frames: list[Frame], points: int, caption: str) -> str:
     words = f'alt="{escape(now.alt)}"'
     picture = legible.box(images[middle], legible.natural_size(now.png), points, words)
     return (
-        f'<figure class="frames">{picture}<label><output>{escape(now.label)}</output>'
-        f'<input type="range" min="0" max="{last}" '
-        f'value="{middle}" aria-valuetext="{escape(now.label)}"></label>'
+        f'<figure class="frames">{picture}<p><output>{escape(now.label)}</output>'
+        f'<input type="range" min="0" max="{last}" value="{middle}" '
+        f'aria-label="{escape(caption)}" aria-valuetext="{escape(now.label)}"></p>'
         f"<ol hidden>{options}</ol><figcaption>{escape(caption)}</figcaption></figure>"
     )

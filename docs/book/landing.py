@@ -63,7 +63,7 @@ def facts_by_layer() -> str:
     found = [re.search(r"at layer (\d+): ([\d.]+)", note).groups() for note in notes]
     (layer, one), (_, whole) = found
     one, whole = (f"**{float(share):g}\N{NO-BREAK SPACE}%**" for share in (one, whole))
-    return f"In layer {layer} one direction of the MLP flips {one} of the facts, all of it {whole}."
+    return f"In layer {layer} one direction of the MLP flips {one} of the facts, the whole {whole}."
 
 
 def kernel_length() -> str:
@@ -156,7 +156,7 @@ def doors() -> Iterator[str]:
     yield colab()
     yield "[Run](/README.md)\n\n`make run` for all lessons, `make test` for all tests."
     yield "[Teach](/docs/teaching.md)\n\nGoals, times, plans, assignments that grade themselves."
-    yield "[Judge your direction](/docs/audit.md)\n\nA direction of yours, on a model of yours, on trial."
+    yield "[Judge your direction](/docs/audit.md)\n\nYour direction, on your model, on trial."
 
 
 def container(name: str, parts: list[str]) -> str:

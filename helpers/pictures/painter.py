@@ -23,15 +23,7 @@ from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
 from helpers.models import require
 from helpers.output import files
-from helpers.pictures.drawing import (
-    HEIGHT,
-    IDS,
-    MOST_TOKENS,
-    VOCABULARY,
-    WIDTH,
-    Pictures,
-    tokenize,
-)
+from helpers.pictures.drawing import HEIGHT, IDS, MOST_TOKENS, VOCABULARY, WIDTH, Pictures, tokenize
 
 PAINTERS = files.ROOT / "data" / "painters"
 STRIP = 4  # pixels: a strip has the picture's whole height

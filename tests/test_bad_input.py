@@ -28,12 +28,12 @@ from helpers.audit import diagnostics, measure, planted, verdicts
 from helpers.circuits import ablation
 from helpers.claims import reference, report
 from helpers.directions import closed_form, geometry, layers, readers, search
-from helpers.directions.sweeps import facts_at_layer
+from helpers.directions.layers import facts_at_layer
 from helpers.editing import edits, moments, rome
 from helpers.models import load
 from helpers.patching import metrics
 from helpers.patching.sites import Site, check_sites
-from helpers.tasks import agreement, facts, ioi, text
+from helpers.tasks import agreement, facts, ioi, passages
 from helpers.tasks.pairs import Pairs
 from helpers.tasks.tokens import encode, single_token
 from tools import batches, compare, counterfact, publish, run
@@ -501,8 +501,8 @@ TASKS = [
     (with_facts(answer=["Paris", None]), "fact 1 has no answer: fill every cell"),
     (with_facts(subject=["", "Italy"]), "fact 0 has no subject"),
     (lambda s: facts.reading("city_mayor"), "no examples for 'city_mayor': choose from .'city_c"),
-    (lambda s: text.passages(s.tokenizer, 2.0), "n must be a whole number"),
-    (lambda s: text.passages(s.tokenizer, 2, length=10**9), "gives 1 to 0 passages of 1000000000"),
+    (lambda s: passages(s.tokenizer, 2.0), "n must be a whole number"),
+    (lambda s: passages(s.tokenizer, 2, length=10**9), "gives 1 to 0 passages of 1000000000"),
 ]
 
 RECORD = {

@@ -30,12 +30,15 @@ from helpers.directions.layers import (
     cache_layers,
     construct,
     difference_of_means,
+    facts_at_layer,
     fldd_table,
     halves,
     illusion_tests,
     illusions_at_layer,
     mean_difference,
     mean_gradient,
+    over_pairs,
+    shared_model,
     sign_of,
 )
 from helpers.directions.readers import (
@@ -46,4 +49,3 @@ from helpers.directions.readers import (
     written_change,
 )
 from helpers.directions.search import answer_logit_difference, find_direction, find_pair_directions
-from helpers.directions.sweeps import facts_at_layer, over_pairs, shared_model

@@ -1,9 +1,11 @@
-"""How common is the illusion: the same experiment at any MLP, for any binary feature.
+"""The same experiment at any MLP: for a binary feature, or with facts.
 
 Section 7 of the paper predicts an illusion in every MLP between the layer that writes a feature and
-the layer that reads it. `illusions_at_layer` tries one of them.
+the layer that reads it. `illusions_at_layer` tries one of them, `facts_at_layer` has a direction
+for every fact (section 6.1); `tools.jobs` runs a sweep as jobs of a cluster.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
@@ -15,11 +17,20 @@ from torch import Tensor
 from transformers.activations import ACT2FN
 
 from helpers.directions import geometry
-from helpers.directions.geometry import moves, patch_each, patch_subspace, row_null_split, unit
-from helpers.models import Model, require
+from helpers.directions.geometry import (
+    cosine,
+    moves,
+    patch_each,
+    patch_subspace,
+    read_write_patch,
+    row_null_split,
+    unit,
+)
+from helpers.directions.search import find_pair_directions
+from helpers.models import Model, load_model, require
 from helpers.patching import Acts, CachedPairs, Estimate, Site, cache_sites, check_sites
 from helpers.patching.cached import base_gradients
-from helpers.patching.metrics import fractional_logit_difference_decrease
+from helpers.patching.metrics import fractional_logit_difference_decrease, logit_difference
 from helpers.tasks import Pairs
 
 Vector: TypeAlias = Float[Tensor, "d"]
@@ -123,7 +134,7 @@ def illusions_at_layer(
     if (v := directions.get("trained")) is not None:
         row, null = row_null_split(v, W)
         patched["row"] = patch_subspace(base, source, row)
-        patched["read null"] = geometry.read_write_patch(base, source, null, v)
+        patched["read null"] = read_write_patch(base, source, null, v)
     tables = [_table(hidden, patched), _table(test.stream, _random_mlp(train, test, reads))]
     return pd.concat(tables, ignore_index=True)
 
@@ -142,6 +153,69 @@ def illusion_tests(of: Mapping[str, Estimate]) -> tuple[bool, ...]:
     inert, works = abs(whole.value) <= 0.1, one.low > max(whole.high, random.high, 0)
     row_halves = row.value <= 0.5 * one.value
     return inert, works, works and one.value >= 0.2, row_halves, null.low > 0.5
+
+
+@functools.cache
+def shared_model(name: str) -> Model:
+    """The model of this name, loaded once in each process."""
+    return load_model(name)
+
+
+@torch.no_grad()
+def facts_at_layer(
+    cached: CachedPairs, *, steps: int = 10, directions: Acts | None = None
+) -> pd.DataFrame:
+    """One direction per pair in the MLP of one layer, and what its parts do (section 6.1).
+
+    `cached` are pairs of facts at an `mlp_hidden` site, or it is a ValueError. `directions` may
+    have been fitted already, each to its pair alone, else they are in so many `steps`.
+
+    Returns a row per pair and patch, with the columns layer, pair, relation, patch, flipped (the
+    top token is the counterfactual answer), logit_difference (nats, after the patch), clean (before
+    it), null_norm (of the direction's null part), cos_null and cos_row (cosines of the activation
+    difference with the two parts). The patches are: direction; row, its row part normalised; read
+    row, which reads the row part and writes the direction; null, its null part normalised; whole
+    MLP.
+    """
+    if "relation" not in cached.pairs.table:
+        raise ValueError("the table of the pairs has no relation: use pairs of facts")
+    if cached.site.kind != "mlp_hidden":
+        raise ValueError(f"cache the pairs at an mlp_hidden site, not at {cached.site}")
+    pairs, layer, base, source = cached.pairs, cached.site.layer, cached.base, cached.source
+    if directions is None:
+        directions = find_pair_directions(cached, steps=steps, progress=False)
+    v = directions.to(base)
+    row, null = row_null_split(v, cached.model.blocks[layer].mlp.W_out)
+    patched = {
+        "direction": patch_each(base, source, v),
+        "row": patch_each(base, source, row),
+        "read row": read_write_patch(base, source, row, v),
+        "null": patch_each(base, source, null),
+        "whole MLP": source,
+    }
+    shared = {
+        "layer": layer,
+        "pair": range(len(pairs)),
+        "relation": pairs.table["relation"],
+        "clean": cached.clean_logit_difference.cpu(),
+        "null_norm": null.norm(dim=-1).cpu(),
+        "cos_null": cosine(source - base, null).abs().cpu(),
+        "cos_row": cosine(source - base, row).abs().cpu(),
+    }
+    rows = torch.arange(len(pairs)).repeat(len(patched))
+    logits = cached.patched_logits(torch.cat(list(patched.values())), rows).cpu()
+    answer, counterfactual = pairs.answer[rows], pairs.counterfactual[rows]
+    table = pd.concat([pd.DataFrame(shared)] * len(patched), ignore_index=True)
+    return table.assign(
+        patch=[patch for patch in patched for _ in range(len(pairs))],
+        flipped=(logits.argmax(-1) == counterfactual).numpy(),
+        logit_difference=logit_difference(logits, answer, counterfactual).numpy(),
+    )
+
+
+def over_pairs(sweep: pd.DataFrame) -> pd.DataFrame:
+    """The means of a sweep over its pairs, by layer and patch; columns of text are left out."""
+    return sweep.drop(columns="pair").groupby(["layer", "patch"]).mean(numeric_only=True).round(4)
 
 
 @dataclass(frozen=True, eq=False)

@@ -170,16 +170,9 @@ class Painter(nn.Module):
         tokens: Iterable[int] | None = None,
     ) -> Bool[Tensor, "layers heads tokens"]:
         """The mask of an injection; what is not named is all. Raises ValueError: no such layer."""
-        sizes = {"layers": len(self.blocks), "heads": self.heads, "tokens": MOST_TOKENS}
-        mask = torch.ones(*sizes.values(), dtype=torch.bool)
-        for axis, (chosen, (name, size)) in enumerate(
-            zip((layers, heads, tokens), sizes.items(), strict=True)
-        ):
-            if chosen is not None:
-                mask &= _chosen(name, chosen, size).reshape(
-                    [-1 if n == axis else 1 for n in range(3)]
-                )
-        return mask
+        layer = _chosen("layers", layers, len(self.blocks))
+        head = _chosen("heads", heads, self.heads)
+        return layer[:, None, None] & head[:, None] & _chosen("tokens", tokens, MOST_TOKENS)
 
 
 @torch.no_grad()
@@ -199,7 +192,7 @@ def sample(
     """
     even = torch.linspace(1, 0, require.whole("steps", steps, least=1) + 1)
     times = (SHIFT * even / (1 + (SHIFT - 1) * even)).tolist()
-    now = _chosen("steps", range(steps) if when is None else when, steps)
+    now = _chosen("steps", when, steps)
     x = noise
     for n, (t, after) in enumerate(itertools.pairwise(times)):
         picture = painter(x, t, text, injection if now[n] else None)
@@ -230,8 +223,9 @@ def load_painter(name: str = "seed0", folder: Path = PAINTERS) -> Painter:
     return painter.eval().requires_grad_(False)
 
 
-def _chosen(name: str, chosen: Iterable[int], size: int) -> Bool[Tensor, "size"]:
-    chosen = list(chosen)
+def _chosen(name: str, chosen: Iterable[int] | None, size: int) -> Bool[Tensor, "size"]:
+    """Which of so many are chosen; all of them if none are named."""
+    chosen = list(range(size) if chosen is None else chosen)
     if not all(0 <= require.whole(name, n) < size for n in chosen):
         raise ValueError(f"{name} are counted from 0 to {size - 1}, not {chosen}")
     mask = torch.zeros(size, dtype=torch.bool)

@@ -33,7 +33,7 @@ from helpers.editing import edits, moments, rome
 from helpers.models import load
 from helpers.patching import metrics
 from helpers.patching.sites import Site, check_sites
-from helpers.tasks import agreement, facts, ioi, passages
+from helpers.tasks import agreement, facts, ioi, passages, tokens
 from helpers.tasks.pairs import Pairs
 from helpers.tasks.tokens import encode, single_token
 from tools import batches, compare, counterfact, publish, run
@@ -117,7 +117,7 @@ def s(shared, tmp_path, monkeypatch):
     for variable in ("SUBSPACE_ILLUSION_MODEL", "SUBSPACE_ILLUSION_DEVICE"):
         monkeypatch.delenv(variable, raising=False)
     (files / "short.txt").write_text("The book is on the school in the city. Mary gave it to John.")
-    monkeypatch.setattr(text, "FOLDER", files)  # a whole novel takes seconds to encode
+    monkeypatch.setattr(tokens, "TEXTS", files)  # a whole novel takes seconds to encode
     monkeypatch.setattr(reference, "ROOT", tmp_path)
     monkeypatch.setattr(publish.publish, "__defaults__", (tmp_path / "copy",))
     monkeypatch.setattr(command, "load_model", lambda name, device: shared.model)

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from test_patching import overridden, random_pairs
 
 from helpers import patching
-from helpers.attribution import rules, scores
+from helpers.attribution import scores
 from helpers.audit import diagnostics, measure, planted, verdicts
 from helpers.circuits import ablation
 from helpers.claims import reference, report
@@ -680,7 +680,7 @@ def beyond(s):
 
 
 def open_rules(model, chosen):
-    with rules.linearised(model, chosen):
+    with scores.linearised(model, chosen):
         pass
 
 

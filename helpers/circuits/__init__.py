@@ -16,4 +16,3 @@ from helpers.circuits.ablation import (
 )
 from helpers.circuits.masks import find_heads
 from helpers.circuits.paths import head_inputs, head_sites, path_effects
-from helpers.circuits.transplant import clipped, shift_only, specific_only, whole

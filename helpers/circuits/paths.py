@@ -19,7 +19,7 @@ from torch import Tensor
 from helpers.circuits.ablation import Head, every_head
 from helpers.directions.search import progress_bar
 from helpers.models import Model
-from helpers.patching import Site, cache_sites
+from helpers.patching import CachedPairs, Site, cache_sites
 from helpers.patching.metrics import Logits, PerPair, logit_difference
 from helpers.patching.sites import check_sites, key_value_heads
 from helpers.tasks import Pairs
@@ -52,6 +52,13 @@ def head_inputs(model: Model, heads: Collection[Head], kind: Input) -> list[Site
     """What these heads ask, are found by, or hand on; heads that share keys and values, once."""
     shared = 1 if kind == "query" else model.cfg.n_heads // key_value_heads(model)
     return list(dict.fromkeys(Site(at, f"head_{kind}", head=head // shared) for at, head in heads))
+
+
+def with_entry(model: Model, pairs: Pairs, sites: Sequence[Site]) -> list[CachedPairs]:
+    """The pairs cached at a place below all sites and, after that, at each of the sites."""
+    entry = Site(min((site.layer for site in sites), default=0), "resid_pre")
+    position = sites[0].position if sites else None
+    return cache_sites(model, pairs, [replace(entry, position=position), *sites])
 
 
 @torch.no_grad()

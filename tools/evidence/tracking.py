@@ -16,7 +16,6 @@ from torch import Tensor
 
 from helpers.attribution import attribution
 from helpers.circuits import (
-    clipped,
     every_head,
     find_heads,
     head_inputs,
@@ -25,13 +24,10 @@ from helpers.circuits import (
     path_effects,
     random_heads,
     random_subset,
-    shift_only,
-    specific_only,
     strongest,
-    whole,
 )
 from helpers.circuits.ablation import Head
-from helpers.circuits.transplant import with_entry
+from helpers.circuits.paths import with_entry
 from helpers.models import Model, load_model
 from helpers.output.files import ROOT
 from helpers.patching import CachedPairs, Site, cache_sites, metrics
@@ -39,6 +35,7 @@ from helpers.tasks import Pairs, tracking
 from tools.circuits import ablated_accuracy, at_token
 from tools.evidence.store import Evidence, command
 from tools.pages import markdown_table
+from tools.transplant import clipped, shift_only, specific_only, whole
 
 SEEDS = (0, 1, 2)
 TRAIN, TEST, PATHS = 48, 96, 24  # four-way pairs: to choose on, to judge on; to patch paths

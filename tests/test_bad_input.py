@@ -693,7 +693,7 @@ def facts_at(s):
 
 
 JUDGING = [
-    (lambda s: layers.RandomMLP.like(s.model, -1), "layer -1 is out of range"),
+    (lambda s: layers.RandomMLP(s.model, -1), "layer -1 is out of range"),
     (lambda s: layers.illusions_at_layer(s.layers[1], s.layers[1], epochs=0), "epochs must"),
     (lambda s: layers.illusions_at_layer(s.layers[1], s.layers[2]), "test at mlp_hidden.2"),
     (

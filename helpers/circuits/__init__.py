@@ -2,13 +2,12 @@
 
 path_effects(model, pairs, head_inputs(model, [(20, 1)], "query")).relative  # who speaks to 20.1?
 mask = find_heads(model, pairs, penalty=0.3)  # which heads carry what base and source differ in?
-faithfulness(model, pairs, [mask.chosen], head_means(model, pairs))  # 1: as the whole model
+ablated_logit_difference(model, pairs, mask.chosen, head_means(model, pairs))  # they alone
 """
 
 from helpers.circuits.ablation import (
     ablated_logit_difference,
     every_head,
-    faithfulness,
     head_means,
     random_heads,
     random_subset,

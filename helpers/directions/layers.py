@@ -6,8 +6,7 @@ for every fact (section 6.1); `tools.jobs` runs a sweep as jobs of a cluster.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import pandas as pd
@@ -218,29 +217,22 @@ def over_pairs(sweep: pd.DataFrame) -> pd.DataFrame:
     return sweep.drop(columns="pair").groupby(["layer", "patch"]).mean(numeric_only=True).round(4)
 
 
-@dataclass(frozen=True, eq=False)
 class RandomMLP:
     """A stand-in for an MLP with weights that have learned nothing, beside the real one.
 
-    Only what a patch changes in its output is added to the real residual stream.
+    They are drawn with the standard deviations of the real ones, in the same shapes. Only what a
+    patch changes in its output is added to the real residual stream.
     """
 
-    W_in: Float[Tensor, "d_model d_mlp"]
-    W_gate: Float[Tensor, "d_model d_mlp"] | None
-    W_out: Float[Tensor, "d_mlp d_model"]
-    act: Callable[[Tensor], Tensor]
-
-    @classmethod
-    def like(cls, model: Model, layer: int, *, seed: int = 0) -> "RandomMLP":
-        """Weights drawn with the standard deviations of the real ones."""
+    def __init__(self, model: Model, layer: int, *, seed: int = 0) -> None:
         check_sites(model, [Site(layer, "mlp_hidden")])
         mlp, generator = model.blocks[layer].mlp, torch.Generator().manual_seed(seed)
 
         def draw(weight: Tensor) -> Tensor:
             return torch.randn(weight.shape, generator=generator).to(weight) * weight.std()
 
-        W_in, W_gate = draw(mlp.W_in), draw(mlp.W_gate) if model.cfg.gated_mlp else None
-        return cls(W_in, W_gate, draw(mlp.W_out), ACT2FN[model.cfg.act_fn])
+        self.W_in, self.W_gate = draw(mlp.W_in), draw(mlp.W_gate) if model.cfg.gated_mlp else None
+        self.W_out, self.act = draw(mlp.W_out), ACT2FN[model.cfg.act_fn]
 
     def hidden(self, x: Float[Tensor, "pairs d_model"]) -> Float[Tensor, "pairs d_mlp"]:
         """Its hidden activation on what the real MLP reads."""
@@ -279,7 +271,7 @@ def _train(hidden: CachedPairs, start: Vector, seeds: Sequence[int | None], epoc
 
 def _random_mlp(train: AtLayer, test: AtLayer, reads: Vector) -> dict[str, Acts]:
     """Patched streams behind a random MLP: one constructed direction of it, and all of it."""
-    mlp = RandomMLP.like(train.input.model, train.input.site.layer)
+    mlp = RandomMLP(train.input.model, train.input.site.layer)
     change = mlp.hidden(train.input.base) - mlp.hidden(train.input.source)
     v = construct((_sign(train.input) * change).mean(0), reads, mlp.W_out)
     base, source = mlp.hidden(test.input.base), mlp.hidden(test.input.source)

@@ -207,16 +207,12 @@ def noise(n: int, *, seed: int = 0) -> Pictures:
     return torch.randn(size, generator=generator)
 
 
-def painters() -> list[str]:
-    """The names of those that come with the project."""
-    return sorted(path.stem for path in PAINTERS.glob("*.safetensors") if path.stem != "reader")
-
-
 def load_painter(name: str = "seed0", folder: Path = PAINTERS) -> Painter:
     """A painter that we trained (`python -m tools.pictures`), frozen; a ValueError if unknown."""
     file = folder / f"{name}.safetensors"
     if not file.exists():
-        raise ValueError(f"no painter {name!r}: there are {painters()}")
+        known = sorted({path.stem for path in folder.glob("*.safetensors")} - {"reader"})
+        raise ValueError(f"no painter {name!r}: there are {known}")
     shape = json.loads((folder / "training.json").read_text("utf-8"))[name]["shape"]
     painter = Painter(**shape)
     painter.load_state_dict({key: value.float() for key, value in load_file(file).items()})

@@ -24,7 +24,6 @@ from helpers.directions.layers import (
     cache_layers,
     construct,
     difference_of_means,
-    fldd_table,
     halves,
     illusion_tests,
     illusions_at_layer,
@@ -37,7 +36,6 @@ from helpers.patching.cached import CachedPairs
 from helpers.patching.caching import cache_pairs
 from helpers.patching.metrics import (
     Estimate,
-    fractional_logit_difference_decrease,
     logit_difference,
 )
 from helpers.patching.sites import Site
@@ -357,22 +355,6 @@ def test_what_cannot_be_constructed_is_left_out(model):
         torch.tensor(table["clean"].to_numpy()),
         atol=1e-4,
     )
-
-
-def test_fldd_of_every_layer_and_patch():
-    values = normal(2, 2, 7, seed=0).abs()
-    rows = [
-        {"layer": layer, "patch": patch, "pair": pair, "clean": 3.0 + pair, "patched": float(x)}
-        for layer, of_layer in zip((4, 11), values, strict=True)
-        for patch, of_patch in zip(("row", "random"), of_layer, strict=True)
-        for pair, x in enumerate(of_patch)
-    ]
-    table = fldd_table(pd.DataFrame(rows))
-    assert set(table.index) == {(4, "row"), (4, "random"), (11, "row"), (11, "random")}
-    clean = 3 + torch.arange(7.0, dtype=torch.float64)
-    for index, (layer, patch) in {(0, 0): (4, "row"), (1, 1): (11, "random")}.items():
-        expected = fractional_logit_difference_decrease(clean, values[index])
-        assert table[layer, patch] == pytest.approx(expected)
 
 
 def test_the_difference_of_means_is_that_of_two_averages():

@@ -31,7 +31,6 @@ from helpers.directions.layers import (
     construct,
     difference_of_means,
     facts_at_layer,
-    fldd_table,
     halves,
     illusion_tests,
     illusions_at_layer,
@@ -46,6 +45,5 @@ from helpers.directions.readers import (
     clean_queries,
     input_space,
     score_gradients,
-    written_change,
 )
 from helpers.directions.search import answer_logit_difference, find_direction, find_pair_directions

@@ -29,7 +29,7 @@ from helpers.directions.search import find_pair_directions
 from helpers.models import Model, load_model, require
 from helpers.patching import Acts, CachedPairs, Estimate, Site, cache_sites, check_sites
 from helpers.patching.cached import base_gradients
-from helpers.patching.metrics import fractional_logit_difference_decrease, logit_difference
+from helpers.patching.metrics import logit_difference
 from helpers.tasks import Pairs
 
 Vector: TypeAlias = Float[Tensor, "d"]
@@ -136,13 +136,6 @@ def illusions_at_layer(
         patched["read null"] = read_write_patch(base, source, null, v)
     tables = [_table(hidden, patched), _table(test.stream, _random_mlp(train, test, reads))]
     return pd.concat(tables, ignore_index=True)
-
-
-def fldd_table(sweep: pd.DataFrame) -> pd.Series:
-    """The FLDD with its interval for every layer and patch of a sweep, an `Estimate` each."""
-    groups = sweep.groupby(["layer", "patch"])[["clean", "patched"]]
-    both = {key: torch.tensor(group.to_numpy()).unbind(-1) for key, group in groups}
-    return pd.Series({key: fractional_logit_difference_decrease(*of) for key, of in both.items()})
 
 
 def illusion_tests(of: Mapping[str, Estimate]) -> tuple[bool, ...]:

@@ -1,6 +1,7 @@
 """More about sets of heads, and the same for directions.
 
 faithfulness(model, pairs, [circuit], means)  # 1: does as much as the whole model
+path_effects(model, pairs, head_inputs(model, [(20, 1)], "query")).relative  # who speaks to 20.1?
 completeness(model, pairs, circuit, [circuit[:3]], means)  # loses it what the model loses?
 minimality(model, pairs, circuit, means)  # which entries could it spare?
 mask = find_directions(cached, basis)  # which directions carry what base and source differ in?
@@ -17,7 +18,7 @@ A circuit of `at_token` works at one token only.
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -35,10 +36,12 @@ from helpers.circuits.ablation import (
 )
 from helpers.circuits.masks import Keep, Mask, Rows, learn_mask
 from helpers.models import Model, require
-from helpers.patching import CachedPairs, Estimate
+from helpers.patching import CachedPairs, Estimate, Site
 from helpers.patching.metrics import PerPair, bootstrap
+from helpers.patching.sites import key_value_heads
 from helpers.tasks import Pairs
 
+Input: TypeAlias = Literal["query", "key", "value"]
 Measure: TypeAlias = Callable[[Model, Pairs, Circuit, Means], PerPair]  # of the ablated model
 
 
@@ -56,6 +59,12 @@ def ablated_accuracy(
     """
     logits = ablated_logits(model, pairs, circuit, means, batch_size=batch_size)
     return (logits.argmax(-1) == pairs.answer.to(logits.device)).float()
+
+
+def head_inputs(model: Model, heads: Collection[Head], kind: Input) -> list[Site]:
+    """What these heads ask, are found by, or hand on; heads that share keys and values, once."""
+    shared = 1 if kind == "query" else model.cfg.n_heads // key_value_heads(model)
+    return list(dict.fromkeys(Site(at, f"head_{kind}", head=head // shared) for at, head in heads))
 
 
 def faithfulness(

@@ -38,10 +38,6 @@ class Text(NamedTuple):
     states: Float[Tensor, "prompts tokens text"]
     real: Bool[Tensor, "prompts tokens"]
 
-    def rows(self, at: object) -> "Text":
-        """Some of the prompts, as an index of tensors names them."""
-        return Text(self.states[at], self.real[at])
-
 
 @dataclass(frozen=True)
 class Injection:

@@ -18,7 +18,6 @@ from helpers.attribution import attribution
 from helpers.circuits import (
     every_head,
     find_heads,
-    head_inputs,
     head_means,
     head_sites,
     path_effects,
@@ -32,7 +31,7 @@ from helpers.models import Model, load_model
 from helpers.output.files import ROOT
 from helpers.patching import CachedPairs, Site, cache_sites, metrics
 from helpers.tasks import Pairs, tracking
-from tools.circuits import ablated_accuracy, at_token
+from tools.circuits import ablated_accuracy, at_token, head_inputs
 from tools.evidence.store import Evidence, command
 from tools.pages import markdown_table
 from tools.transplant import clipped, shift_only, specific_only, whole

@@ -62,7 +62,7 @@ def path_effects(
     """The effect of each sender by itself on the answer, over its paths to the receivers.
 
     Args:
-        receivers: Of `tools.circuits.head_inputs`, all written at once; None for the logits. A sender in a layer
+        receivers: Inputs of heads, all written at once; None for the logits. A sender in a layer
             that is not below a receiver has no path to it.
         senders: Outputs of heads, of MLPs, or other sites; by default all heads, layer by layer.
 

@@ -5,7 +5,6 @@ cached.measure(patch_subspace(cached.base, cached.source, v))
 """
 
 from helpers.directions.closed_form import (
-    BestDirections,
     best_directions,
     best_directions_at,
     linear_effect,
@@ -28,7 +27,6 @@ from helpers.directions.geometry import (
 )
 from helpers.directions.layers import (
     cache_layers,
-    construct,
     difference_of_means,
     facts_at_layer,
     halves,

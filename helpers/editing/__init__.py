@@ -6,8 +6,6 @@ from helpers.editing.edits import (
     anatomy,
     down_projection,
     edit_to_patch,
-    edits_side_by_side,
-    extra_variance,
     least_read,
     patch_to_edit,
     rank_one_edit,

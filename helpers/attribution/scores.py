@@ -184,11 +184,8 @@ def _slopes(
     def start(stream: Tensor, hook: object) -> Tensor:
         return (stream if enter is None else enter).detach().clone().requires_grad_()
 
-    def keep(value: Tensor, hook: object, name: str) -> Tensor:
-        seen[name] = value
-        return value  # else what a hook sees of a head is a copy, which nothing reads
-
-    hooks = [(ENTRY, start), *((name, functools.partial(keep, name=name)) for name in names)]
+    keep = functools.partial(_keep, seen=seen)
+    hooks = [(ENTRY, start), *((name, functools.partial(keep, key=name)) for name in names)]
     columns, places = labels.unique(return_inverse=True)
     # Hooks run in the order in which they are added: what is kept is what the rules leave.
     with linearised(model, rules), model.hooks(fwd_hooks=hooks), only_columns(model, columns):
@@ -213,8 +210,9 @@ def _hooks(model: Model, rules: set[str]) -> Iterator[tuple[str, Callable]]:
         yield f"blocks.{layer}.mlp.hook_post", functools.partial(_mlp, seen=seen, rules=rules)
 
 
-def _keep(value: Tensor, hook: object, *, seen: dict[str, Tensor], key: str) -> None:
+def _keep(value: Tensor, hook: object, *, seen: dict[str, Tensor], key: str) -> Tensor:
     seen[key] = value
+    return value  # else what a hook sees of a head is a copy, which nothing reads
 
 
 def _mlp(hidden: Tensor, hook: object, *, seen: dict[str, Tensor], rules: set[str]) -> Tensor:

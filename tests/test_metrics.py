@@ -10,6 +10,7 @@ from helpers.patching.metrics import (
     interchange_accuracy,
     logit_difference,
     mean,
+    percent_lost,
 )
 
 
@@ -90,3 +91,12 @@ def test_estimate_prints_with_its_interval():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_percent_lost_is_a_ratio_of_means():
+    clean, patched = torch.tensor([4.0, 2.0, 6.0]), torch.tensor([1.0, 1.0, 1.0])
+    clamped = torch.tensor([2.0, 1.5, 3.0])
+    lost = percent_lost(clean, patched, clamped)
+    assert lost.value == pytest.approx(100 * (1 + 0.5 + 2) / (3 + 1 + 5))
+    assert percent_lost(clean, patched, clean) == pytest.approx((100, 100, 100))
+    assert percent_lost(clean, patched, patched) == pytest.approx((0, 0, 0))

@@ -4,7 +4,7 @@
     transplant(model, donor, pairs, head_sites(heads), shift_only)
 
 It may help by pushing the state out of the range that the receiving model knows, so what is written
-can also be a part of it: `shift_only`, `specific_only`, `clipped`.
+can also be a part of it: `shift_only`, `clipped`, or `specific_only` of `helpers.circuits`.
 
 Cross-model activation patching (CMAP; Prakash et al. 2024, section 5). A model that is better at a
 task hands over what some of its heads say, at one token; all else is computed by the receiving
@@ -34,11 +34,6 @@ def whole(own: Acts, theirs: Acts) -> Acts:
 def shift_only(own: Acts, theirs: Acts) -> Acts:
     """Each own activation, moved by the difference of the means: the same for every prompt."""
     return own + (theirs.mean(0) - own.mean(0))
-
-
-def specific_only(own: Acts, theirs: Acts) -> Acts:
-    """The own mean, plus what is special about each prompt in the donor."""
-    return own.mean(0) + (theirs - theirs.mean(0))
 
 
 def clipped(own: Acts, theirs: Acts) -> Acts:

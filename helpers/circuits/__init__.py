@@ -14,4 +14,4 @@ from helpers.circuits.ablation import (
     strongest,
 )
 from helpers.circuits.masks import find_heads
-from helpers.circuits.paths import head_sites, path_effects
+from helpers.circuits.paths import head_sites, path_effects, specific_only

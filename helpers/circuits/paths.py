@@ -19,7 +19,7 @@ from torch import Tensor
 from helpers.circuits.ablation import Head, every_head
 from helpers.directions.search import progress_bar
 from helpers.models import Model
-from helpers.patching import CachedPairs, Site, cache_sites
+from helpers.patching import Acts, CachedPairs, Site, cache_sites
 from helpers.patching.metrics import Logits, PerPair, logit_difference
 from helpers.patching.sites import check_sites
 from helpers.tasks import Pairs
@@ -45,6 +45,11 @@ class PathEffects(NamedTuple):
 def head_sites(heads: Collection[Head], position: int | None = None) -> list[Site]:
     """The outputs of these heads as places to patch."""
     return [Site(layer, "head_output", head=head, position=position) for layer, head in heads]
+
+
+def specific_only(own: Acts, theirs: Acts) -> Acts:
+    """The own mean, plus what is special about each prompt in a donor, see `tools.transplant`."""
+    return own.mean(0) + (theirs - theirs.mean(0))
 
 
 def with_entry(model: Model, pairs: Pairs, sites: Sequence[Site]) -> list[CachedPairs]:

@@ -90,6 +90,12 @@ def fractional_logit_difference_decrease(
     return bootstrap(samples, lambda means: 1 - means[..., 1] / means[..., 0], seed=seed)
 
 
+def percent_lost(clean: PerPair, patched: PerPair, clamped: PerPair) -> Estimate:
+    """How much of a patch's effect a clamp undoes, in percent, from logit differences."""
+    samples = torch.stack([clean, patched, clamped], -1)
+    return bootstrap(samples, lambda m: 100 * (m[..., 2] - m[..., 1]) / (m[..., 0] - m[..., 1]))
+
+
 def percent_kept(clean: PerPair, patched: PerPair, part: PerPair) -> Estimate:
     """How much of a patch's effect another patch has, in percent; logit differences `[pairs]`."""
     samples = torch.stack([clean, patched, part], -1)

@@ -23,6 +23,7 @@ from helpers.circuits import (
     path_effects,
     random_heads,
     random_subset,
+    specific_only,
     strongest,
 )
 from helpers.circuits.ablation import Head
@@ -34,7 +35,7 @@ from helpers.tasks import Pairs, tracking
 from tools.circuits import ablated_accuracy, at_token, head_inputs
 from tools.evidence.store import Evidence, command
 from tools.pages import markdown_table
-from tools.transplant import clipped, shift_only, specific_only, whole
+from tools.transplant import clipped, shift_only, whole
 
 SEEDS = (0, 1, 2)
 TRAIN, TEST, PATHS = 48, 96, 24  # four-way pairs: to choose on, to judge on; to patch paths

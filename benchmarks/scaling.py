@@ -29,9 +29,9 @@ from helpers.output import plots
 from helpers.patching import cache_pairs
 from helpers.patching.cached import CachedPairs
 from helpers.patching.sites import Site
+from helpers.tasks import passages
 from helpers.tasks.ioi import make_pairs
 from helpers.tasks.pairs import Pairs
-from helpers.tasks.text import passages
 from tools.batches import measure_in_batches
 
 HERE = Path(__file__).resolve().parent

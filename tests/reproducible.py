@@ -27,7 +27,7 @@ from helpers.models.smollm import packaged_folder
 from helpers.patching.caching import cache_pairs, cache_sites
 from helpers.patching.metrics import mean
 from helpers.patching.sites import Site
-from helpers.tasks import agreement, facts, ioi, text
+from helpers.tasks import agreement, facts, ioi, passages
 from helpers.tasks.pairs import Pairs
 from tools.jobs import facts_job
 from tools.schedule import find_lessons
@@ -48,8 +48,8 @@ def results() -> dict[str, Any]:
         found = train(path, tasks) | sweep(path, tasks)
     drawn = {f"{name} pairs": pairs.table for name, pairs in tasks.items()}
     listed = {"lessons": list(find_lessons(NOTEBOOKS)), "records": record_cells()}
-    passages = {"passages": text.passages(tokenizer, 2, length=20, seed=0)}
-    return {name: plain(value) for name, value in (drawn | listed | passages | found).items()}
+    pieces = {"passages": passages(tokenizer, 2, length=20, seed=0)}
+    return {name: plain(value) for name, value in (drawn | listed | pieces | found).items()}
 
 
 def draw(tokenizer: transformers.PreTrainedTokenizerBase) -> dict[str, Pairs]:

@@ -11,15 +11,9 @@ from conftest import ARCHITECTURES, build_tiny_model
 from test_patching import join, random_pairs
 from transformer_lens.tools.analysis.attribution_patching import attribution_patch
 
-from helpers.attribution import (
-    METHODS,
-    RULES,
-    agreement,
-    attribution,
-    coefficients,
-    linearised,
-)
+from helpers.attribution import METHODS, agreement, attribution, coefficients, linearised
 from helpers.attribution import scores as module
+from helpers.attribution.scores import RULES
 from helpers.patching import Site, cache_pairs, cache_sites, recording
 from helpers.patching.cached import base_gradients
 from helpers.patching.metrics import logit_difference

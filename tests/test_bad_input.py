@@ -23,17 +23,17 @@ from safetensors.torch import save_file
 from test_patching import overridden, random_pairs
 
 from helpers import patching
-from helpers.attribution import rules, scores
+from helpers.attribution import scores
 from helpers.audit import diagnostics, measure, planted, verdicts
 from helpers.circuits import ablation
 from helpers.claims import reference, report
 from helpers.directions import closed_form, geometry, layers, readers, search
-from helpers.directions.sweeps import facts_at_layer
+from helpers.directions.layers import facts_at_layer
 from helpers.editing import edits, moments, rome
 from helpers.models import load
 from helpers.patching import metrics
 from helpers.patching.sites import Site, check_sites
-from helpers.tasks import agreement, facts, ioi, text
+from helpers.tasks import agreement, facts, ioi, passages, tokens
 from helpers.tasks.pairs import Pairs
 from helpers.tasks.tokens import encode, single_token
 from tools import batches, compare, counterfact, publish, run
@@ -117,7 +117,7 @@ def s(shared, tmp_path, monkeypatch):
     for variable in ("SUBSPACE_ILLUSION_MODEL", "SUBSPACE_ILLUSION_DEVICE"):
         monkeypatch.delenv(variable, raising=False)
     (files / "short.txt").write_text("The book is on the school in the city. Mary gave it to John.")
-    monkeypatch.setattr(text, "FOLDER", files)  # a whole novel takes seconds to encode
+    monkeypatch.setattr(tokens, "TEXTS", files)  # a whole novel takes seconds to encode
     monkeypatch.setattr(reference, "ROOT", tmp_path)
     monkeypatch.setattr(publish.publish, "__defaults__", (tmp_path / "copy",))
     monkeypatch.setattr(command, "load_model", lambda name, device: shared.model)
@@ -501,8 +501,8 @@ TASKS = [
     (with_facts(answer=["Paris", None]), "fact 1 has no answer: fill every cell"),
     (with_facts(subject=["", "Italy"]), "fact 0 has no subject"),
     (lambda s: facts.reading("city_mayor"), "no examples for 'city_mayor': choose from .'city_c"),
-    (lambda s: text.passages(s.tokenizer, 2.0), "n must be a whole number"),
-    (lambda s: text.passages(s.tokenizer, 2, length=10**9), "gives 1 to 0 passages of 1000000000"),
+    (lambda s: passages(s.tokenizer, 2.0), "n must be a whole number"),
+    (lambda s: passages(s.tokenizer, 2, length=10**9), "gives 1 to 0 passages of 1000000000"),
 ]
 
 RECORD = {
@@ -680,7 +680,7 @@ def beyond(s):
 
 
 def open_rules(model, chosen):
-    with rules.linearised(model, chosen):
+    with scores.linearised(model, chosen):
         pass
 
 
@@ -693,7 +693,7 @@ def facts_at(s):
 
 
 JUDGING = [
-    (lambda s: layers.RandomMLP.like(s.model, -1), "layer -1 is out of range"),
+    (lambda s: layers.RandomMLP(s.model, -1), "layer -1 is out of range"),
     (lambda s: layers.illusions_at_layer(s.layers[1], s.layers[1], epochs=0), "epochs must"),
     (lambda s: layers.illusions_at_layer(s.layers[1], s.layers[2]), "test at mlp_hidden.2"),
     (

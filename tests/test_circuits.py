@@ -11,14 +11,13 @@ from test_patching import random_pairs
 from helpers.circuits import (
     ablated_logit_difference,
     every_head,
-    faithfulness,
     head_means,
     random_heads,
     random_subset,
     strongest,
 )
 from helpers.patching import Site, cache_pairs
-from tools.circuits import ablated_accuracy, at_token, completeness, minimality
+from tools.circuits import ablated_accuracy, at_token, completeness, faithfulness, minimality
 
 
 def name(layer):

@@ -3,7 +3,6 @@
 import pytest
 from test_output import Page, assert_needs_no_other_file, markdown_tables, one_line
 
-from helpers.claims import page as comparison
 from helpers.claims import report
 from helpers.claims.reference import expected
 from helpers.claims.report import (
@@ -47,7 +46,7 @@ def pages(base):
 
 
 def test_two_models_side_by_side(two_models):
-    table = comparison.compare(["some/One", "two"]).set_index("claim")
+    table = compare.compare(["some/One", "two"]).set_index("claim")
     assert list(table.index) == CLAIM_IDS
     assert list(table) == ["what", "paper", "one", "one: verdict", "two", "two: verdict"]
     c9 = ["123.6 %", "97.7 % [93.8, 102.2]", "partly", "130.0 %", "replicated"]
@@ -103,7 +102,7 @@ def test_a_model_may_be_a_folder(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     record("C9", 97.73, model=str(folder))
     for name in (str(folder), f"{folder}/", "models/My Model"):
-        assert comparison.compare([name]).set_index("claim").loc["C9", "my-model"] == "97.7 %"
+        assert compare.compare([name]).set_index("claim").loc["C9", "my-model"] == "97.7 %"
     monkeypatch.chdir(folder)
     assert compare.main(["."]) == 0
 
@@ -116,7 +115,7 @@ def test_the_same_model_twice_is_one_column(two_models, base):
 
 
 def test_a_model_we_have_a_reference_for_needs_no_run(base, two_models):
-    table = comparison.compare(["smollm2-135m", "two"]).set_index("claim")
+    table = compare.compare(["smollm2-135m", "two"]).set_index("claim")
     reference = expected("smollm2-135m")
     assert dict(table["smollm2-135m: verdict"]) == {c: reference[c]["verdict"] for c in CLAIM_IDS}
     assert table.loc["C1", "smollm2-135m"] == "1.07e-06"

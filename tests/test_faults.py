@@ -13,10 +13,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 
 import pandas as pd
 import psutil
 import pytest
+import torch
+from conftest import build_tiny_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -277,10 +280,14 @@ class Malicious:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_second_moment_that_would_run_code_is_made_again(tmp_path):
-    path = tmp_path / "kept.safetensors"
+def test_a_second_moment_that_would_run_code_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUBSPACE_ILLUSION_CACHE", str(tmp_path))
+    again = partial(moments.cached_second_moment, build_tiny_model("llama"), [1])
+    clean = again(tokens := torch.arange(24).reshape(4, 6))[1]
+    (path,) = (tmp_path / moments.FOLDER_NAME).glob("*.safetensors")
     path.write_bytes(pickle.dumps(Malicious(tmp_path / "owned"), 2))
-    assert moments._load({0: path}) == {}
+    assert torch.equal(again(tokens)[1], clean)
+    path.write_bytes(pickle.dumps(Malicious(tmp_path / "owned"), 2))
     with pytest.raises(SafetensorError):  # nor do the benchmarks run it
         load_file(path)
     assert not (tmp_path / "owned").exists()

@@ -22,6 +22,7 @@ from helpers.directions import geometry
 from helpers.models import require
 from helpers.patching import metrics
 from helpers.patching.sites import HOOKS, OF_ONE_HEAD, Site
+from tools import compare
 from tools.audit.sites import parse_site
 from tools.audit.vectors import DirectionFileError, read_directions
 from tools.pair_files import NEEDED, POSITIONS, PairFileError, read_pairs, read_table
@@ -328,7 +329,7 @@ def test_results_are_read_or_called_damaged(tmp_path, monkeypatch, content, refe
         path.write_bytes(data)
     readers = [
         report.recorded, report.summary_table, expected.expected, expected.drifts,
-        lambda: page.compare(["smollm2-135m"]), page.measurements,
+        lambda: compare.compare(["smollm2-135m"]), page.measurements,
         to_markdown,
     ]  # fmt: skip
     for reader in readers:

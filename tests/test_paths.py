@@ -7,9 +7,10 @@ import torch
 from planted_circuit import COPIER, FETCHER, QUERY, planted_model, position_pairs
 from test_patching import random_pairs
 
-from helpers.circuits import every_head, head_inputs, head_sites, path_effects
+from helpers.circuits import every_head, head_sites, path_effects
 from helpers.patching import Site
 from helpers.patching.sites import key_value_heads
+from tools.circuits import head_inputs
 
 HOOKS = {"head_query": "hook_q", "head_key": "hook_k", "head_value": "hook_v"}
 

@@ -24,7 +24,6 @@ from helpers.directions.layers import (
     cache_layers,
     construct,
     difference_of_means,
-    fldd_table,
     halves,
     illusion_tests,
     illusions_at_layer,
@@ -37,7 +36,6 @@ from helpers.patching.cached import CachedPairs
 from helpers.patching.caching import cache_pairs
 from helpers.patching.metrics import (
     Estimate,
-    fractional_logit_difference_decrease,
     logit_difference,
 )
 from helpers.patching.sites import Site
@@ -197,7 +195,7 @@ def test_nothing_is_constructed_where_nothing_listens_or_is_carried():
 
 
 def test_random_mlp_has_the_shapes_and_sizes_of_the_real_one(model):
-    mlp, real = RandomMLP.like(model, 1), model.blocks[1].mlp
+    mlp, real = RandomMLP(model, 1), model.blocks[1].mlp
     assert (mlp.W_gate is not None) == model.cfg.gated_mlp
     for name in ("W_in", "W_out") + (("W_gate",) if model.cfg.gated_mlp else ()):
         drawn, weight = getattr(mlp, name), getattr(real, name)
@@ -210,7 +208,7 @@ def test_random_mlp_has_the_shapes_and_sizes_of_the_real_one(model):
 
 def test_seed_alone_decides_about_the_random_mlp(model):
     before = torch.get_rng_state()
-    first, again, other = (RandomMLP.like(model, 1, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (RandomMLP(model, 1, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first.W_in, again.W_in) and torch.equal(first.W_out, again.W_out)
     assert not torch.equal(first.W_in, other.W_in)
@@ -221,9 +219,10 @@ def test_with_the_real_weights_it_is_the_real_mlp(tiny_model):
     model = tiny_model("llama")  # without biases
     at = cache_layers(model, random_pairs(model), [1])[1]
     mlp = model.blocks[1].mlp
-    same = RandomMLP(mlp.W_in, mlp.W_gate, mlp.W_out, torch.nn.functional.silu)
+    same = RandomMLP(model, 1)
+    same.W_in, same.W_gate, same.act = mlp.W_in, mlp.W_gate, torch.nn.functional.silu
     assert torch.allclose(same.hidden(at.input.base), at.hidden.base, atol=1e-4)
-    drawn = RandomMLP.like(model, 1)
+    drawn = RandomMLP(model, 1)
     x = at.input.source
     expected = torch.nn.functional.silu(x @ drawn.W_gate) * (x @ drawn.W_in)
     assert torch.allclose(drawn.hidden(x), expected, atol=1e-5)
@@ -231,7 +230,7 @@ def test_with_the_real_weights_it_is_the_real_mlp(tiny_model):
 
 def test_without_a_gate_there_is_only_the_nonlinearity(tiny_model):
     model = tiny_model("gpt2")
-    drawn, x = RandomMLP.like(model, 1), torch.randn(4, 48)
+    drawn, x = RandomMLP(model, 1), torch.randn(4, 48)
     expected = torch.nn.functional.gelu(x @ drawn.W_in, approximate="tanh")
     assert torch.allclose(drawn.hidden(x), expected, atol=1e-5)
 
@@ -284,7 +283,7 @@ def test_patches_of_a_layer_equal_full_runs(layers):
 def test_a_random_mlp_is_patched_beside_the_real_one(layers):
     train, test = layers
     table = illusions_at_layer(train, test, seeds=())
-    mlp, sign = RandomMLP.like(test.hidden.model, 1), sign_of(train.hidden.pairs)
+    mlp, sign = RandomMLP(test.hidden.model, 1), sign_of(train.hidden.pairs)
     seen = [mlp.hidden(x) for x in (train.input.base, train.input.source)]
     difference = (sign[:, None] * (seen[0] - seen[1])).mean(0)
     v = construct(difference, mean_gradient(train.stream), mlp.W_out)
@@ -356,22 +355,6 @@ def test_what_cannot_be_constructed_is_left_out(model):
         torch.tensor(table["clean"].to_numpy()),
         atol=1e-4,
     )
-
-
-def test_fldd_of_every_layer_and_patch():
-    values = normal(2, 2, 7, seed=0).abs()
-    rows = [
-        {"layer": layer, "patch": patch, "pair": pair, "clean": 3.0 + pair, "patched": float(x)}
-        for layer, of_layer in zip((4, 11), values, strict=True)
-        for patch, of_patch in zip(("row", "random"), of_layer, strict=True)
-        for pair, x in enumerate(of_patch)
-    ]
-    table = fldd_table(pd.DataFrame(rows))
-    assert set(table.index) == {(4, "row"), (4, "random"), (11, "row"), (11, "random")}
-    clean = 3 + torch.arange(7.0, dtype=torch.float64)
-    for index, (layer, patch) in {(0, 0): (4, "row"), (1, 1): (11, "random")}.items():
-        expected = fractional_logit_difference_decrease(clean, values[index])
-        assert table[layer, patch] == pytest.approx(expected)
 
 
 def test_the_difference_of_means_is_that_of_two_averages():

@@ -9,7 +9,6 @@ from helpers.directions.readers import (
     clean_queries,
     input_space,
     score_gradients,
-    written_change,
 )
 from helpers.patching.caching import cache_pairs, cache_sites
 from helpers.patching.sites import Site
@@ -132,6 +131,12 @@ def test_heads_do_not_see_what_is_outside_their_input_space(cached, matrix, head
         assert torch.allclose(*seen, atol=1e-4)
 
 
+def written(cached):
+    """Source minus base of what an MLP or a head adds to the stream."""
+    change, site = cached.source - cached.base, cached.site
+    return change if site.head is None else change @ cached.model.W_O[site.layer, site.head]
+
+
 def test_written_changes_of_all_components_add_up(cached):
     model, layer = cached.model, 1
     parts = [Site(at, "mlp_out") for at in range(layer + 1)]
@@ -142,5 +147,5 @@ def test_written_changes_of_all_components_add_up(cached):
     ]
     ends = [Site(0, "resid_pre"), Site(layer, "resid_post")]
     *parts, start, end = cache_sites(model, cached.pairs, [*parts, *ends])
-    total = sum(map(written_change, [start, *parts]))
+    total = sum(map(written, [start, *parts]))
     assert torch.allclose(total, end.source - end.base, atol=1e-4)

@@ -14,8 +14,8 @@ from test_patching import random_pairs
 
 from helpers.claims.reference import save_sweep, shipped_sweep
 from helpers.directions.geometry import patch_each, row_null_split
+from helpers.directions.layers import facts_at_layer, over_pairs, shared_model
 from helpers.directions.search import find_pair_directions
-from helpers.directions.sweeps import facts_at_layer, over_pairs, shared_model
 from helpers.patching.caching import cache_pairs
 from helpers.patching.sites import Site
 from tools.jobs import facts_job

@@ -3,15 +3,14 @@
 import pytest
 import torch
 
-from helpers.tasks import text
-from helpers.tasks.tokens import encode
+from helpers.tasks.tokens import TEXTS, encode, passages
 
 
 def test_passages_are_pieces_of_the_texts(smollm):
-    tokens = text.passages(smollm, 7, length=32, seed=3)
+    tokens = passages(smollm, 7, length=32, seed=3)
     assert tokens.shape == (7, 32)
     assert (tokens[:, 0] == smollm.tokenizer.bos_token_id).all()
-    wholes = [" ".join(path.read_text().split("\n")) for path in text.FOLDER.glob("*.txt")]
+    wholes = [" ".join(path.read_text().split("\n")) for path in TEXTS.glob("*.txt")]
     found = [
         [" ".join(smollm.tokenizer.decode(row[2:-1]).split()) in whole for whole in wholes]
         for row in tokens
@@ -28,16 +27,16 @@ def test_begins_as_a_prompt_does(tiny_model, bos):
     for reader in (model, model.tokenizer):
         *start, _ = encode(reader, "Mary").tolist()
         assert start == [first]
-        tokens = text.passages(reader, 2, length=8)
+        tokens = passages(reader, 2, length=8)
         assert tokens.shape == (2, 8)
         assert tokens[:, : len(start)].tolist() == [start, start]
 
 
 def test_no_passage_twice_and_the_seed_decides(smollm):
-    first = text.passages(smollm, 400, length=16, seed=1)
+    first = passages(smollm, 400, length=16, seed=1)
     assert len(first.unique(dim=0)) == 400
-    assert torch.equal(first, text.passages(smollm, 400, length=16, seed=1))
-    assert not torch.equal(first, text.passages(smollm, 400, length=16, seed=2))
+    assert torch.equal(first, passages(smollm, 400, length=16, seed=1))
+    assert not torch.equal(first, passages(smollm, 400, length=16, seed=2))
 
 
 @pytest.mark.parametrize(
@@ -50,4 +49,4 @@ def test_no_passage_twice_and_the_seed_decides(smollm):
 )
 def test_bad_requests_say_what_to_do(smollm, arguments, message):
     with pytest.raises(ValueError, match=message):
-        text.passages(smollm, **arguments)
+        passages(smollm, **arguments)

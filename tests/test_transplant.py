@@ -8,16 +8,9 @@ from conftest import WORDS, build_tiny_model
 from planted_circuit import COPIER, FETCHER, planted_model, position_pairs
 from test_patching import random_pairs
 
-from helpers.circuits import (
-    clipped,
-    every_head,
-    head_sites,
-    shift_only,
-    specific_only,
-    whole,
-)
+from helpers.circuits import every_head, head_sites, specific_only
 from helpers.patching import Site
-from tools.transplant import transplant
+from tools.transplant import clipped, shift_only, transplant, whole
 
 READS = ("q_proj", "k_proj", "v_proj", "q", "k", "v")
 

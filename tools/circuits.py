@@ -1,5 +1,7 @@
 """More about sets of heads, and the same for directions.
 
+faithfulness(model, pairs, [circuit], means)  # 1: does as much as the whole model
+path_effects(model, pairs, head_inputs(model, [(20, 1)], "query")).relative  # who speaks to 20.1?
 completeness(model, pairs, circuit, [circuit[:3]], means)  # loses it what the model loses?
 minimality(model, pairs, circuit, means)  # which entries could it spare?
 mask = find_directions(cached, basis)  # which directions carry what base and source differ in?
@@ -7,15 +9,16 @@ mask = find_directions(cached, basis)  # which directions carry what base and so
 With `F` a measure of what is left, for a circuit C of the model M and any set of heads K (Wang et
 al. 2022, section 4)
 
+    faithfulness:  (F(C) - F(no head)) / (F(M) - F(no head))
     completeness:  F(C without K) is F(M without K)
     minimality of a head:  F(C without K) - F(C without K and the head) is not zero
 
 A circuit of `at_token` works at one token only.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -26,16 +29,20 @@ from helpers.circuits.ablation import (
     Entry,
     Head,
     Means,
-    Measure,
     ablated_logit_difference,
     ablated_logits,
+    every_head,
     working,
 )
 from helpers.circuits.masks import Keep, Mask, Rows, learn_mask
 from helpers.models import Model, require
-from helpers.patching import CachedPairs, Estimate
+from helpers.patching import CachedPairs, Estimate, Site
 from helpers.patching.metrics import PerPair, bootstrap
+from helpers.patching.sites import key_value_heads
 from helpers.tasks import Pairs
+
+Input: TypeAlias = Literal["query", "key", "value"]
+Measure: TypeAlias = Callable[[Model, Pairs, Circuit, Means], PerPair]  # of the ablated model
 
 
 def at_token(heads: Collection[Head], token: int) -> list[Entry]:
@@ -52,6 +59,26 @@ def ablated_accuracy(
     """
     logits = ablated_logits(model, pairs, circuit, means, batch_size=batch_size)
     return (logits.argmax(-1) == pairs.answer.to(logits.device)).float()
+
+
+def head_inputs(model: Model, heads: Collection[Head], kind: Input) -> list[Site]:
+    """What these heads ask, are found by, or hand on; heads that share keys and values, once."""
+    shared = 1 if kind == "query" else model.cfg.n_heads // key_value_heads(model)
+    return list(dict.fromkeys(Site(at, f"head_{kind}", head=head // shared) for at, head in heads))
+
+
+def faithfulness(
+    model: Model, pairs: Pairs, circuits: Sequence[Circuit], means: Means, *,
+    measure: Measure = ablated_logit_difference,
+) -> list[Estimate]:  # fmt: skip
+    """How much of the measure each circuit has alone, between no head (0) and all (1).
+
+    Ratios of means over the pairs, with intervals. Errors are those of the measure.
+    """
+    sets = [(), every_head(model), *circuits]
+    none, full, *parts = (measure(model, pairs, s, means) for s in sets)
+    each = [torch.stack([part, none, full], -1) for part in parts]
+    return [bootstrap(x, lambda m: (m[..., 0] - m[..., 1]) / (m[..., 2] - m[..., 1])) for x in each]
 
 
 class KnockedOut(NamedTuple):

@@ -9,16 +9,40 @@ Exit status: 0, 1 if nothing is known of a model, 2 for wrong use or files that 
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from helpers.claims import compare, counts
-from helpers.claims.report import ResultsError, results_folder, saving
+from helpers.claims.page import measurements
+from helpers.claims.report import VERDICTS, ResultsError, claims_table, results_folder, saving
 from helpers.output import files
 from tools import pages
 from tools.terminal import text_table
+
+
+def compare(models: Sequence[str]) -> pd.DataFrame:
+    """One row per claim: what it says, the published number, then each model's and its verdict.
+
+    As recorded or by our reference values. Raises FileNotFoundError: nothing is known of a model.
+    """
+    table = claims_table({})[["claim", "what", "paper"]]
+    for model in models:
+        name, entries = results_folder(model).name, measurements(model)
+        if not entries:
+            raise FileNotFoundError(f"No results for {name}: run it first: make run MODEL={model}")
+        table[[name, f"{name}: verdict"]] = claims_table(entries)[["ours", "verdict"]]
+    return table
+
+
+def counts(table: pd.DataFrame) -> list[str]:
+    """One line per model of a comparison: how many claims have which verdict."""
+    lines = []
+    for name, column in zip(table.columns[3::2], table.columns[4::2], strict=True):
+        counted = Counter(table[column])
+        lines.append(f"{name}: " + " · ".join(f"{v} {counted[v]}" for v in VERDICTS))
+    return lines
 
 
 def write(table: pd.DataFrame) -> Path:

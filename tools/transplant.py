@@ -3,6 +3,9 @@
     transplant(model, donor, pairs, head_sites(heads))
     transplant(model, donor, pairs, head_sites(heads), shift_only)
 
+It may help by pushing the state out of the range that the receiving model knows, so what is written
+can also be a part of it: `shift_only`, `clipped`, or `specific_only` of `helpers.circuits`.
+
 Cross-model activation patching (CMAP; Prakash et al. 2024, section 5). A model that is better at a
 task hands over what some of its heads say, at one token; all else is computed by the receiving
 model.
@@ -13,8 +16,7 @@ from typing import TypeAlias
 
 import torch
 
-from helpers.circuits import whole
-from helpers.circuits.transplant import with_entry
+from helpers.circuits.paths import with_entry
 from helpers.models import Model
 from helpers.patching import Acts, Site
 from helpers.patching.metrics import Logits
@@ -22,6 +24,21 @@ from helpers.tasks import Pairs
 
 Change: TypeAlias = Callable[[Acts, Acts], Acts]  # own and the donor's activations to the new ones
 SIZES = ("n_layers", "n_heads", "n_key_value_heads", "d_model", "d_head", "d_mlp", "d_vocab")
+
+
+def whole(own: Acts, theirs: Acts) -> Acts:
+    """What the donor has, as it is."""
+    return theirs
+
+
+def shift_only(own: Acts, theirs: Acts) -> Acts:
+    """Each own activation, moved by the difference of the means: the same for every prompt."""
+    return own + (theirs.mean(0) - own.mean(0))
+
+
+def clipped(own: Acts, theirs: Acts) -> Acts:
+    """What the donor has, but each coordinate stays in the range of the own activations."""
+    return theirs.clamp(own.amin(0), own.amax(0))
 
 
 @torch.no_grad()

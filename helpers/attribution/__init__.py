@@ -3,5 +3,4 @@
 scores = attribution(model, pairs, ["mlp_out"], method="relp")  # one backward pass, every cell
 """
 
-from helpers.attribution.rules import RELP, RULES, linearised
-from helpers.attribution.scores import METHODS, Agreement, agreement, attribution, coefficients
+from helpers.attribution.scores import METHODS, agreement, attribution, coefficients, linearised

@@ -85,13 +85,9 @@ def audit(
     site: Site,
     what: Float[Tensor, "d *k"] | Intervention,
     pairs: Pairs,
-    *,
-    seed: int = 0,
-    batch_size: int = 64,
-    name: str | None = None,
-    progress: bool = True,
+    **options: Any,
 ) -> Audit:
-    """Measure what a patch does at `site`, and how.
+    """Measure what a patch does at `site`, and how; `options` are those of `audit_each`.
 
     `what` is a direction `[d]` of any length or the basis of a subspace `[d, k]`, whose value is
     exchanged, or another of `helpers.audit.interventions`. At least 8 pairs are needed, better 50:
@@ -105,9 +101,7 @@ def audit(
     few pairs; base and source are the same, or seem to be swapped; the model or a prompt has no
     such site, or the site writes nothing; or the model does not clearly do the task.
     """
-    return audit_each(
-        model, site, [what], pairs, seed=seed, batch_size=batch_size, name=name, progress=progress
-    )[0]
+    return audit_each(model, site, [what], pairs, **options)[0]
 
 
 def audit_each(

@@ -3,16 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from helpers.audit.criteria import (
-    AGAINST,
-    FOR,
-    TESTS,
-    UNITS,
-    WHOLE,
-    Criterion,
-    Finding,
-    mirrored,
-)
+from helpers.audit.criteria import AGAINST, FOR, TESTS, UNITS, WHOLE, Criterion, Finding, mirrored
 from helpers.patching.metrics import Estimate
 
 # What all tests together say.

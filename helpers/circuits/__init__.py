@@ -1,19 +1,17 @@
 """Sets of heads that are said to do a task: how to find them, and how to judge them.
 
-path_effects(model, pairs, head_inputs(model, [(20, 1)], "query")).relative  # who speaks to 20.1?
+path_effects(model, pairs).relative  # what each head says to the answer by itself
 mask = find_heads(model, pairs, penalty=0.3)  # which heads carry what base and source differ in?
-faithfulness(model, pairs, [mask.chosen], head_means(model, pairs))  # 1: as the whole model
+ablated_logit_difference(model, pairs, mask.chosen, head_means(model, pairs))  # they alone
 """
 
 from helpers.circuits.ablation import (
     ablated_logit_difference,
     every_head,
-    faithfulness,
     head_means,
     random_heads,
     random_subset,
     strongest,
 )
 from helpers.circuits.masks import find_heads
-from helpers.circuits.paths import head_inputs, head_sites, path_effects
-from helpers.circuits.transplant import clipped, shift_only, specific_only, whole
+from helpers.circuits.paths import head_sites, path_effects, specific_only

@@ -2,14 +2,10 @@
 
 A head keeps its own output, or gets the mean of its outputs over base and source prompts at that
 token. Prompts that differ in one thing only have then nothing left to tell them apart but what the
-circuit says. MLPs and norms go on working. With `F` a measure of what is left, such as the logit
-difference, a circuit C of the model M is judged by (Wang et al. 2022, section 4; more of it is in
-`tools.circuits`)
-
-    faithfulness = (F(C) - F(no head)) / (F(M) - F(no head))
+circuit says. MLPs and norms go on working. `tools.circuits` judges circuits by what is left.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from functools import partial
 from typing import TypeAlias
 
@@ -18,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from helpers.models import Model, require
-from helpers.patching import Estimate, recording
-from helpers.patching.metrics import PerPair, bootstrap, logit_difference
+from helpers.patching import recording
+from helpers.patching.metrics import PerPair, logit_difference
 from helpers.patching.suffix import only_columns
 from helpers.tasks import Pairs
 
@@ -29,7 +25,6 @@ Entry: TypeAlias = Head | tuple[int, int, int]
 Mask: TypeAlias = Bool[Tensor, "layers pos heads"]  # which heads work at which tokens
 Circuit: TypeAlias = Collection[Entry] | Mask
 Means: TypeAlias = Float[Tensor, "layers pos heads d_head"]
-Measure: TypeAlias = Callable[[Model, Pairs, Circuit, Means], PerPair]  # of the ablated model
 
 
 def every_head(model: Model) -> list[Head]:
@@ -111,20 +106,6 @@ def ablated_logits(
     with model.hooks(fwd_hooks=hooks), only_columns(model, columns):
         parts = tokens.to(model.cfg.device).split(batch_size)
         return torch.cat([model(part)[:, -1] for part in parts])
-
-
-def faithfulness(
-    model: Model, pairs: Pairs, circuits: Sequence[Circuit], means: Means, *,
-    measure: Measure = ablated_logit_difference,
-) -> list[Estimate]:  # fmt: skip
-    """How much of the measure each circuit has alone, between no head (0) and all (1).
-
-    Ratios of means over the pairs, with intervals. Errors are those of the measure.
-    """
-    sets = [(), every_head(model), *circuits]
-    none, full, *parts = (measure(model, pairs, s, means) for s in sets)
-    each = [torch.stack([part, none, full], -1) for part in parts]
-    return [bootstrap(x, lambda m: (m[..., 0] - m[..., 1]) / (m[..., 2] - m[..., 1])) for x in each]
 
 
 def working(model: Model, circuit: Circuit, length: int) -> Mask:

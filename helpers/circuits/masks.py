@@ -21,8 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from helpers.circuits.ablation import Head, every_head
-from helpers.circuits.paths import head_sites
-from helpers.circuits.transplant import with_entry
+from helpers.circuits.paths import head_sites, with_entry
 from helpers.directions.search import progress_bar
 from helpers.models import Model, require
 from helpers.patching import CachedPairs

@@ -10,7 +10,7 @@ inputs of receivers are at the same token: the one that the pairs say.
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -19,12 +19,11 @@ from torch import Tensor
 from helpers.circuits.ablation import Head, every_head
 from helpers.directions.search import progress_bar
 from helpers.models import Model
-from helpers.patching import Site, cache_sites
+from helpers.patching import Acts, CachedPairs, Site, cache_sites
 from helpers.patching.metrics import Logits, PerPair, logit_difference
-from helpers.patching.sites import check_sites, key_value_heads
+from helpers.patching.sites import check_sites
 from helpers.tasks import Pairs
 
-Input: TypeAlias = Literal["query", "key", "value"]
 SENDERS = ("head_output", "attn_out", "mlp_in", "mlp_hidden", "mlp_out", "resid_mid", "resid_post")
 RECEIVERS = ("head_query", "head_key", "head_value")
 
@@ -48,10 +47,16 @@ def head_sites(heads: Collection[Head], position: int | None = None) -> list[Sit
     return [Site(layer, "head_output", head=head, position=position) for layer, head in heads]
 
 
-def head_inputs(model: Model, heads: Collection[Head], kind: Input) -> list[Site]:
-    """What these heads ask, are found by, or hand on; heads that share keys and values, once."""
-    shared = 1 if kind == "query" else model.cfg.n_heads // key_value_heads(model)
-    return list(dict.fromkeys(Site(at, f"head_{kind}", head=head // shared) for at, head in heads))
+def specific_only(own: Acts, theirs: Acts) -> Acts:
+    """The own mean, plus what is special about each prompt in a donor, see `tools.transplant`."""
+    return own.mean(0) + (theirs - theirs.mean(0))
+
+
+def with_entry(model: Model, pairs: Pairs, sites: Sequence[Site]) -> list[CachedPairs]:
+    """The pairs cached at a place below all sites and, after that, at each of the sites."""
+    entry = Site(min((site.layer for site in sites), default=0), "resid_pre")
+    position = sites[0].position if sites else None
+    return cache_sites(model, pairs, [replace(entry, position=position), *sites])
 
 
 @torch.no_grad()
@@ -62,7 +67,7 @@ def path_effects(
     """The effect of each sender by itself on the answer, over its paths to the receivers.
 
     Args:
-        receivers: Of `head_inputs`, all written at once; None for the logits. A sender in a layer
+        receivers: Inputs of heads, all written at once; None for the logits. A sender in a layer
             that is not below a receiver has no path to it.
         senders: Outputs of heads, of MLPs, or other sites; by default all heads, layer by layer.
 

@@ -1,7 +1,6 @@
-"""What the paper says, what we measured, and whether they agree; the report, models side by side.
+"""What the paper says, what we measured, and whether they agree; the report.
 
 `report.record` judges a measurement by a rule that was written before it.
 """
 
-from helpers.claims.page import compare, counts
 from helpers.claims.reference import save_sweep, shipped_evidence, shipped_sweep

@@ -1,12 +1,12 @@
-"""What the replication report shows: `report_table()`, `figure()`, `compare(["gpt2", "gpt2-xl"])`.
+"""What the replication report shows: `report_table()`, `figure()`.
 
-`python -m tools.report` and `python -m tools.compare` write it to files.
+`python -m tools.report` writes it to files.
 """
 
 import functools
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -75,29 +75,6 @@ def figure_in_words(model: str | None = None) -> str:
         "published one, a filled mark with its interval for ours, a line between them; above "
         f"those in percent, below those without unit. All claims: {_title(model)}."
     )
-
-
-def compare(models: Sequence[str]) -> pd.DataFrame:
-    """One row per claim: what it says, the published number, then each model's and its verdict.
-
-    As recorded or by our reference values. Raises FileNotFoundError: nothing is known of a model.
-    """
-    table = claims_table({})[["claim", "what", "paper"]]
-    for model in models:
-        name, entries = report.results_folder(model).name, measurements(model)
-        if not entries:
-            raise FileNotFoundError(f"No results for {name}: run it first: make run MODEL={model}")
-        table[[name, f"{name}: verdict"]] = claims_table(entries)[["ours", "verdict"]]
-    return table
-
-
-def counts(table: pd.DataFrame) -> list[str]:
-    """One line per model of a comparison: how many claims have which verdict."""
-    lines = []
-    for name, column in zip(table.columns[3::2], table.columns[4::2], strict=True):
-        counted = Counter(table[column])
-        lines.append(f"{name}: " + " · ".join(f"{v} {counted[v]}" for v in VERDICTS))
-    return lines
 
 
 @functools.cache

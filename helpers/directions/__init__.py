@@ -5,7 +5,6 @@ cached.measure(patch_subspace(cached.base, cached.source, v))
 """
 
 from helpers.directions.closed_form import (
-    BestDirections,
     best_directions,
     best_directions_at,
     linear_effect,
@@ -28,14 +27,15 @@ from helpers.directions.geometry import (
 )
 from helpers.directions.layers import (
     cache_layers,
-    construct,
     difference_of_means,
-    fldd_table,
+    facts_at_layer,
     halves,
     illusion_tests,
     illusions_at_layer,
     mean_difference,
     mean_gradient,
+    over_pairs,
+    shared_model,
     sign_of,
 )
 from helpers.directions.readers import (
@@ -43,7 +43,5 @@ from helpers.directions.readers import (
     clean_queries,
     input_space,
     score_gradients,
-    written_change,
 )
 from helpers.directions.search import answer_logit_difference, find_direction, find_pair_directions
-from helpers.directions.sweeps import facts_at_layer, over_pairs, shared_model

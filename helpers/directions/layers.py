@@ -1,11 +1,12 @@
-"""How common is the illusion: the same experiment at any MLP, for any binary feature.
+"""The same experiment at any MLP: for a binary feature, or with facts.
 
 Section 7 of the paper predicts an illusion in every MLP between the layer that writes a feature and
-the layer that reads it. `illusions_at_layer` tries one of them.
+the layer that reads it. `illusions_at_layer` tries one of them, `facts_at_layer` has a direction
+for every fact (section 6.1); `tools.jobs` runs a sweep as jobs of a cluster.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import pandas as pd
@@ -15,11 +16,20 @@ from torch import Tensor
 from transformers.activations import ACT2FN
 
 from helpers.directions import geometry
-from helpers.directions.geometry import moves, patch_each, patch_subspace, row_null_split, unit
-from helpers.models import Model, require
+from helpers.directions.geometry import (
+    cosine,
+    moves,
+    patch_each,
+    patch_subspace,
+    read_write_patch,
+    row_null_split,
+    unit,
+)
+from helpers.directions.search import find_pair_directions
+from helpers.models import Model, load_model, require
 from helpers.patching import Acts, CachedPairs, Estimate, Site, cache_sites, check_sites
 from helpers.patching.cached import base_gradients
-from helpers.patching.metrics import fractional_logit_difference_decrease
+from helpers.patching.metrics import logit_difference
 from helpers.tasks import Pairs
 
 Vector: TypeAlias = Float[Tensor, "d"]
@@ -123,16 +133,9 @@ def illusions_at_layer(
     if (v := directions.get("trained")) is not None:
         row, null = row_null_split(v, W)
         patched["row"] = patch_subspace(base, source, row)
-        patched["read null"] = geometry.read_write_patch(base, source, null, v)
+        patched["read null"] = read_write_patch(base, source, null, v)
     tables = [_table(hidden, patched), _table(test.stream, _random_mlp(train, test, reads))]
     return pd.concat(tables, ignore_index=True)
-
-
-def fldd_table(sweep: pd.DataFrame) -> pd.Series:
-    """The FLDD with its interval for every layer and patch of a sweep, an `Estimate` each."""
-    groups = sweep.groupby(["layer", "patch"])[["clean", "patched"]]
-    both = {key: torch.tensor(group.to_numpy()).unbind(-1) for key, group in groups}
-    return pd.Series({key: fractional_logit_difference_decrease(*of) for key, of in both.items()})
 
 
 def illusion_tests(of: Mapping[str, Estimate]) -> tuple[bool, ...]:
@@ -144,29 +147,85 @@ def illusion_tests(of: Mapping[str, Estimate]) -> tuple[bool, ...]:
     return inert, works, works and one.value >= 0.2, row_halves, null.low > 0.5
 
 
-@dataclass(frozen=True, eq=False)
+@functools.cache
+def shared_model(name: str) -> Model:
+    """The model of this name, loaded once in each process."""
+    return load_model(name)
+
+
+@torch.no_grad()
+def facts_at_layer(
+    cached: CachedPairs, *, steps: int = 10, directions: Acts | None = None
+) -> pd.DataFrame:
+    """One direction per pair in the MLP of one layer, and what its parts do (section 6.1).
+
+    `cached` are pairs of facts at an `mlp_hidden` site, or it is a ValueError. `directions` may
+    have been fitted already, each to its pair alone, else they are in so many `steps`.
+
+    Returns a row per pair and patch, with the columns layer, pair, relation, patch, flipped (the
+    top token is the counterfactual answer), logit_difference (nats, after the patch), clean (before
+    it), null_norm (of the direction's null part), cos_null and cos_row (cosines of the activation
+    difference with the two parts). The patches are: direction; row, its row part normalised; read
+    row, which reads the row part and writes the direction; null, its null part normalised; whole
+    MLP.
+    """
+    if "relation" not in cached.pairs.table:
+        raise ValueError("the table of the pairs has no relation: use pairs of facts")
+    if cached.site.kind != "mlp_hidden":
+        raise ValueError(f"cache the pairs at an mlp_hidden site, not at {cached.site}")
+    pairs, layer, base, source = cached.pairs, cached.site.layer, cached.base, cached.source
+    if directions is None:
+        directions = find_pair_directions(cached, steps=steps, progress=False)
+    v = directions.to(base)
+    row, null = row_null_split(v, cached.model.blocks[layer].mlp.W_out)
+    patched = {
+        "direction": patch_each(base, source, v),
+        "row": patch_each(base, source, row),
+        "read row": read_write_patch(base, source, row, v),
+        "null": patch_each(base, source, null),
+        "whole MLP": source,
+    }
+    shared = {
+        "layer": layer,
+        "pair": range(len(pairs)),
+        "relation": pairs.table["relation"],
+        "clean": cached.clean_logit_difference.cpu(),
+        "null_norm": null.norm(dim=-1).cpu(),
+        "cos_null": cosine(source - base, null).abs().cpu(),
+        "cos_row": cosine(source - base, row).abs().cpu(),
+    }
+    rows = torch.arange(len(pairs)).repeat(len(patched))
+    logits = cached.patched_logits(torch.cat(list(patched.values())), rows).cpu()
+    answer, counterfactual = pairs.answer[rows], pairs.counterfactual[rows]
+    table = pd.concat([pd.DataFrame(shared)] * len(patched), ignore_index=True)
+    return table.assign(
+        patch=[patch for patch in patched for _ in range(len(pairs))],
+        flipped=(logits.argmax(-1) == counterfactual).numpy(),
+        logit_difference=logit_difference(logits, answer, counterfactual).numpy(),
+    )
+
+
+def over_pairs(sweep: pd.DataFrame) -> pd.DataFrame:
+    """The means of a sweep over its pairs, by layer and patch; columns of text are left out."""
+    return sweep.drop(columns="pair").groupby(["layer", "patch"]).mean(numeric_only=True).round(4)
+
+
 class RandomMLP:
     """A stand-in for an MLP with weights that have learned nothing, beside the real one.
 
-    Only what a patch changes in its output is added to the real residual stream.
+    They are drawn with the standard deviations of the real ones, in the same shapes. Only what a
+    patch changes in its output is added to the real residual stream.
     """
 
-    W_in: Float[Tensor, "d_model d_mlp"]
-    W_gate: Float[Tensor, "d_model d_mlp"] | None
-    W_out: Float[Tensor, "d_mlp d_model"]
-    act: Callable[[Tensor], Tensor]
-
-    @classmethod
-    def like(cls, model: Model, layer: int, *, seed: int = 0) -> "RandomMLP":
-        """Weights drawn with the standard deviations of the real ones."""
+    def __init__(self, model: Model, layer: int, *, seed: int = 0) -> None:
         check_sites(model, [Site(layer, "mlp_hidden")])
         mlp, generator = model.blocks[layer].mlp, torch.Generator().manual_seed(seed)
 
         def draw(weight: Tensor) -> Tensor:
             return torch.randn(weight.shape, generator=generator).to(weight) * weight.std()
 
-        W_in, W_gate = draw(mlp.W_in), draw(mlp.W_gate) if model.cfg.gated_mlp else None
-        return cls(W_in, W_gate, draw(mlp.W_out), ACT2FN[model.cfg.act_fn])
+        self.W_in, self.W_gate = draw(mlp.W_in), draw(mlp.W_gate) if model.cfg.gated_mlp else None
+        self.W_out, self.act = draw(mlp.W_out), ACT2FN[model.cfg.act_fn]
 
     def hidden(self, x: Float[Tensor, "pairs d_model"]) -> Float[Tensor, "pairs d_mlp"]:
         """Its hidden activation on what the real MLP reads."""
@@ -205,7 +264,7 @@ def _train(hidden: CachedPairs, start: Vector, seeds: Sequence[int | None], epoc
 
 def _random_mlp(train: AtLayer, test: AtLayer, reads: Vector) -> dict[str, Acts]:
     """Patched streams behind a random MLP: one constructed direction of it, and all of it."""
-    mlp = RandomMLP.like(train.input.model, train.input.site.layer)
+    mlp = RandomMLP(train.input.model, train.input.site.layer)
     change = mlp.hidden(train.input.base) - mlp.hidden(train.input.source)
     v = construct((_sign(train.input) * change).mean(0), reads, mlp.W_out)
     base, source = mlp.hidden(test.input.base), mlp.hidden(test.input.source)

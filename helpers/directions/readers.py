@@ -66,12 +66,6 @@ def input_space(model: Model, heads: Heads, matrix: str = "W_Q") -> Tensor:
     return row_space(torch.cat(columns, dim=1).detach())
 
 
-def written_change(cached: CachedPairs) -> Float[Tensor, "pairs d_model"]:
-    """Source minus base at an MLP's or a head's output, as it arrives in the stream."""
-    change, site = cached.source - cached.base, cached.site
-    return change if site.head is None else change @ cached.model.W_O[site.layer, site.head]
-
-
 def _check(cached: CachedPairs, readers: Heads) -> None:
     if readers is None or not len(readers):
         raise ValueError("there are no readers: run lesson 02 for this model first")

@@ -6,14 +6,11 @@ from helpers.editing.edits import (
     anatomy,
     down_projection,
     edit_to_patch,
-    edits_side_by_side,
-    extra_variance,
     least_read,
     patch_to_edit,
     rank_one_edit,
     rewrite_score,
 )
-from helpers.editing.moments import cached_second_moment, regularised
+from helpers.editing.moments import cached_second_moment, regularised, shipped_second_moments
 from helpers.editing.rome import RomeSettings, rome_edit, rome_pairs
 from helpers.editing.runs import EditedRuns, causal_trace
-from helpers.editing.shipped import shipped_second_moments

@@ -5,5 +5,5 @@ painters, and does the same to the pipelines of `diffusers`.
 """
 
 from helpers.pictures.drawing import Sign, pairs, render, signs, strip, tokenize
-from helpers.pictures.painter import Injection, Painter, load_painter, noise, painters, sample
+from helpers.pictures.painter import Injection, Painter, load_painter, noise, sample
 from helpers.pictures.reader import agreement, load_reader

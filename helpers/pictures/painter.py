@@ -23,15 +23,7 @@ from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
 from helpers.models import require
 from helpers.output import files
-from helpers.pictures.drawing import (
-    HEIGHT,
-    IDS,
-    MOST_TOKENS,
-    VOCABULARY,
-    WIDTH,
-    Pictures,
-    tokenize,
-)
+from helpers.pictures.drawing import HEIGHT, IDS, MOST_TOKENS, VOCABULARY, WIDTH, Pictures, tokenize
 
 PAINTERS = files.ROOT / "data" / "painters"
 STRIP = 4  # pixels: a strip has the picture's whole height
@@ -45,10 +37,6 @@ class Text(NamedTuple):
 
     states: Float[Tensor, "prompts tokens text"]
     real: Bool[Tensor, "prompts tokens"]
-
-    def rows(self, at: object) -> "Text":
-        """Some of the prompts, as an index of tensors names them."""
-        return Text(self.states[at], self.real[at])
 
 
 @dataclass(frozen=True)
@@ -178,16 +166,9 @@ class Painter(nn.Module):
         tokens: Iterable[int] | None = None,
     ) -> Bool[Tensor, "layers heads tokens"]:
         """The mask of an injection; what is not named is all. Raises ValueError: no such layer."""
-        sizes = {"layers": len(self.blocks), "heads": self.heads, "tokens": MOST_TOKENS}
-        mask = torch.ones(*sizes.values(), dtype=torch.bool)
-        for axis, (chosen, (name, size)) in enumerate(
-            zip((layers, heads, tokens), sizes.items(), strict=True)
-        ):
-            if chosen is not None:
-                mask &= _chosen(name, chosen, size).reshape(
-                    [-1 if n == axis else 1 for n in range(3)]
-                )
-        return mask
+        layer = _chosen("layers", layers, len(self.blocks))
+        head = _chosen("heads", heads, self.heads)
+        return layer[:, None, None] & head[:, None] & _chosen("tokens", tokens, MOST_TOKENS)
 
 
 @torch.no_grad()
@@ -207,7 +188,7 @@ def sample(
     """
     even = torch.linspace(1, 0, require.whole("steps", steps, least=1) + 1)
     times = (SHIFT * even / (1 + (SHIFT - 1) * even)).tolist()
-    now = _chosen("steps", range(steps) if when is None else when, steps)
+    now = _chosen("steps", when, steps)
     x = noise
     for n, (t, after) in enumerate(itertools.pairwise(times)):
         picture = painter(x, t, text, injection if now[n] else None)
@@ -222,24 +203,21 @@ def noise(n: int, *, seed: int = 0) -> Pictures:
     return torch.randn(size, generator=generator)
 
 
-def painters() -> list[str]:
-    """The names of those that come with the project."""
-    return sorted(path.stem for path in PAINTERS.glob("*.safetensors") if path.stem != "reader")
-
-
 def load_painter(name: str = "seed0", folder: Path = PAINTERS) -> Painter:
     """A painter that we trained (`python -m tools.pictures`), frozen; a ValueError if unknown."""
     file = folder / f"{name}.safetensors"
     if not file.exists():
-        raise ValueError(f"no painter {name!r}: there are {painters()}")
+        known = sorted({path.stem for path in folder.glob("*.safetensors")} - {"reader"})
+        raise ValueError(f"no painter {name!r}: there are {known}")
     shape = json.loads((folder / "training.json").read_text("utf-8"))[name]["shape"]
     painter = Painter(**shape)
     painter.load_state_dict({key: value.float() for key, value in load_file(file).items()})
     return painter.eval().requires_grad_(False)
 
 
-def _chosen(name: str, chosen: Iterable[int], size: int) -> Bool[Tensor, "size"]:
-    chosen = list(chosen)
+def _chosen(name: str, chosen: Iterable[int] | None, size: int) -> Bool[Tensor, "size"]:
+    """Which of so many are chosen; all of them if none are named."""
+    chosen = list(range(size) if chosen is None else chosen)
     if not all(0 <= require.whole(name, n) < size for n in chosen):
         raise ValueError(f"{name} are counted from 0 to {size - 1}, not {chosen}")
     mask = torch.zeros(size, dtype=torch.bool)

@@ -4,5 +4,4 @@
 """
 
 from helpers.tasks.pairs import Pairs
-from helpers.tasks.text import passages
-from helpers.tasks.tokens import encode, single_token
+from helpers.tasks.tokens import encode, passages, single_token

@@ -120,11 +120,6 @@ def count_pairs(known: Facts) -> int:
     return int(count_known(known, known)["pairs"].sum())
 
 
-def with_third_answers(known: Facts) -> Facts:
-    """The known facts of relations with three answers: each pair has one that is neither fact's."""
-    return known[known.groupby("relation")["answer_token"].transform("nunique") > 2]
-
-
 def split_subjects(facts: Facts, *, seed: int = 0) -> tuple[Facts, Facts]:
     """Training and test facts, half each (of each answer too, if possible), of other subjects."""
     _check_table(facts)

@@ -4,9 +4,7 @@
 A model that is good at multiple choice picks a label; here it picks a place in a list.
 """
 
-import functools
 import itertools
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -75,12 +73,8 @@ def margin(pairs: Pairs, logits: Float[Tensor, "pairs d_vocab"]) -> Float[Tensor
 
 def wordings() -> dict[str, str]:
     """All prompts with slots, by name."""
-    return {name: text for group in _read().values() for name, text in group.items()}
-
-
-@functools.cache
-def _read() -> dict:
-    return json.loads((files.ROOT / "data" / "lists" / "wordings.json").read_text("utf-8"))
+    known = files.shipped(files.ROOT / "data" / "lists" / "wordings.json")
+    return {name: text for group in known.values() for name, text in group.items()}
 
 
 def _text(wording: str) -> str:

@@ -16,14 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from helpers.models import require
-from helpers.tasks.tokens import (
-    ITS_SPACE,
-    Tokenizes,
-    answer_token,
-    encode,
-    follows_space,
-    single_token,
-)
+from helpers.tasks.tokens import Tokenizes, answer_token, encode, single_token
 
 Tokens: TypeAlias = tuple[Int[Tensor, "pos"], ...]  # one tensor per prompt: lengths may differ
 Split: TypeAlias = Literal["train", "test"]
@@ -149,25 +142,12 @@ class Pairs:
                         f"  {len(ours)} tokens: {base[pair]!r}\n"
                         f"  {len(theirs)} tokens: {source[pair]!r}"
                     )
-        ids = {name: _answers(model, base, column, space) for name, column in words.items()}
+        token = functools.partial(answer_token, model, space=space)
+        labels = [torch.tensor(list(map(token, column, base))) for column in words.values()]
         other_columns = table.drop(columns=list(texts), errors="ignore").reset_index(drop=True)
-        labels = (torch.tensor(column) for column in ids.values())
         places = _from_start(position, base_tokens), _from_start(source_position, source_tokens)
         table = pd.DataFrame({name: list(texts[name]) for name in texts}).join(other_columns)
         return cls(base_tokens, source_tokens, *labels, *places, table)
-
-
-def _answers(
-    model: Tokenizes, prompts: Sequence[str], words: Sequence[str], space: bool | None
-) -> list[int]:
-    """The tokens by which words continue their prompts; those after a space are looked up once."""
-    single = functools.cache(functools.partial(single_token, model))
-    found = []
-    for prompt, word in zip(prompts, words, strict=True):
-        after_space = follows_space(model, prompt) if space is None else space
-        plain = not after_space or prompt.endswith(ITS_SPACE)
-        found.append(answer_token(model, word, prompt, space) if plain else single(word))
-    return found
 
 
 def words_of_split(

@@ -1,7 +1,8 @@
-"""Text as tokens: how a prompt begins, and what answer can follow it.
+"""Text as tokens: how a prompt begins, what answer can follow it, and ordinary text.
 
 encode(model, "Mary and John")  # with the start token, if the model reads one, and never two
 answer_token(model, "Mary", "John spoke to")  # " Mary"; after "Answer: (" it would be "Mary"
+passages(model, 60, length=64)  # from texts that come with the project
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,12 +13,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from helpers.models import Model
+from helpers.models import Model, require
 from helpers.models.load import contiguous
+from helpers.output import files
 
 Tokenizes: TypeAlias = Model | PreTrainedTokenizerBase
 OPENS = "([{<\u201c\u2018\u00ab$#@/_"  # after these a word follows without a space
 ITS_SPACE = (" ", "\t")  # at the end of a prompt: the answer brings no other
+TEXTS = files.ROOT / "data" / "text"  # a reference work and a novel
 QUOTES = "\"'`"  # these open and close: an odd number of them in the prompt is open
 
 
@@ -108,6 +111,36 @@ def next_logits(
             with model.hooks(fwd_hooks=[("unembed.hook_in", contiguous)]):
                 logits = model(batch, logits_to_keep=1)[:, -1].float().cpu()
             yield rows, logits
+
+
+def passages(
+    model: Tokenizes, n: int, *, length: int = 64, seed: int = 0
+) -> Int[Tensor, "n length"]:
+    """Passages of running text, equally many from each of our texts, as tokens of equal length.
+
+    Each begins as a prompt does: with BOS if the model's tokenizer puts one. The rest are
+    consecutive tokens of the text; passages do not overlap. The seed chooses them and their order.
+    Raises ValueError: `length` is too short for a token of text, or the texts hold fewer passages.
+    """
+    require.whole("n", n)
+    require.whole("length", length)
+    generator = torch.Generator().manual_seed(seed)
+    one, other = encode(model, "A"), encode(model, "B")  # both with BOS in front, or none
+    start = one[:0] if len(one) != len(other) else one[(one == other).long().cumprod(0).bool()]
+    if length <= len(start):
+        raise ValueError(f"a passage of {length} tokens has no room for text")
+    width, chosen, paths = length - len(start), [], sorted(TEXTS.glob("*.txt"))
+    for place, path in enumerate(paths):
+        wanted = len(range(place, n, len(paths)))
+        paragraphs = path.read_text(encoding="utf-8").splitlines()
+        tokens = encode(model, "\n".join(paragraphs))[len(start) :]
+        pieces = tokens[: len(tokens) // width * width].reshape(-1, width)
+        if not 1 <= n or wanted > len(pieces):
+            found = f"{len(pieces)} passages of {length} tokens"
+            raise ValueError(f"{path.stem} gives 1 to {found}, not {wanted}")
+        chosen.append(pieces[torch.randperm(len(pieces), generator=generator)[:wanted]])
+    mixed = torch.cat(chosen)[torch.randperm(n, generator=generator)]
+    return torch.cat([start.expand(n, -1), mixed], dim=1)
 
 
 def _tokenizer(model: Tokenizes) -> PreTrainedTokenizerBase:

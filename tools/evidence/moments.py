@@ -13,8 +13,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from helpers.editing.moments import SecondMoment, in_double, second_moment
-from helpers.editing.shipped import PARTS, parameter_norms, shipped_file
+from helpers.editing.moments import (
+    PARTS,
+    SecondMoment,
+    in_double,
+    parameter_norms,
+    second_moment,
+    shipped_file,
+)
 from helpers.models import Model, load_model
 from helpers.output import files
 from helpers.tasks import passages

@@ -16,29 +16,26 @@ from torch import Tensor
 
 from helpers.attribution import attribution
 from helpers.circuits import (
-    clipped,
     every_head,
     find_heads,
-    head_inputs,
     head_means,
     head_sites,
     path_effects,
     random_heads,
     random_subset,
-    shift_only,
     specific_only,
     strongest,
-    whole,
 )
 from helpers.circuits.ablation import Head
-from helpers.circuits.transplant import with_entry
+from helpers.circuits.paths import with_entry
 from helpers.models import Model, load_model
 from helpers.output.files import ROOT
 from helpers.patching import CachedPairs, Site, cache_sites, metrics
 from helpers.tasks import Pairs, tracking
-from tools.circuits import ablated_accuracy, at_token
+from tools.circuits import ablated_accuracy, at_token, head_inputs
 from tools.evidence.store import Evidence, command
 from tools.pages import markdown_table
+from tools.transplant import clipped, shift_only, whole
 
 SEEDS = (0, 1, 2)
 TRAIN, TEST, PATHS = 48, 96, 24  # four-way pairs: to choose on, to judge on; to patch paths

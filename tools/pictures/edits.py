@@ -166,10 +166,8 @@ def trained_direction(painter: Painter, layer: int, pairs: Swap, seed: int = 0) 
     optimizer = torch.optim.Adam([direction], lr=DIRECTION_RATE)
     for _ in range(DIRECTION_STEPS):
         at = torch.randperm(len(pairs.asked), generator=generator)[:DIRECTION_BATCH]
-        part = Swap(
-            pairs.base.rows(at), pairs.source.rows(at), pairs.old[at], pairs.new[at],
-            pairs.noise[at], [],
-        )  # fmt: skip
+        base, source = (Text(of.states[at], of.real[at]) for of in (pairs.base, pairs.source))
+        part = Swap(base, source, pairs.old[at], pairs.new[at], pairs.noise[at], [])
         loss = -effect(painter, layer, part, along(part.new - part.old, direction))
         optimizer.zero_grad()
         loss.backward()

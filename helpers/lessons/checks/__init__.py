@@ -8,16 +8,12 @@ draws the same data. An answer that changes one of its inputs in place is wrong,
 The cells after an exercise use `checks.accepted(answer, otherwise=...)`: an answer that passed.
 """
 
-from helpers.lessons.checks.attribution import *  # noqa: F403
 from helpers.lessons.checks.compare import accepted as accepted
 from helpers.lessons.checks.facts import *  # noqa: F403
-from helpers.lessons.checks.heads import *  # noqa: F403
 from helpers.lessons.checks.ioi import *  # noqa: F403
 from helpers.lessons.checks.judging import *  # noqa: F403
-from helpers.lessons.checks.pictures import *  # noqa: F403
-from helpers.lessons.checks.reading import *  # noqa: F403
+from helpers.lessons.checks.part_two import *  # noqa: F403
 from helpers.lessons.checks.skipping import *  # noqa: F403
 from helpers.lessons.checks.toy import *  # noqa: F403
-from helpers.lessons.checks.tracking import *  # noqa: F403
 
 __all__ = sorted(name for name in dir() if name.startswith("check_"))

@@ -18,7 +18,7 @@ from helpers.directions.search import find_pair_directions
 from helpers.directions.sweeps import facts_at_layer, over_pairs, shared_model
 from helpers.patching.caching import cache_pairs
 from helpers.patching.sites import Site
-from tools.jobs import facts_job
+from tools.jobs.work import facts_job
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 # The lessons from one command: `make run` on a fresh clone sets everything up first.
-# Needs Python 3.10 or newer, with its venv module, and a network for the first set-up.
+# Needs Python 3.11 or newer, with its venv module, and a network for the first set-up.
 
 # The interpreter that builds .venv: PYTHON=..., else the first of these that is new enough.
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python3.10; do \
-	$$p -c "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))" 2>/dev/null \
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))" 2>/dev/null \
 	&& echo $$p && break; done)
 
 PY := .venv/bin/python
@@ -13,7 +13,7 @@ JOBS_OPTION = $(if $(JOBS), --jobs $(JOBS))
 # What each set-up installs: the extras of pyproject.toml. It is done once, when a target needs it.
 EXTRAS_run := run
 EXTRAS_lab := run,lab
-EXTRAS_test := run,lab,test,classroom,site,pictures
+EXTRAS_test := run,lab,test,cluster,classroom,site,pictures
 EXTRAS_classroom := run,classroom
 EXTRAS_site := run,site
 EXTRAS_dev := dev
@@ -119,11 +119,11 @@ clean:
 
 define check-python
 	@if [ -z "$(PYTHON)" ]; then \
-		echo "No Python 3.10 or newer with its venv module was found." >&2; \
+		echo "No Python 3.11 or newer with its venv module was found." >&2; \
 		echo "Install one (Debian, Ubuntu: apt install python3 python3-venv) or name it:" >&2; \
 		echo "    make run PYTHON=/path/to/python3" >&2; exit 1; fi
-	@"$(PYTHON)" -c "import sys; sys.exit(sys.version_info < (3, 10))" || { \
-		echo "$(PYTHON) cannot be used: Python 3.10 or newer is needed. Name one: PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c "import sys; sys.exit(sys.version_info < (3, 11))" || { \
+		echo "$(PYTHON) cannot be used: Python 3.11 or newer is needed. Name one: PYTHON=..." >&2; exit 1; }
 	@"$(PYTHON)" -c "import venv, ensurepip" 2>/dev/null || { \
 		echo "$(PYTHON) has no venv module (Debian, Ubuntu: apt install python3-venv)." >&2; exit 1; }
 endef

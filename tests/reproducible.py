@@ -29,7 +29,7 @@ from helpers.patching.metrics import mean
 from helpers.patching.sites import Site
 from helpers.tasks import agreement, facts, ioi, passages
 from helpers.tasks.pairs import Pairs
-from tools.jobs import facts_job
+from tools.jobs.work import facts_job
 from tools.schedule import find_lessons
 from tools.training import load_untrained
 

@@ -40,7 +40,7 @@ from tools import batches, compare, counterfact, publish, run
 from tools import reference as update
 from tools.audit import command, sites, vectors
 from tools.classroom import assignment, grade
-from tools.jobs import facts_job
+from tools.jobs.work import facts_job
 from tools.pair_files import PairFileError, read_pairs
 from tools.pictures import pipelines
 from tools.report import to_markdown
@@ -121,7 +121,7 @@ def s(shared, tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "ROOT", tmp_path)
     monkeypatch.setattr(publish.publish, "__defaults__", (tmp_path / "copy",))
     monkeypatch.setattr(command, "load_model", lambda name, device: shared.model)
-    monkeypatch.setattr("tools.jobs.shared_model", lambda name: shared.model)
+    monkeypatch.setattr("tools.jobs.work.shared_model", lambda name: shared.model)
     return SimpleNamespace(**vars(shared), files=files, results=tmp_path / "results", root=tmp_path)
 
 

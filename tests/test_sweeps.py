@@ -18,7 +18,7 @@ from helpers.directions.layers import facts_at_layer, over_pairs, shared_model
 from helpers.directions.search import find_pair_directions
 from helpers.patching.caching import cache_pairs
 from helpers.patching.sites import Site
-from tools.jobs import facts_job
+from tools.jobs.work import facts_job
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The oldest packages are those that pyproject.toml and TransformerLens name as lower bounds."""
 
 import importlib.metadata
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,6 @@ def exact(requirement: Requirement, operator: str) -> Version:
 
 def lower_bounds() -> dict[str, Version]:
     """What the project and the extras `run`, `lab` and `test` ask for at least."""
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has none")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     requirements = map(

@@ -1,4 +1,4 @@
-"""The progress of lessons on the terminal, also of several at the same time."""
+"""The progress of lessons, or of jobs, on the terminal, also of several at the same time."""
 
 import contextlib
 import shutil
@@ -16,7 +16,7 @@ PAUSE = 0.5  # seconds between two looks at a kernel's memory
 
 @dataclass
 class Progress:
-    """The progress line of one lesson: cells done, time, peak memory of its kernel."""
+    """The progress line of one lesson: cells done, time, peak memory of its kernel if watched."""
 
     lesson: str
     total: int
@@ -24,13 +24,13 @@ class Progress:
     peak: int = 0  # bytes
     start: float = field(default_factory=time.monotonic)
     note: str = ""  # why the lesson ended early, if it did
+    unit: str = "cells"
 
     def __str__(self) -> str:
         seconds = time.monotonic() - self.start
-        cells = f"{self.done:3d}/{self.total} cells"
-        return (
-            f"{self.lesson:34} {cells} {seconds:6.0f} s   peak {self.peak / 1e9:.1f} GB{self.note}"
-        )
+        done = f"{self.done:3d}/{self.total} {self.unit}"
+        peak = f"   peak {self.peak / 1e9:.1f} GB" if self.peak else ""
+        return f"{self.lesson:34} {done} {seconds:6.0f} s{peak}{self.note}"
 
 
 class Board:
@@ -41,14 +41,16 @@ class Board:
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def watch(self, progress: Progress, kernel: int) -> Iterator[None]:
-        """Measure a kernel's memory and, on a terminal, redraw the line while the block runs."""
+    def watch(self, progress: Progress, kernel: int | None = None) -> Iterator[None]:
+        """On a terminal, redraw the line while the block runs; measure the memory of a kernel."""
         finished = threading.Event()
 
         def look() -> None:
             while True:
-                with contextlib.suppress(psutil.Error):
-                    progress.peak = max(progress.peak, psutil.Process(kernel).memory_info().rss)
+                if kernel is not None:
+                    with contextlib.suppress(psutil.Error):
+                        memory = psutil.Process(kernel).memory_info().rss
+                        progress.peak = max(progress.peak, memory)
                 self._draw()
                 if finished.wait(timeout=PAUSE):
                     return

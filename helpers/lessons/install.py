@@ -7,10 +7,10 @@ there stays exactly as it is, so the kernel need not be restarted.
 import contextlib
 import importlib
 import importlib.metadata
-import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -68,13 +68,8 @@ def install_missing() -> None:
 
 def requirements() -> dict[str, str]:
     """What `pyproject.toml` says the project needs: package name -> requirement."""
-    # Not with tomllib, which Python 3.10 lacks.
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    listed = re.search(r"^dependencies = \[\n(.*?)^\]", text, flags=re.M | re.S)
-    if not listed:
-        raise RuntimeError(f"There is no list of dependencies in {ROOT / 'pyproject.toml'}.")
-    lines = re.findall(r'^\s*"(.+)",', listed[1], flags=re.M)
-    return {Requirement(line).name: line for line in lines}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return {Requirement(line).name: line for line in project["dependencies"]}
 
 
 def installed(names: Iterable[str]) -> dict[str, str]:

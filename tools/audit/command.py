@@ -61,9 +61,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     _add_prompts(parser.add_argument_group("prompts"))
     add("--out", type=Path, default=Path("audit"), metavar="FOLDER", help="(default: audit; if "
         "it holds an audit already, audit-2)")  # fmt: skip
-    add("--seed", type=_at_least(0), default=0, help="(default: 0)")
+    add("--seed", type=at_least(0), default=0, help="(default: 0)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: CUDA if there is one)")
-    add("--batch-size", type=_at_least(1), default=64, help="less needs less memory (default: 64)")
+    add("--batch-size", type=at_least(1), default=64, help="less needs less memory (default: 64)")
     options = parser.parse_args(arguments)
     try:
         options.site = None if options.site is None else parse_site(options.site)
@@ -96,7 +96,7 @@ def _add_subjects(group: argparse._ArgumentGroup) -> None:
 
 def _add_prompts(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--n", type=_at_least(1), default=200, help="pairs, without a file (default: 200)")
+    add("--n", type=at_least(1), default=200, help="pairs, without a file (default: 200)")
     add("--split", choices=("train", "test"), default="test", help="without a file (default: test)")
     add("--chat", action="store_true", help="put prompts into the model's chat template")
     add("--answers", choices=("auto", "space", "plain"), default="auto", help="whether answers "
@@ -221,15 +221,22 @@ def measure(
 ) -> dict[str, Audit]:
     """The audit of each job, by name; those at one site share their prompts."""
     found: dict[str, Audit] = {}
-    for site, group in groupby(jobs, key=lambda job: job.site):
-        here = list(group)
+    for site, group in groupby(labelled(jobs).items(), key=lambda one: one[1].site):
+        here = dict(group)
         count = "" if len(jobs) == 1 else f" {len(here)} at"
         print(f"measuring{count} {site} on {len(pairs)} pairs", flush=True)
         sizes = {"seed": options.seed, "batch_size": options.batch_size}
-        audits = audit_each(model, site, [job.what for job in here], pairs, name=name, **sizes)
-        for job, one in zip(here, audits, strict=True):
-            label = job.name if job.name not in found else f"{job.name} ({len(found) + 1})"
-            found[label] = one
+        each = [job.what for job in here.values()]
+        audits = audit_each(model, site, each, pairs, name=name, **sizes)
+        found |= zip(here, audits, strict=True)
+    return found
+
+
+def labelled(jobs: Sequence[Job]) -> dict[str, Job]:
+    """The jobs by name; a name that is taken gets a number."""
+    found: dict[str, Job] = {}
+    for job in jobs:
+        found[job.name if job.name not in found else f"{job.name} ({len(found) + 1})"] = job
     return found
 
 
@@ -241,7 +248,8 @@ def report(audits: dict[str, Audit], out: Path) -> None:
         saved = save(one, folder)
         print(f"\n{one.summary}\n")
     else:
-        saved = table.save(audits, folder)
+        entries = [table.entry_of(label, one) for label, one in audits.items()]
+        saved = table.save(entries, next(iter(audits.values())).provenance, folder)
         width = max(map(len, audits))
         for label, one in audits.items():
             print(f"{label:{width}}  {one.effect.fldd.value:7.1%}  {one.verdict}")
@@ -268,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _at_least(least: int) -> Callable[[str], int]:
+def at_least(least: int) -> Callable[[str], int]:
     """Reads a whole number from `least` on."""
 
     def read(text: str) -> int:

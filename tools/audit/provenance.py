@@ -30,13 +30,25 @@ def of_run(
     model: Model, options: Any, files: Iterable[Path], pairs: Pairs, arguments: Sequence[str]
 ) -> dict[str, Any]:
     """What the report says of a run: plain values that JSON can hold."""
-    drawn = {"split": options.split, "seed": options.seed} if options.split_matters else {}
-    source = options.pairs if options.split_matters else Path(options.pairs).name
     return {
-        "command": shlex.join(["python", "-m", "tools.audit", *map(_without_folder, arguments)]),
+        "command": command("tools.audit", arguments),
         "model": of_model(model_name(options.model)),
         "device": str(model.cfg.device),
         "files": [{"name": path.name, "sha256": sha256(path)} for path in files],
+        **of_pairs(model, options, pairs),
+    }
+
+
+def command(module: str, arguments: Sequence[str]) -> str:
+    """The command line, without the names of this machine's folders."""
+    return shlex.join(["python", "-m", module, *map(_without_folder, arguments)])
+
+
+def of_pairs(model: Model, options: Any, pairs: Pairs) -> dict[str, Any]:
+    """What the report says of the pairs."""
+    drawn = {"split": options.split, "seed": options.seed} if options.split_matters else {}
+    source = options.pairs if options.split_matters else Path(options.pairs).name
+    return {
         "pairs": {"of": source, "number": len(pairs), **drawn},
         **({"about the pairs": ABOUT[source]} if source in ABOUT else {}),
         "examples": examples(model, pairs[: min(EXAMPLES, len(pairs))]),

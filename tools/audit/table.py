@@ -1,10 +1,14 @@
-"""Many audits in one table: `audits.csv`, `audits.json` and the page `audits.html`, which sorts."""
+"""Many audits in one table: `audits.csv`, `audits.json` and the page `audits.html`, which sorts.
+
+The table is made of entries, which are plain values: they may come back from files.
+"""
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from helpers.audit import Audit
 from helpers.output import files
@@ -35,14 +39,19 @@ for (const table of document.querySelectorAll("table.sortable")) {
 """
 
 
-def save(audits: Mapping[str, Audit], folder: Path) -> list[Path]:
+def entry_of(name: str, audit: Audit) -> dict[str, Any]:
+    """One audit as the table needs it, but for where it comes from: the same of all."""
+    whole = {"name": name, **to_dict(audit)}
+    del whole["provenance"]
+    return {"row": row_of(name, audit), "findings": rows_of(audit), "audit": whole}
+
+
+def save(entries: Sequence[dict], provenance: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write the table in its three forms, or an OSError; the paths come back."""
-    rows = [row_of(name, audit) for name, audit in audits.items()]
-    plain = {name: to_dict(audit) for name, audit in audits.items()}
-    known = [one.pop("provenance") for one in plain.values()]  # the same of all
-    content = {"provenance": known[0], "audits": [{"name": n, **one} for n, one in plain.items()]}
+    content = {"provenance": provenance, "audits": [entry["audit"] for entry in entries]}
+    texts = to_csv([entry["row"] for entry in entries]), to_json(content), to_html(entries)
     paths = [folder / name for name in NAMES]
-    for path, text in zip(paths, (to_csv(rows), to_json(content), to_html(audits)), strict=True):
+    for path, text in zip(paths, texts, strict=True):
         files.write(path, text)
     return paths
 
@@ -66,9 +75,9 @@ def to_csv(rows: list[dict]) -> str:
     return text.getvalue()
 
 
-def to_html(audits: Mapping[str, Audit]) -> str:
+def to_html(entries: Sequence[dict]) -> str:
     """One page: the table, which sorts, and below it each audit, which unfolds."""
-    rows = [row_of(name, audit) for name, audit in audits.items()]
+    rows = [entry["row"] for entry in entries]
     alike = {c: rows[0][c] for c in ALIKE if all(row[c] == rows[0][c] for row in rows)}
     columns = [c for c in rows[0] if c not in alike and any(row[c] != "" for row in rows)]
     head = "".join(f'<th scope="col"><button>{escape(c)}</button></th>' for c in columns)
@@ -86,12 +95,13 @@ def to_html(audits: Mapping[str, Audit]) -> str:
 {body}
 </tbody>
 </table></div>"""]  # fmt: skip
-    for name, audit in audits.items():
-        table = pages.html_table("What each test says", list(COLUMNS), rows_of(audit))
-        summary = f'<p class="verdict">{escape(audit.summary)}</p>'
-        parts.append(pages.folded(f"{name}: {audit.verdict}", f"{summary}\n{table}"))
+    for entry, row in zip(entries, rows, strict=True):
+        table = pages.html_table("What each test says", list(COLUMNS), entry["findings"])
+        summary = f'<p class="verdict">{escape(entry["audit"]["summary"])}</p>'
+        parts.append(pages.folded(f"{row['name']}: {row['verdict']}", f"{summary}\n{table}"))
     parts.append(f"<script>{SORT}</script>")
-    return pages.html_page(f"{len(audits)} audits at {_sites(audits)}", "\n".join(parts))
+    sites = ", ".join(dict.fromkeys(row["site"] for row in rows))
+    return pages.html_page(f"{len(entries)} audits at {sites}", "\n".join(parts))
 
 
 def _row(row: dict, columns: list[str]) -> str:
@@ -105,7 +115,3 @@ def _row(row: dict, columns: list[str]) -> str:
 
 def _shown(value: str | float) -> str:
     return f"{value:.3f}" if isinstance(value, float) else f"{value}"
-
-
-def _sites(audits: Mapping[str, Audit]) -> str:
-    return ", ".join(dict.fromkeys(str(audit.site) for audit in audits.values()))

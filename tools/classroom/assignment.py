@@ -42,7 +42,7 @@ c.ClearSolutions.code_stub = {{"python": {STUB!r}}}
 c.Execute.timeout = 900  # seconds for one cell: lessons run a model
 """
 NO_NBGRADER = """\
-autograder/ was left out, since nbgrader is not installed (it needs Python 3.11 or newer): run
+autograder/ was left out, since nbgrader is not installed: run
 `pip install -e ".[classroom]"` in the repository if you want it."""
 
 

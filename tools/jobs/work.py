@@ -1,0 +1,88 @@
+"""What jobs do: `facts` and `prevalence` at one layer, `audit` of some directions at one site.
+
+    jobs = [joblib.delayed(facts_job)(model_name(), pairs, layer) for layer in layers]
+    table = pd.concat(joblib.Parallel(n_jobs=2)(jobs))
+
+Jobs load the model by its name, so that any worker can do them; each process keeps it.
+"""
+
+import functools
+import tempfile
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from helpers.audit import Intervention, audit_each
+from helpers.directions import cache_layers, facts_at_layer, shared_model
+from helpers.directions.layers import fldd_table, illusions_at_layer
+from helpers.models import Model, model_slug
+from helpers.patching import Site, cache_pairs
+from helpers.tasks import Pairs, agreement, facts, ioi
+from tools.audit import command, provenance, table
+
+FEATURES = ("order", "number", "gender")
+
+
+def facts_job(name: str, pairs: Pairs, layer: int, *, steps: int = 10) -> pd.DataFrame:
+    """`facts_at_layer` of a model that is loaded by name; see there."""
+    cached = cache_pairs(shared_model(name), pairs, Site(layer, "mlp_hidden"))
+    return facts_at_layer(cached, steps=steps)
+
+
+def facts_at(about: dict[str, Any], name: str) -> list[dict]:
+    """The rows of `facts_at_layer` for the layer, pairs, seed and steps of `about`."""
+    pairs = fact_pairs(name, about["n"], about["seed"])
+    return facts_job(name, pairs, about["layer"], steps=about["steps"]).to_dict("records")
+
+
+@functools.lru_cache(maxsize=1)
+def fact_pairs(name: str, n: int, seed: int) -> Pairs:
+    """Pairs of the facts that the model knows, which takes a run of all of them."""
+    model = shared_model(name)
+    return facts.make_pairs(model, facts.known_facts(model), n, seed=seed)
+
+
+def prevalence_at(about: dict[str, Any], name: str) -> list[dict]:
+    """The FLDD of each patch of `illusions_at_layer`, with its interval, as lesson 08 takes it."""
+    model, layer = shared_model(name), about["layer"]
+    train, test = (
+        cache_layers(model, pairs_of(model, about, split, about["seed"] + more), [layer])[layer]
+        for more, split in enumerate(("train", "test"))
+    )
+    seeds = (None, about["seed"])
+    found = fldd_table(illusions_at_layer(train, test, seeds=seeds, epochs=about["epochs"]))
+    return [
+        {"layer": at, "patch": patch, **estimate._asdict()}
+        for (at, patch), estimate in found.items()
+    ]
+
+
+def pairs_of(model: Model, about: dict[str, Any], split: str, seed: int) -> Pairs:
+    """Pairs of a feature: the order of two names, a subject's number or gender."""
+    if about["feature"] == "order":
+        return ioi.make_pairs(model, about["n"], split=split, seed=seed)
+    return agreement.make_pairs(model, about["feature"], about["n"], split=split, seed=seed)
+
+
+def audit_of(
+    about: dict[str, Any], name: str, options: Namespace, site: Site,
+    each: Sequence[Intervention], pair_file: bytes | None,
+) -> dict[str, Any]:  # fmt: skip
+    """The entries of `tools.audit.table` for some directions at one site, and what is known of the
+    pairs: those of the options, or of what their file holds.
+    """
+    model = shared_model(name)
+    with tempfile.TemporaryDirectory() as folder:
+        if pair_file is not None:
+            path = Path(folder) / Path(options.pairs).name
+            path.write_bytes(pair_file)
+            options = Namespace(**vars(options) | {"pairs": str(path)})
+        pairs = command.load_pairs(model, options)
+    sizes = {"seed": options.seed, "batch_size": options.batch_size, "progress": False}
+    audits = audit_each(model, site, each, pairs, name=model_slug(name), **sizes)
+    entries = [table.entry_of(*one) for one in zip(about["names"], audits, strict=True)]
+    known = {"device": str(model.cfg.device), **provenance.of_pairs(model, options, pairs)}
+    return {"entries": entries, "provenance": known}

@@ -237,7 +237,7 @@ def test_a_shortcut_that_changes_logits_is_not_taken(tiny_model, monkeypatch):
         return lambda stream, *args, **kwargs: block.original_component(1.01 * stream, **kwargs)
 
     for broken in (wrong, lambda block: 1 / 0):
-        monkeypatch.setattr("helpers.patching.suffix._plain", broken)
+        monkeypatch.setattr("helpers.patching.suffix._unwrapped", broken)
         cached = cache_pairs(model, random_pairs(model), Site(0, "mlp_hidden"))
         assert cached._groups[0].shortcuts == ADDED - {"mlp_out"}
         new = perturbed(cached)

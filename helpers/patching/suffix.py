@@ -32,9 +32,7 @@ Columns: TypeAlias = Int[Tensor, "columns"]  # tokens whose logits are wanted
 Hook: TypeAlias = tuple[str, Callable]
 ALL = slice(None)
 ADDED = ("mlp_out", "mlp_hidden")  # kinds that may do nothing but add to the stream
-
-# What to write where, and in which of the rows.
-Write: TypeAlias = tuple[Site, Float[Tensor, "some d"] | Running, slice]
+Write: TypeAlias = tuple[Site, Float[Tensor, "some d"] | Running, slice]  # in which of the rows
 
 
 class Suffix:
@@ -143,12 +141,12 @@ class Suffix:
         found = dict.fromkeys(blocks[:entry], functools.partial(self.block_output, stream))
         if "plain" in self.shortcuts:
             alone = [at for at in range(entry, len(blocks)) if not self._has_hooks(at)]
-            found |= {blocks[at]: self._plain[at] for at in alone}
+            found |= {blocks[at]: self.plain[at] for at in alone}
         return found
 
     @functools.cached_property
-    def _plain(self) -> list[torch.nn.Module]:
-        return [_plain(block) for block in self.model.blocks]
+    def plain(self) -> list[torch.nn.Module]:
+        return [_unwrapped(block) for block in self.model.blocks]
 
     def _has_hooks(self, layer: int) -> bool:
         """Whether there are hooks in what TransformerLens puts around a block and its parts."""
@@ -288,12 +286,12 @@ def _computing(forwards: Mapping[torch.nn.Module, Callable]) -> Iterator[None]:
             del module.__dict__["forward"]
 
 
-def _plain(module: torch.nn.Module) -> torch.nn.Module:
+def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
     """A module without the bridge around it and its parts. It shares its weights and hooks."""
     while isinstance(module, GeneralizedComponent):
         module = module.original_component
     bare = copy.copy(module)
-    bare._modules = {name: part and _plain(part) for name, part in module._modules.items()}
+    bare._modules = {name: part and _unwrapped(part) for name, part in module._modules.items()}
     return bare
 
 

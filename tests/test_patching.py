@@ -210,6 +210,75 @@ def test_writing_resid_post_is_seen_at_resid_post(tiny_model):
         cached.record(cached.base, ["unembed.hook_in"])
 
 
+ADDED = {"mlp_out", "mlp_hidden"}
+SHORTCUTS = {
+    "gpt2": ADDED,  # its processed weights are the bridge's alone
+    "gpt_neox": ADDED,
+    "llama": {*ADDED, "plain"},
+    "qwen2": {*ADDED, "plain"},
+    "gemma3": {"mlp_out", "plain"},  # a norm lies between the hidden activation and the stream
+}
+
+
+@pytest.mark.parametrize("architecture", SHORTCUTS)
+def test_shortcuts_are_those_that_the_architecture_allows(architecture, tiny_model, monkeypatch):
+    monkeypatch.setattr("helpers.patching.suffix.ADDED", (*ADDED, "attn_out"))
+    model = tiny_model(architecture)
+    sites = [Site(1, kind) for kind in ("attn_out", *ADDED)]
+    group = cache_sites(model, random_pairs(model, position=4), sites)[0]._groups[0]
+    parallel = {"attn_out"} if architecture == "gpt_neox" else set()  # elsewhere the MLP reads it
+    assert group.shortcuts == SHORTCUTS[architecture] | parallel
+
+
+def test_a_shortcut_that_changes_logits_is_not_taken(tiny_model, monkeypatch):
+    model = tiny_model("llama")
+
+    def wrong(block):
+        return lambda stream, *args, **kwargs: block.original_component(1.01 * stream, **kwargs)
+
+    for broken in (wrong, lambda block: 1 / 0):
+        monkeypatch.setattr("helpers.patching.suffix._unwrapped", broken)
+        cached = cache_pairs(model, random_pairs(model), Site(0, "mlp_hidden"))
+        assert cached._groups[0].shortcuts == ADDED - {"mlp_out"}
+        new = perturbed(cached)
+        expected = brute_force(model, cached.pairs, cached.site, new)
+        assert (cached.patched_logits(new) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+def test_hooks_are_called_in_the_block_of_the_site_and_above(tiny_model, layer):
+    model = tiny_model("llama")
+    cached = cache_pairs(model, random_pairs(model, position=0), Site(1, "mlp_out"))
+    new, block = perturbed(cached), model.blocks[layer]
+
+    def reverse(act, hook):
+        return act.flip(-1)
+
+    with model.hooks(fwd_hooks=[(f"blocks.{layer}.mlp.hook_out", reverse)]):
+        hooked = cached.patched_logits(new), brute_force(model, cached.pairs, cached.site, new)
+    handle = block.mlp.register_forward_hook(lambda *args: args[-1].flip(-1))
+    try:  # of PyTorch, around what TransformerLens calls
+        handled = cached.patched_logits(new), brute_force(model, cached.pairs, cached.site, new)
+    finally:
+        handle.remove()
+    clean = cached.patched_logits(new)
+    for found, expected in (hooked, handled):
+        assert (found - expected).abs().max() < 1e-4
+        assert (found - clean).abs().max() > 1e-2
+
+
+def test_blocks_without_the_bridge_share_its_weights():
+    model = build_tiny_model("llama")
+    cached = cache_pairs(model, random_pairs(model), Site(1, "mlp_hidden"))
+    new = perturbed(cached)
+    before = cached.patched_logits(new)
+    with torch.no_grad():
+        model.blocks[2].mlp.W_out.mul_(2)
+    expected = brute_force(model, cached.pairs, cached.site, new)
+    found = cached.patched_logits(new)
+    assert (found - expected).abs().max() < 1e-4 < (found - before).abs().max()
+
+
 def test_every_group_of_prompts_is_checked(tiny_model, monkeypatch):
     model = tiny_model("llama")
     monkeypatch.setattr(

@@ -9,6 +9,7 @@ from peers.bridge import load_bridge
 from peers.steps import DAS_STEPS, interchange, step
 from torch import Tensor
 
+from benchmarks.floor import alone
 from helpers.directions.closed_form import best_directions, best_directions_at
 from helpers.directions.geometry import patch_each
 from helpers.directions.search import answer_logit_difference, cross_entropy, find_direction
@@ -39,6 +40,8 @@ class Peer:
             "closed forms": self.closed_forms,
         }
         for site in KINDS:
+            for work in (f"evaluate {site}", f"step {site}"):
+                works[f"{work}, products"] = self.products(work)
             cached = self.prepared(site)
             works[f"evaluate {site}"] = self.evaluation(site, cached)
             works[f"step {site}"] = self.training(site, cached, cross_entropy)
@@ -64,6 +67,17 @@ class Peer:
             source_position=self.problem.get(f"{prefix}source position", lengths["source"] - 1),
             table=pd.DataFrame(index=range(len(labels["answer"]))),
         )
+
+    def products(self, work: str) -> Callable[[], Tensor]:
+        """The floor of that work, as `floor` computes it; prepared at the first call."""
+        made: list[Callable[[], Tensor]] = []
+
+        def run() -> Tensor:
+            if not made:
+                made.append(alone(work, len(self.problem["base"]), self.layer))
+            return made[0]()
+
+        return run
 
     def prepared(self, site: str) -> Callable[[], CachedPairs]:
         """The cached pairs; the prompts are run at the first call."""
@@ -96,11 +110,12 @@ class Peer:
         return step(value, self.problem[f"direction {site}"])
 
     def closed_form(self, cached: Callable[[], CachedPairs]) -> Callable[[], Tensor]:
-        """The ends of the MLP's spectrum, three eigenvalues each."""
+        """The ends of the MLP's spectrum, three eigenvalues each; its best is `direction`."""
 
         def run() -> Tensor:
-            values = best_directions(replace(cached())).spectrum  # no gradient is known before
-            return torch.cat([values[:3], values[-3:]])
+            best = best_directions(replace(cached()))  # no gradient is known before
+            run.direction = best.top
+            return torch.cat([best.spectrum[:3], best.spectrum[-3:]])
 
         return run
 

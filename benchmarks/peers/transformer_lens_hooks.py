@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from peers.bridge import load_bridge
-from peers.steps import BATCH, KINDS, difference, interchange_each, step
+from peers.steps import BATCH, DAS_STEPS, KINDS, LEARNING_RATE, difference, interchange_each, step
 from torch import Tensor
 from transformer_lens.tools.analysis import SubspaceInterchange, fit_das
 from transformer_lens.tools.analysis.interchange import (
@@ -43,7 +43,8 @@ class Peer:
             for kind, logits in (("", self.logits), (", all logits", self.last_of_all_logits)):
                 works[f"evaluate {site}{kind}"] = self.evaluation(site, sources, logits)
                 works[f"step {site}{kind}"] = self.training(site, sources, logits)
-            works[f"fit_das {site}"] = self.one_step_of_fit_das(site)
+            works[f"fit_das {site}"] = self.fit_das(site, 1)
+        works["fit_das mlp, trained"] = self.fit_das("mlp", DAS_STEPS)
         return works
 
     def logits(self, tokens: Tensor) -> Tensor:
@@ -96,15 +97,16 @@ class Peer:
 
         return step(loss, p[f"direction {site}"])
 
-    def one_step_of_fit_das(self, site: str) -> Callable[[], Tensor]:
-        """The library's own training, which runs the sources at every call."""
+    def fit_das(self, site: str, steps: int) -> Callable[[], Tensor]:
+        """The library's own training, which starts anew and runs the sources at every call."""
         p, hook, at = self.problem, HOOKS[site].format(self.layer), _last(self.problem["base"])
 
         def run() -> Tensor:
             fit = fit_das(
                 self.model, hook, p["base"], p["source"], p["counterfactual"], self.logits,
-                rank=1, epochs=1, base_positions=at, source_positions=at,
+                rank=1, epochs=steps, base_positions=at, source_positions=at, lr=LEARNING_RATE,
             )  # fmt: skip
+            run.direction = fit.basis[:, 0]
             return torch.tensor(fit.losses)
 
         return run

@@ -27,8 +27,8 @@ from helpers.models import Model, model_slug, require
 from helpers.models.smollm import cache_folder
 from helpers.output import files
 from helpers.patching import Site, check_sites
+from helpers.patching.caching import run_to
 from helpers.patching.sites import check_vocabulary
-from helpers.patching.suffix import run_to
 
 SecondMoment: TypeAlias = Float[Tensor, "d_mlp d_mlp"]
 Passages: TypeAlias = Int[Tensor, "passages length"]

@@ -61,13 +61,9 @@ class CachedPairs(Patchable):
         return len(self.pairs)
 
     def patched_logits(
-        self,
-        activation: Acts,
-        rows: Rows | None = None,
-        *,
-        tokens: Int[Tensor, "rows k"] | None = None,
-        clamp: Clamp | None = None,
-    ) -> Float[Tensor, "rows k"]:
+        self, activation: Acts, rows: Rows | None = None, *,
+        tokens: Int[Tensor, "rows k"] | None = None, clamp: Clamp | None = None,
+    ) -> Float[Tensor, "rows k"]:  # fmt: skip
         """Next-token logits of the base prompts with `activation` written at the site.
 
         Equal to a full forward pass with a hook, and differentiable in `activation`. Hooks of your
@@ -100,13 +96,9 @@ class CachedPairs(Patchable):
         return self._in_order(pieces, rows)
 
     def record(
-        self,
-        activation: Acts,
-        names: Sequence[str],
-        rows: Rows | None = None,
-        *,
+        self, activation: Acts, names: Sequence[str], rows: Rows | None = None, *,
         clamp: Clamp | None = None,
-    ) -> dict[str, Float[Tensor, "rows ..."]]:
+    ) -> dict[str, Float[Tensor, "rows ..."]]:  # fmt: skip
         """What TransformerLens hooks see at the patched token while `activation` is written.
 
         Differentiable in `activation`. Attention patterns and scores have one column per token of

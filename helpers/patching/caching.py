@@ -12,7 +12,7 @@ from torch import Tensor
 from helpers.models import Model, require
 from helpers.patching.cached import CachedPairs
 from helpers.patching.sites import Site, check_sites, check_vocabulary
-from helpers.patching.suffix import Suffix, at_site, run_to
+from helpers.patching.suffix import Suffix, at_site, only_columns, recording
 from helpers.tasks.pairs import Pairs, Tokens
 
 # A prompt is known by its tokens and the position of interest: pairs that share one, run it once.
@@ -115,3 +115,14 @@ def activations(
         acts = {s: torch.cat([at_site(r[s.hook_name], s, position) for r in runs]) for s in sites}
         found |= {p: {s: acts[s][row] for s in sites} for row, p in enumerate(shape)}
     return found
+
+
+@torch.no_grad()
+def run_to(
+    model: Model, tokens: Int[Tensor, "prompts pos"], sites: Sequence[Site]
+) -> dict[str, Float[Tensor, "prompts pos ..."]]:
+    """What the hooks of the sites see, by their names; layers above all of them are not run."""
+    top = max(site.layer for site in sites) + 1
+    with recording(model, {site.hook_name for site in sites}) as record, only_columns(model, [0]):
+        model(tokens, stop_at_layer=top if top < model.cfg.n_layers else None)
+    return record

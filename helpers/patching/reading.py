@@ -33,13 +33,9 @@ class Reader:
 
     @classmethod
     def of(
-        cls,
-        model: Model,
-        sentence: str,
-        examples: Sequence[tuple[str, str]],
-        *,
+        cls, model: Model, sentence: str, examples: Sequence[tuple[str, str]], *,
         placeholder: str = "x",
-    ) -> "Reader":
+    ) -> "Reader":  # fmt: skip
         """A reader from a sentence with the slot `{}`, and examples (subject, object) before it.
 
         A ValueError if there is no slot, or an example is no pair of texts. Of a placeholder of
@@ -90,14 +86,9 @@ class Reader:
         return at.patched_logits(state, rows, clamp=means)
 
     def read(
-        self,
-        states: Float[Tensor, "layers n d"],
-        candidates: Int[Tensor, "candidates"],
-        *,
-        layers: Sequence[int] | None = None,
-        into: int | None = None,
-        hold_mlps: bool = False,
-    ) -> Float[Tensor, "layers n candidates"]:
+        self, states: Float[Tensor, "layers n d"], candidates: Int[Tensor, "candidates"], *,
+        layers: Sequence[int] | None = None, into: int | None = None, hold_mlps: bool = False,
+    ) -> Float[Tensor, "layers n candidates"]:  # fmt: skip
         """Log-probabilities, over the whole vocabulary, of candidates to come next, in nats.
 
         Args:

@@ -4,17 +4,22 @@ A patch at token `t` of layer `l` cannot change earlier tokens (attention is cau
 layers. So the keys and values of the tokens before `t` are computed once, the residual stream that
 enters block `l` is stored once, and a patched run is: tokens `t, t+1, ...` through blocks
 `l, l+1, ...`. The forward pass is the model's own, by `start_at_layer` and `past_key_values`.
+
+Two shortcuts are taken where they change no logit of the model at hand: a patch of what an MLP adds
+to the stream starts behind its block, and blocks without hooks run without TransformerLens.
 """
 
 import copy
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from helpers.models.load import Model, contiguous
@@ -26,10 +31,8 @@ Rows: TypeAlias = Int[Tensor, "rows"]  # numbers of prompts or pairs, which may 
 Columns: TypeAlias = Int[Tensor, "columns"]  # tokens whose logits are wanted
 Hook: TypeAlias = tuple[str, Callable]
 ALL = slice(None)
-
-
-# What to write where, and in which of the rows.
-Write: TypeAlias = tuple[Site, Float[Tensor, "some d"] | Running, slice]
+ADDED = ("mlp_out", "mlp_hidden")  # kinds that may do nothing but add to the stream
+Write: TypeAlias = tuple[Site, Float[Tensor, "some d"] | Running, slice]  # in which of the rows
 
 
 class Suffix:
@@ -40,29 +43,29 @@ class Suffix:
     """
 
     def __init__(
-        self,
-        model: Model,
-        tokens: Int[Tensor, "prompts pos"],
-        position: int,
-        sites: Sequence[Site],
-        *,
-        batch_size: int,
-        from_start: bool = False,
-    ) -> None:
+        self, model: Model, tokens: Int[Tensor, "prompts pos"], position: int,
+        sites: Sequence[Site], *, batch_size: int, from_start: bool = False,
+    ) -> None:  # fmt: skip
         self.model, self.tokens, self.from_start = model, tokens, from_start
         self.hook_points = dict(model.hook_dict)  # TransformerLens builds it anew at each access
         self.start = 0 if from_start else position
         self.index = position - self.start  # of the patched token among those that are rerun
+        self.first = torch.zeros(1, dtype=torch.long, device=tokens.device)  # of the rows
         self.tokens_rerun = tokens.shape[1] - self.start
         self.block_output = _block_output(model)
+        self.shortcuts: set[str] = set()  # kinds of `ADDED`, and "plain" for blocks without hooks
         self.activations: dict[Site, Tensor] = {}
         self.residuals: dict[int, Tensor] = {}
         self.prefix = self._prepare(sites, batch_size)
+        if not from_start:
+            self._take_shortcuts()
 
     @torch.no_grad()
     def _prepare(self, sites: Sequence[Site], batch_size: int) -> Cache | None:
         """Fills `activations` and `residuals` and returns the cache of the tokens before."""
-        entries = sorted({_entry(self.model, site) for site in sites})
+        sites = sorted(sites, key=lambda site: site.layer)
+        top = self.model.cfg.n_layers - 1
+        entries = sorted({min(site.layer + above, top) for site in sites for above in (0, 1)})
         names = {site: site.hook_name for site in sites}
         names |= {entry: f"blocks.{entry}.hook_resid_pre" for entry in entries}
         caches, records = [], []
@@ -88,31 +91,80 @@ class Suffix:
         return _concatenate(caches, entries[0])
 
     def rerun(
-        self,
-        rows: Rows,
-        writes: Sequence[Write],
-        *,
-        columns: Columns | None = None,
-        record: dict[str, Tensor] | None = None,
-        add: bool = False,
-    ) -> Float[Tensor, "rows columns"]:
+        self, rows: Rows, writes: Sequence[Write], *, columns: Columns | None = None,
+        record: dict[str, Tensor] | None = None, add: bool = False,
+    ) -> Float[Tensor, "rows columns"]:  # fmt: skip
         """Logits at the last token of the prompts `rows` with new activations written at sites.
 
         Each write fills its slice of the rows, so a prompt that is given twice can be patched at
         two sites by one forward pass. What the hooks named in `record` then see is stored there.
         With `add` the writes are added, so that one site still feels another below it.
         """
-        entry = min(_entry(self.model, site) for site, *_ in writes)
-        hooks = [self._write(write, rows, entry, add) for write in writes]
-        hooks += _reads(record if record is not None else {})  # hooks run in this order
+        record = {} if record is None else record
+        entry = 0 if self.from_start else min(self._entry(site, record) for site, *_ in writes)
+        hooks = [self._write(write, rows, add) for write in writes if write[0].layer >= entry]
+        hooks += _reads(record)  # hooks run in this order
         hooks.append(("unembed.hook_in", contiguous))
         with self._hooked(hooks), only_columns(self.model, columns):
             if self.from_start:
                 return self.model(self.tokens[rows])[:, -1]
-            prefix, residual = _select(self.prefix, rows, entry), self.residuals[entry][rows]
-            options = {"past_key_values": prefix, "logits_to_keep": 1}
-            with _computing(self.model.blocks[:entry], self.block_output):
-                return self.model(residual, start_at_layer=entry, **options)[:, -1]
+            stream = self._entering(entry, rows, writes, add)
+            options = {"past_key_values": _select(self.prefix, rows, entry), "logits_to_keep": 1}
+            with _computing(self._forwards(entry, stream)):
+                logits = self.model(stream, start_at_layer=entry, **options)
+            return logits.squeeze(1) if logits.shape[1] == 1 else logits[:, -1]  # not copied
+
+    def _entry(self, site: Site, record: Iterable[str]) -> int:
+        """The first block to be rerun: what leaves block `l` is what enters `l + 1`."""
+        behind = site.kind == "resid_post"
+        if site.kind in self.shortcuts:  # unless somebody looks into its block
+            named = any(name.startswith(f"blocks.{site.layer}.") for name in record)
+            behind = not (named or self._has_hooks(site.layer))
+        return min(site.layer + behind, self.model.cfg.n_layers - 1)
+
+    def _entering(self, entry: int, rows: Rows, writes: Sequence[Write], add: bool) -> Stream:
+        """The stream that enters the first block, with what is written below it."""
+        stream = self.residuals[entry][rows]
+        for site, value, part in writes:
+            if site.layer < entry:
+                if changes := site.kind in ADDED and not add:
+                    value = value - self.activations[site][rows[part]]
+                if site.kind == "mlp_hidden":
+                    value = value @ self.model.blocks[site.layer].mlp.W_out
+                old = stream[part, self.index]
+                stream[part, self.index] = old + value if add or changes else value
+        return stream
+
+    def _forwards(self, entry: int, stream: Stream) -> dict[torch.nn.Module, Callable]:
+        """What blocks do instead: below the first nothing, and above it the same by themselves."""
+        blocks = self.model.blocks
+        found = dict.fromkeys(blocks[:entry], functools.partial(self.block_output, stream))
+        if "plain" in self.shortcuts:
+            alone = [at for at in range(entry, len(blocks)) if not self._has_hooks(at)]
+            found |= {blocks[at]: self.plain[at] for at in alone}
+        return found
+
+    @functools.cached_property
+    def plain(self) -> list[torch.nn.Module]:
+        return [_unwrapped(block) for block in self.model.blocks]
+
+    def _has_hooks(self, layer: int) -> bool:
+        """Whether there are hooks in what TransformerLens puts around a block and its parts."""
+        own = (GeneralizedComponent, HookPoint)
+        parts = (part for part in self.model.blocks[layer].modules() if isinstance(part, own))
+        return any(part._forward_hooks or part._backward_hooks for part in parts)
+
+    @torch.no_grad()
+    def _take_shortcuts(self) -> None:
+        """Those with which a prompt, patched with something else, keeps its logits."""
+        lowest = {site.kind: site for site in reversed(self.activations) if site.kind in ADDED}
+        for shortcut, site in {"plain": next(iter(self.activations)), **lowest}.items():
+            writes = [(site, self.activations[site][:1].flip(-1), ALL)]
+            expected, taken = self.rerun(self.first, writes), False
+            self.shortcuts.add(shortcut)
+            with suppress(Exception):  # whatever it stumbles over
+                taken = _same(self.rerun(self.first, writes), expected)
+            self.shortcuts -= set() if taken else {shortcut}
 
     @contextmanager
     def _hooked(self, hooks: Sequence[Hook]) -> Iterator[None]:
@@ -128,7 +180,7 @@ class Suffix:
                 handle.hook.remove()
                 point.fwd_hooks.remove(handle)
 
-    def _write(self, write: Write, rows: Rows, entry: int, add: bool) -> Hook:
+    def _write(self, write: Write, rows: Rows, add: bool) -> Hook:
         """The hook that puts the activation in place of the site's vector, or adds it to that."""
         site, activation, part = write
         name = site.hook_name
@@ -138,8 +190,6 @@ class Suffix:
             name = f"blocks.{site.layer}.hook_attn_out"
             if not add:
                 activation = activation - self.residuals[site.layer][rows[part], self.index]
-        elif site.layer < entry and not self.from_start:
-            name = f"blocks.{site.layer + 1}.hook_resid_pre"
 
         def change(old: Tensor, hook: object) -> Tensor:
             new, head = old.clone(), () if site.head is None else (site.head,)
@@ -166,18 +216,14 @@ class Suffix:
     @torch.no_grad()
     def is_exact(self) -> bool:
         """Whether a prompt, rerun with its own activations at some sites, gives the same logits."""
-        first = torch.zeros(1, dtype=torch.long, device=self.tokens.device)
-        expected = self.model(self.tokens[:1])[:, -1]
-        ordered = sorted(self.activations, key=lambda site: site.layer)
+        expected, ordered = self.model(self.tokens[:1])[:, -1], list(self.activations)
         tried = {ordered[0], ordered[-1], *{site.kind: site for site in ordered}.values()}
         own = {site: self.activations[site][:1] for site in ordered}
         writes = [(site, own[site], slice(row, row + 1)) for row, site in enumerate(tried)]
         columns, highest = expected[0].topk(5).indices, ordered[-1]
-        found = self.rerun(first.repeat(len(tried)), writes)
-        part = self.rerun(first, [(highest, own[highest], ALL)], columns=columns)
-        tolerance = 1e-4 * expected.abs().max().clamp(min=1.0)
-        both = ((found, expected), (part, expected[:, columns]))
-        return all(torch.allclose(x, y.expand_as(x), rtol=0, atol=tolerance) for x, y in both)
+        found = self.rerun(self.first.repeat(len(tried)), writes)
+        part = self.rerun(self.first, [(highest, own[highest], ALL)], columns=columns)
+        return _same(found, expected) and _same(part, expected[:, columns])
 
 
 def run_from(
@@ -189,7 +235,8 @@ def run_from(
     Further arguments go to the model: `logits_to_keep=1` gives those of the last token only.
     """
     check_sites(model, [Site(layer, "resid_pre")])
-    with _computing(model.blocks[:layer], _block_output(model)):
+    skipped = functools.partial(_block_output(model), residual)
+    with _computing(dict.fromkeys(model.blocks[:layer], skipped)):
         return model(residual, start_at_layer=layer, **arguments)
 
 
@@ -197,17 +244,6 @@ def at_site(activation: Float[Tensor, "batch pos *d"], site: Site, index: int) -
     """The site's vector at one position of a hooked activation."""
     vector = activation[:, index]
     return vector if site.head is None else vector[:, site.head]
-
-
-@torch.no_grad()
-def run_to(
-    model: Model, tokens: Int[Tensor, "prompts pos"], sites: Sequence[Site]
-) -> dict[str, Float[Tensor, "prompts pos ..."]]:
-    """What the hooks of the sites see, by their names; layers above all of them are not run."""
-    top = max(site.layer for site in sites) + 1
-    with recording(model, {site.hook_name for site in sites}) as record, only_columns(model, [0]):
-        model(tokens, stop_at_layer=top if top < model.cfg.n_layers else None)
-    return record
 
 
 @contextmanager
@@ -235,26 +271,37 @@ def only_columns(model: Model, columns: Columns | list[int] | None) -> AbstractC
         return nullcontext()
     unembed = model.unembed
     weight, bias = unembed.W_U[:, columns], unembed.b_U[columns]
-    return _computing([unembed], lambda hidden, **_: unembed.hook_in(hidden) @ weight + bias)
+    return _computing({unembed: lambda hidden, **_: unembed.hook_in(hidden) @ weight + bias})
 
 
 @contextmanager
-def _computing(modules: Iterable[torch.nn.Module], forward: Callable) -> Iterator[None]:
-    """Inside, these modules do this: set on instances, so the bridge sees no changed module. Blocks
-    below `start_at_layer`, which would be run for nothing, return their input.
-    """
-    modules = list(modules)
-    for module in modules:
+def _computing(forwards: Mapping[torch.nn.Module, Callable]) -> Iterator[None]:
+    """Inside, modules do something else: set on instances, so the bridge sees no changed module."""
+    for module, forward in forwards.items():
         module.__dict__["forward"] = forward
     try:
         yield
     finally:
-        for module in modules:
+        for module in forwards:
             del module.__dict__["forward"]
 
 
+def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
+    """A module without the bridge around it and its parts. It shares its weights and hooks."""
+    while isinstance(module, GeneralizedComponent):
+        module = module.original_component
+    bare = copy.copy(module)
+    bare._modules = {name: part and _unwrapped(part) for name, part in module._modules.items()}
+    return bare
+
+
+def _same(found: Tensor, expected: Tensor) -> bool:
+    tolerance = 1e-4 * expected.abs().max().clamp(min=1.0)
+    return torch.allclose(found, expected.expand_as(found), rtol=0, atol=tolerance)
+
+
 def _block_output(model: Model) -> Callable:
-    """A stand-in for a block that returns its input in the form this architecture expects."""
+    """A stand-in for a block: the stream given, in the form that this architecture expects."""
     forms, token = [], torch.zeros(1, 1, dtype=torch.long, device=model.cfg.device)
     handle = model.blocks[0].register_forward_hook(lambda *args: forms.append(args[-1]))
     try:
@@ -264,14 +311,8 @@ def _block_output(model: Model) -> Callable:
         handle.remove()
     if isinstance(forms[0], tuple):  # some models unpack it, attention patterns and all
         rest = (None,) * (len(forms[0]) - 1)
-        return lambda hidden_states, *args, **kwargs: (hidden_states, *rest)
-    return lambda hidden_states, *args, **kwargs: hidden_states
-
-
-def _entry(model: Model, site: Site) -> int:
-    """The first block that has to be rerun: what leaves block `l` is what enters `l + 1`."""
-    is_input_of_next = site.kind == "resid_post" and site.layer + 1 < model.cfg.n_layers
-    return site.layer + 1 if is_input_of_next else site.layer
+        return lambda stream, *_, **__: (stream, *rest)
+    return lambda stream, *_, **__: stream
 
 
 def _keys_and_values(cache: object) -> Cache:
@@ -300,9 +341,7 @@ def _select(cache: Cache | None, rows: Rows | None = None, entry: int = 0) -> Ca
         return None
     fresh = copy.copy(cache)
     fresh.layers = [copy.copy(layer) for layer in cache.layers]
-    if rows is None:
-        return fresh
-    for index, layer in enumerate(fresh.layers):
+    for index, layer in enumerate(fresh.layers if rows is not None else ()):
         if layer.is_initialized:  # below `entry` one prompt is left, which stands for all
             layer.keys, layer.values = (
                 x[:1].expand(len(rows), -1, -1, -1) if index < entry else x[rows]

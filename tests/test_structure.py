@@ -15,7 +15,7 @@ LATER = ("TYPE_CHECKING", "__name__ == '__main__'")  # conditions that are false
 # A room may use those before it, never those after it.
 ROOMS = "output models tasks patching directions attribution circuits".split()
 ROOMS += "editing audit claims pictures lessons".split()
-MOST_DOORS, MOST_LINES, LONGEST_FILE, LONGEST_FUNCTION = 12, 10000, 350, 40
+MOST_DOORS, MOST_LINES, LONGEST_FILE, LONGEST_FUNCTION = 12, 10010, 350, 40
 
 
 def modules(root: Path, package: str = "helpers") -> dict[str, Path]:

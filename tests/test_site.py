@@ -321,6 +321,7 @@ def test_every_public_helper_is_in_the_reference(pages):
         ("One.\n\nx = f(y)\nx.show()", "One.\n\n::\n\n    x = f(y)\n    x.show()\n"),
         ("So\n\n    s = u' M u\n\nis it.", "So\n\n::\n\n    s = u' M u\n\nis it.\n"),
         ("* one\n* two", "* one\n* two\n"),
+        ("**In** short, *all* of **a, **b.", "**In** short, *all* of \\*\\*a, \\*\\*b.\n"),
     ],
 )
 def test_docstrings_become_restructured_text(docstring, expected):

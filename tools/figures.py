@@ -15,7 +15,7 @@ from helpers.output.files import ROOT
 
 INDEX = ROOT / "docs" / "figures.md"
 # title="...", set_title("..."), title = "...": words that do not depend on the run
-TITLE = re.compile(r'title\w*[ =(]+"([^"]+)"')
+TITLE = re.compile(r'title\w*[ =(]+"([^"]*[^" ][^"]*)"')
 INTRODUCTION = """\
 # Figures in words
 

@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 FACE = "__init__"
 PARAMETERS = re.compile(r"<dl>\n((?:<dd>.*</dd>\n)+)</dl>")  # Sphinx's lines of a signature
 RAISES = re.compile(r"(Raises) ([A-Z]\w+): ")
-# what has a meaning: code, an emphasised word, the star of a list
-KEPT = re.compile(r"(`[^`]*`|(?<!\S)\*\w+\*|^ *\* )")
+# what has a meaning: code, bold words, an emphasised word, the star of a list
+KEPT = re.compile(r"(`[^`]*`|\*\*\w[^*]*\w\*\*|(?<!\S)\*\w+\*|^ *\* )")
 
 
 def rooms() -> list[str]:

@@ -30,7 +30,7 @@ class Frame:
 
 def as_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight")
+    figure.savefig(buffer, format="png")
     plots.plt.close(figure)
     return buffer.getvalue()
 

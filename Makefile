@@ -22,7 +22,7 @@ RUN = $(PY) -m tools.run$(if $(MODEL), --model "$(MODEL)")$(if $(LESSON), --less
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-long test-versions test-oldest test-newest lab execute compare student assignment grade \
-	publish site bench scaling lint clean
+	publish site bench scaling gpu-check lint clean
 
 help:
 	@echo "make run                 run every lesson; results go to results/<model>/"
@@ -43,6 +43,7 @@ help:
 	@echo "make site                               the series as a static book, in site/"
 	@echo "make bench               time the engine beside other tools, half an hour"
 	@echo "make scaling             how its cost grows, five minutes"
+	@echo "make gpu-check           does a GPU give what the CPU gives, and how fast: eight minutes"
 	@echo "make lint                check the code's style"
 	@echo "make clean               remove .venv, results/, site/ and caches"
 	@echo "PYTHON=python3.12 with the first of these chooses the interpreter."
@@ -107,6 +108,9 @@ bench: .venv/.ready-run
 
 scaling: .venv/.ready-run
 	@$(PY) -m benchmarks.scaling
+
+gpu-check: .venv/.ready-run
+	@$(PY) -m benchmarks.gpu$(if $(DEVICE), --device "$(DEVICE)")$(if $(OUT), --out "$(OUT)")
 
 lint: .venv/.ready-dev
 	@$(PY) -m ruff check .

@@ -47,7 +47,7 @@ def sweep(folder, monkeypatch):
     model = shared_model(str(folder / "tiny"))
     known = random_pairs(model, 5)
     known = type(known)(**{**vars(known), "table": known.table.assign(relation="any")})
-    monkeypatch.setattr(work, "fact_pairs", lambda name, n, seed: known[: n + seed])
+    monkeypatch.setattr(work, "fact_pairs", lambda model, n, seed: known[: n + seed])
     return ["facts", "--model", "tiny", "--n", "4", "--steps", "2", "--out"]
 
 
@@ -56,13 +56,13 @@ def test_a_sweep_is_the_same_on_a_cluster_and_goes_on(sweep, one_process, monkey
     assert main([*sweep, "here", "--layers", "0,2"]) == 0
     assert main([*sweep, "there", "--layers", "0,2", "--scheduler", one_process]) == 0
     assert Path("here/facts.csv").read_bytes() == Path("there/facts.csv").read_bytes()
-    pairs = work.fact_pairs("", 4, 0)
+    pairs = work.fact_pairs(None, 4, 0)
     each = [work.facts_job("tiny", pairs, layer, steps=2) for layer in (0, 2)]
     expected = pd.concat(each, ignore_index=True)
     pd.testing.assert_frame_equal(pd.read_csv("here/facts.csv"), expected, check_dtype=False)
     before, shown = times(out), capsys.readouterr().out
     assert "facts-layer-02" in shown and "2 of 2 jobs are done: here holds facts.csv" in shown
-    monkeypatch.setattr(work, "facts_job", lambda *a, **b: pytest.fail("it was done before"))
+    monkeypatch.setattr(work, "facts_with", lambda *a: pytest.fail("it was done before"))
     assert main([*sweep, "here", "--layers", "0,2"]) == 0
     assert times(out) == before
     monkeypatch.undo()
@@ -81,14 +81,14 @@ def test_what_changes_a_sweep_is_done_anew(sweep, folder):
 
 
 def test_a_layer_that_fails_is_named_and_the_others_are_kept(sweep, monkeypatch, capsys):
-    facts_job = work.facts_job
+    facts_with = work.facts_with
 
-    def at_two(name, pairs, layer, **settings):
+    def at_two(model, pairs, layer, steps):
         if layer == 1:
             raise ValueError("no facts here")
-        return facts_job(name, pairs, layer, **settings)
+        return facts_with(model, pairs, layer, steps)
 
-    monkeypatch.setattr(work, "facts_job", at_two)
+    monkeypatch.setattr(work, "facts_with", at_two)
     assert main([*sweep, "out"]) == 1
     shown = capsys.readouterr()
     assert "facts-layer-01 failed: ValueError: no facts here" in shown.out

@@ -18,7 +18,7 @@ import pandas as pd
 from helpers.audit import Intervention, audit_each
 from helpers.directions import cache_layers, facts_at_layer, shared_model
 from helpers.directions.layers import fldd_table, illusions_at_layer
-from helpers.models import Model, model_slug
+from helpers.models import Model, load_model, model_slug
 from helpers.patching import Site, cache_pairs
 from helpers.tasks import Pairs, agreement, facts, ioi
 from tools.audit import command, provenance, table
@@ -28,26 +28,40 @@ FEATURES = ("order", "number", "gender")
 
 def facts_job(name: str, pairs: Pairs, layer: int, *, steps: int = 10) -> pd.DataFrame:
     """`facts_at_layer` of a model that is loaded by name; see there."""
-    cached = cache_pairs(shared_model(name), pairs, Site(layer, "mlp_hidden"))
-    return facts_at_layer(cached, steps=steps)
+    return facts_with(shared_model(name), pairs, layer, steps)
+
+
+def facts_with(model: Model, pairs: Pairs, layer: int, steps: int) -> pd.DataFrame:
+    """The same, with a model."""
+    return facts_at_layer(cache_pairs(model, pairs, Site(layer, "mlp_hidden")), steps=steps)
+
+
+@functools.lru_cache(maxsize=1)
+def loaded(name: str, weights: str | None) -> Model:
+    """The model with this name and hash: a worker that lives long may see a folder's change."""
+    return load_model(name)
+
+
+def model_of(about: dict[str, Any], name: str) -> Model:
+    return loaded(name, about["model"]["weights sha256"])
 
 
 def facts_at(about: dict[str, Any], name: str) -> list[dict]:
     """The rows of `facts_at_layer` for the layer, pairs, seed and steps of `about`."""
-    pairs = fact_pairs(name, about["n"], about["seed"])
-    return facts_job(name, pairs, about["layer"], steps=about["steps"]).to_dict("records")
+    model = model_of(about, name)
+    pairs = fact_pairs(model, about["n"], about["seed"])
+    return facts_with(model, pairs, about["layer"], about["steps"]).to_dict("records")
 
 
 @functools.lru_cache(maxsize=1)
-def fact_pairs(name: str, n: int, seed: int) -> Pairs:
+def fact_pairs(model: Model, n: int, seed: int) -> Pairs:
     """Pairs of the facts that the model knows, which takes a run of all of them."""
-    model = shared_model(name)
     return facts.make_pairs(model, facts.known_facts(model), n, seed=seed)
 
 
 def prevalence_at(about: dict[str, Any], name: str) -> list[dict]:
     """The FLDD of each patch of `illusions_at_layer`, with its interval, as lesson 08 takes it."""
-    model, layer = shared_model(name), about["layer"]
+    model, layer = model_of(about, name), about["layer"]
     train, test = (
         cache_layers(model, pairs_of(model, about, split, about["seed"] + more), [layer])[layer]
         for more, split in enumerate(("train", "test"))
@@ -74,7 +88,7 @@ def audit_of(
     """The entries of `tools.audit.table` for some directions at one site, and what is known of the
     pairs: those of the options, or of what their file holds.
     """
-    model = shared_model(name)
+    model = model_of(about, name)
     with tempfile.TemporaryDirectory() as folder:
         if pair_file is not None:
             path = Path(folder) / Path(options.pairs).name

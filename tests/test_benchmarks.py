@@ -68,11 +68,12 @@ def test_another_result_is_noticed():
         bench.compare("evaluate", results)
 
 
-@pytest.mark.parametrize("work", ["evaluate resid", "step resid"])
-def test_floor_is_what_is_computed(problem, contestants, work):
+@pytest.mark.parametrize("alone", ["", ", products"])
+@pytest.mark.parametrize("work", ["evaluate resid", "step resid", "evaluate mlp", "step mlp"])
+def test_floor_is_what_is_computed(problem, contestants, work, alone):
     setting = report.describe(problem, rounds=1)
-    run = contestants["ours"][work]
-    run()  # the prompts
+    run = contestants["ours"][work + alone]
+    run()  # the prompts, or the matrices
     with FlopCounterMode(display=False) as counter:
         run()
     assert counter.get_total_flops() == pytest.approx(floor.needed(work, setting), rel=0.02)

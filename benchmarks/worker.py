@@ -77,7 +77,7 @@ def serve(works: dict, results: Path, answer: Callable[..., None]) -> None:
         save_file({"result": result.detach().contiguous()}, results / "result")
         direction = getattr(works[work], "direction", None)
         if direction is not None:
-            save_file({"direction": direction.detach()}, results / "direction")
+            save_file({"direction": direction.detach().contiguous()}, results / "direction")
         answer(seconds=seconds, rate=min(before, probe()), folder=str(results))
 
 

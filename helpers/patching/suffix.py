@@ -54,6 +54,8 @@ class Suffix:
         self.tokens_rerun = tokens.shape[1] - self.start
         self.block_output = _block_output(model)
         self.shortcuts: set[str] = set()  # kinds of `ADDED`, and "plain" for blocks without hooks
+        own = (GeneralizedComponent, HookPoint)  # what TransformerLens puts around a block's parts
+        self.bridges = [[x for x in b.modules() if isinstance(x, own)] for b in model.blocks]
         self.activations: dict[Site, Tensor] = {}
         self.residuals: dict[int, Tensor] = {}
         self.prefix = self._prepare(sites, batch_size)
@@ -149,10 +151,7 @@ class Suffix:
         return [_unwrapped(block) for block in self.model.blocks]
 
     def _has_hooks(self, layer: int) -> bool:
-        """Whether there are hooks in what TransformerLens puts around a block and its parts."""
-        own = (GeneralizedComponent, HookPoint)
-        parts = (part for part in self.model.blocks[layer].modules() if isinstance(part, own))
-        return any(part._forward_hooks or part._backward_hooks for part in parts)
+        return any(part._forward_hooks or part._backward_hooks for part in self.bridges[layer])
 
     @torch.no_grad()
     def _take_shortcuts(self) -> None:

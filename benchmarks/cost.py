@@ -19,8 +19,8 @@ HERE = Path(__file__).resolve().parent
 BYTES = 4  # float32
 SITE = 0.7  # of the layers lie below the site: at 0.7 * layers, as in lesson 03
 TOKENS, PAIRS, STEPS, DIRECTIONS = 19, 100, 100, 100
-# Of one direction, reruns per pair of the layers above the site, forward and with a gradient; a
-# test counts them.
+# Of one direction, reruns per pair of the layers above the site, forward and with a gradient:
+# assumed, not counted.
 RERUNS, GRADIENTS = 43, 4
 KEPT = 2.2  # times keys and values: what the engine needed (`results/scaling.json`, at layer 0)
 

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 from conftest import build_hf_model, build_tokenizer
 from distributed import LocalCluster
-from helpers.directions.sweeps import shared_model
 from test_audit_command import write_pairs
 from test_jobs import times
 from test_patching import random_pairs
 
+from helpers.directions.layers import shared_model
 from tools.audit import command as audit_cli
 from tools.jobs import running, work
 from tools.jobs.command import main

@@ -53,6 +53,7 @@ def test_a_lesson_that_fails_is_said(monkeypatch, tmp_path):
 
 def test_differences_are_relative_to_large_values_only():
     here = {"small": torch.tensor([0.1, 0.2]), "large": torch.tensor([0.0, 100.0])}
+    here = {name: value.double() for name, value in here.items()}
     there = {name: value + 0.05 for name, value in here.items()}
     (_, first, one), (_, second, other) = gpu.compare(here, there)
     assert first == pytest.approx(0.05) and not one

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from helpers.audit import Intervention, audit_each
 from helpers.directions import cache_layers, facts_at_layer, shared_model
-from helpers.directions.layers import fldd_table, illusions_at_layer
+from helpers.directions.layers import illusions_at_layer
 from helpers.models import Model, load_model, model_slug
-from helpers.patching import Site, cache_pairs
+from helpers.patching import Site, cache_pairs, metrics
 from helpers.tasks import Pairs, agreement, facts, ioi
 from tools.audit import command, provenance, table
 
@@ -67,11 +68,13 @@ def prevalence_at(about: dict[str, Any], name: str) -> list[dict]:
         for more, split in enumerate(("train", "test"))
     )
     seeds = (None, about["seed"])
-    found = fldd_table(illusions_at_layer(train, test, seeds=seeds, epochs=about["epochs"]))
-    return [
-        {"layer": at, "patch": patch, **estimate._asdict()}
-        for (at, patch), estimate in found.items()
-    ]
+    sweep = illusions_at_layer(train, test, seeds=seeds, epochs=about["epochs"])
+    rows = []
+    for (at, patch), group in sweep.groupby(["layer", "patch"])[["clean", "patched"]]:
+        clean, patched = torch.tensor(group.to_numpy()).unbind(-1)
+        estimate = metrics.fractional_logit_difference_decrease(clean, patched)
+        rows.append({"layer": at, "patch": patch, **estimate._asdict()})
+    return rows
 
 
 def pairs_of(model: Model, about: dict[str, Any], split: str, seed: int) -> Pairs:

@@ -20,8 +20,8 @@ from tools.figures import alternative_texts
 MATHJAX = ("tex-chtml.js", "output/chtml", "input/tex/extensions", "a11y", "sre")
 REMOTE_IMAGE = re.compile(r"!\[([^]]*)\]\(https?://[^)]*\)")
 
-PART_ONE = "Part I: the illusion"
-PART_TWO = "Part II: other methods"
+PART_ONE = "Part I: the paper"
+PART_TWO = "Part II: the same question elsewhere"
 OTHER_PART = "The project"
 PARTS = (PART_ONE, PART_TWO, "Guides", "Reference", OTHER_PART)  # of the sidebar, in this order
 FIRST_OF_PART_TWO = "11"

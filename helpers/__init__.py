@@ -2,7 +2,7 @@
 
 import os
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 # Before torch is imported, which reads it once: how its threads wait for each other. By default
 # they spin for long, and beside one busy process that makes training several times slower. Here

@@ -275,7 +275,7 @@ def test_numbers_of_the_front_page_are_those_of_the_data(pages):
     assert len([c for c in pages["index.html"].classes if c == "box"]) == 5 + 6
 
 
-@pytest.mark.parametrize("lesson_name, positions", [("01", 19), ("15", 8)])
+@pytest.mark.parametrize("lesson_name, positions", [("01", 19), ("05", 9), ("14", 30), ("15", 8)])
 def test_sliders_have_a_picture_for_every_position(pages, lesson_name, positions):
     (name,) = (name for name in pages if name.startswith(f"notebooks/{lesson_name}"))
     page = pages[name]

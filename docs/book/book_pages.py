@@ -13,6 +13,7 @@ import api
 import frames
 import landing
 import legible
+import sliders
 from sphinx.project import Project
 
 from tools.figures import alternative_texts
@@ -101,7 +102,7 @@ def as_page(notebook, number):
 
 def add_sliders(cells, number, folder):
     """Put the lesson's sliders after their cells; their pictures go into `folder`."""
-    for (lesson, name), (draw, caption) in frames.SLIDERS.items():
+    for (lesson, name), (draw, caption) in sliders.SLIDERS.items():
         if lesson != number:
             continue
         drawn = draw(cells)

@@ -3,7 +3,7 @@
     python -m sphinx -b html -c docs/book -d build/doctrees -W --keep-going . site
 
 The sources are the files of the repository where they stand, so their links need no rewriting.
-Lessons are shown with their stored outputs. Only what sliders show is drawn anew (frames.py), and
+Lessons are shown with their stored outputs. Only what sliders show is drawn anew (sliders.py), and
 the helpers are imported for their reference (api.py). The pages ask for nothing from outside:
 MathJax, styles and icons are copied into the book.
 """

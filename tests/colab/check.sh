@@ -3,10 +3,10 @@
 # and nothing but a published notebook file that fetches this working tree.
 #
 #     tests/colab/check.sh [FOLDER]       the environment is made in FOLDER/venv and kept
-#     LESSON=00 tests/colab/check.sh      another lesson than 01
+#     LESSON="00 03" tests/colab/check.sh     other lessons than 01, each in Colab's packages alone
 #     PYTHON=python3.12 tests/colab/check.sh
 #
-# Needs a network and five minutes.
+# Needs a network and five minutes, and more for a longer lesson.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -47,16 +47,26 @@ git -c user.name=check -c user.email=check@example.org commit --quiet --message 
 git clone --quiet --bare . "$scratch/origin.git"
 "$python" -m tools.publish --repo "$scratch/origin.git"
 
-say "Lesson ${LESSON:-01} in an empty folder"
-cp notebooks/"${LESSON:-01}"_*.ipynb "$scratch/alone"
-cd "$scratch/alone"
-env -u PYTHONPATH -u SUBSPACE_ILLUSION_RESULTS SUBSPACE_ILLUSION_STATIC=1 TQDM_DISABLE=1 \
-    PYDEVD_DISABLE_FILE_VALIDATION=1 "$python" "$here/run_lesson.py" ./*.ipynb
-
-say "What changed in the environment"
-packages > "$scratch/after"
-echo "added: $(comm -13 <(names before) <(names after) | tr '\n' ' ')"
-echo "changed: $(comm -23 "$scratch/before" "$scratch/after" | tr '\n' ' ')"
 kept='^(torch|numpy|pandas|matplotlib|transformers|tokenizers|huggingface[-_]hub)=='
-diff <(grep -E "$kept" "$scratch/before") <(grep -E "$kept" "$scratch/after")
-echo "as before: $(grep -E "$kept" "$scratch/after" | tr '\n' ' ')"
+
+# One lesson, and what it changed in the environment; what it added is removed for the next.
+check() {
+    say "Lesson $1 in an empty folder"
+    mkdir "$scratch/alone/$1"
+    cp notebooks/"$1"_*.ipynb "$scratch/alone/$1"
+    (cd "$scratch/alone/$1" &&
+        env -u PYTHONPATH -u SUBSPACE_ILLUSION_RESULTS SUBSPACE_ILLUSION_STATIC=1 TQDM_DISABLE=1 \
+            PYDEVD_DISABLE_FILE_VALIDATION=1 "$python" "$here/run_lesson.py" ./*.ipynb)
+
+    say "What lesson $1 changed in the environment"
+    packages > "$scratch/after"
+    added=$(comm -13 <(names before) <(names after) | tr '\n' ' ')
+    echo "added: $added"
+    echo "changed: $(comm -23 "$scratch/before" "$scratch/after" | tr '\n' ' ')"
+    diff <(grep -E "$kept" "$scratch/before") <(grep -E "$kept" "$scratch/after")
+    echo "as before: $(grep -E "$kept" "$scratch/after" | tr '\n' ' ')"
+    # shellcheck disable=SC2086  # names, one word each
+    [ -z "$added" ] || "$python" -m pip uninstall --yes --quiet $added
+}
+
+for lesson in ${LESSON:-01}; do check "$lesson"; done

@@ -30,7 +30,7 @@ help:
 	@echo "make run MODEL=gpt2      run on another model: a name, a hub id or a folder"
 	@echo "make run DEVICE=cpu      choose the device: cpu, cuda, mps"
 	@echo "make run JOBS=1          one lesson after the other, not side by side"
-	@echo "make lab                 open the lessons in JupyterLab"
+	@echo "make lab                 open the lessons in JupyterLab; FOLDER=. opens the whole project"
 	@echo "make student             your own copy of the lessons, exercises empty, in student/"
 	@echo "make test                test the helpers and every lesson on the packaged model"
 	@echo "make test-long           what takes too long for make test: more architectures and examples"
@@ -45,7 +45,7 @@ help:
 	@echo "make scaling             how its cost grows, five minutes"
 	@echo "make gpu-check           does a GPU give what the CPU gives, and how fast: eight minutes"
 	@echo "make lint                check the code's style"
-	@echo "make clean               remove .venv, results/, site/ and caches"
+	@echo "make clean               remove .venv, results/, site/ and what tests leave; the model stays"
 	@echo "PYTHON=python3.12 with the first of these chooses the interpreter."
 
 run: .venv/.ready-run

@@ -1,7 +1,7 @@
 """Time this project's engine against what people would otherwise use, on the same work.
 
     make bench                 everything: about half an hour on two otherwise idle cores
-    make bench QUICK=1         a few pairs and one round: does it run?
+    make bench QUICK=1         a few pairs and one round: does it run? A few minutes
 
 Every way of working has a process of its own, and where its packages could collide with ours an
 environment of its own. Results are compared before anything is timed; then the processes take
@@ -49,14 +49,20 @@ PEERS = (
 )
 WAYS = {  # to find a direction: what is called until its effect is large enough
     "ours, closed form": "closed form",
+    "ours, closed form and steps": "closed form, steps",
     "ours": "step mlp",
     "transformer_lens_hooks": "step mlp",
     "transformer_lens_hooks, fit_das": "fit_das mlp, trained",
     "pyvene_peer": "step mlp",
     "published, vector": "step mlp, vector",
 }
-AT_ONCE = ("ours, closed form", "transformer_lens_hooks, fit_das")  # one call is all there is
+AT_ONCE = (  # one call is all there is
+    "ours, closed form",
+    "ours, closed form and steps",
+    "transformer_lens_hooks, fit_das",
+)
 ALL_LOGITS = "transformer_lens_hooks, all logits"  # an entry: its peer, and what it does there
+LONG = ("rotation mlp", "positions")  # takes minutes with one pair, too
 
 
 @dataclass(frozen=True)
@@ -179,7 +185,7 @@ def compare(work: str, results: dict[str, Tensor]) -> float:
     return worst
 
 
-def time_works(problem: Path, rounds: int) -> dict:
+def time_works(problem: Path, chosen: Sequence[Work]) -> dict:
     """Seconds by work and entry, how far the results were apart, and how fast the machine is."""
     with contextlib.ExitStack() as stack:
         workers = {}
@@ -187,7 +193,7 @@ def time_works(problem: Path, rounds: int) -> dict:
             workers[peer] = Worker(peer, stack.enter_context(started(peer, problem)))
             threads = read(workers[peer].process)["threads"]
             assert threads == torch.get_num_threads(), f"{peer} runs with {threads} threads"
-        measured = {work.name: time_work(work, workers) for work in works(rounds)}
+        measured = {work.name: time_work(work, workers) for work in chosen}
         return {
             "works": measured,
             "repeated calls": sum(worker.again for worker in workers.values()),
@@ -278,7 +284,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path = Path(folder) / "problem.safetensors"
         problem = make_problem(model, path, pairs=options.pairs, many=options.many)
         measured = {"setting": report.describe(problem, options.rounds)}
-        measured |= time_works(path, options.rounds)
+        chosen = works(options.rounds)
+        if options.quick:
+            chosen = [work for work in chosen if work.name not in LONG]
+        measured |= time_works(path, chosen)
         measured["quality"] = time_to_quality(model, path, 3 if options.quick else MOST_STEPS)
         measured["memory"] = measure_memory(path, ["evaluate mlp", "step mlp"])
         measured["loading"] = loading.measure(1 if options.quick else 2)

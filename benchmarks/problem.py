@@ -37,8 +37,8 @@ def make_problem(model: TransformerBridge, path: Path, *, pairs: int, many: int)
     large = make_pairs(model, many, split="train", seed=1, templates=[TEMPLATE])
     problem = {
         "layer": torch.tensor(layer),
-        "sweep pairs": torch.tensor(min(pairs, 10)),
-        "position pairs": torch.tensor(min(pairs, 3)),
+        "sweep pairs": torch.tensor(max(1, pairs // 5)),
+        "position pairs": torch.tensor(max(1, pairs // 16)),
         **_stacked(train),
         **{f"many {name}": value for name, value in _stacked(large).items()},
         **_directions(model, train, layer),

@@ -24,6 +24,7 @@ NAMES = {
     "ours, answers": "this project, loss on the two answers",
     "ours, products": "the matrix products that it needs, alone",
     "ours, closed form": "this project, closed form",
+    "ours, closed form and steps": "this project, closed form and ten small steps",
     "transformer_lens_hooks": "TransformerLens 4",
     "transformer_lens_hooks, all logits": "TransformerLens 4, logits of all tokens",
     "transformer_lens_hooks, fit_das": "TransformerLens 4, `fit_das`, sources included",
@@ -142,7 +143,7 @@ def _table(name: str, title: str, works: dict, setting: dict, rate: float) -> li
         )  # fmt: skip
         floors = "" if entry == "ours, answers" else f"{median / floor:.1f}"
         lines.append(f"| {NAMES[entry]} | {median:.3f} | {spread} | {floors} |")
-    if name.startswith("step"):
+    if rotation:
         median = statistics.median(rotation["published"])
         lines.append(
             f"| {NAMES['published']}, n x n matrix (other rounds) | {median:.3f} "
@@ -183,7 +184,7 @@ def _quality(quality: dict) -> list[str]:
         f"## Until a direction removes {quality['target']:.0%} on unseen pairs\n",
         "From tokens, MLP hidden activation, all pairs in every step, given up after "
         f"{quality['most steps']} steps; the same start, loss and optimiser. `fit_das` starts at "
-        f"random and is called once, for {DAS_STEPS} steps; so is the closed form.\n",
+        f"random and is called once, for {DAS_STEPS} steps; once, too, both closed forms.\n",
         "| | seconds | calls | effect reached |",
         "|---|---:|---:|---:|",
     ]
@@ -231,7 +232,9 @@ def draw(measured: dict) -> plt.Figure:
     plots.use_style()
     names = [name for name in TITLES if name in measured["works"]]
     figure, axes = plots.new(11, 10, rows=4, columns=2, sharex=True)
-    for ax, name in zip(axes.flat, names, strict=True):
+    for ax in axes.flat[len(names) :]:
+        ax.set_axis_off()
+    for ax, name in zip(axes.flat, names, strict=False):
         seconds = measured["works"][name]["seconds"]
         entries = sorted(seconds, key=lambda entry: -statistics.median(seconds[entry]))
         for row, entry in enumerate(entries):

@@ -20,6 +20,7 @@ from helpers.tasks.pairs import Pairs
 
 KINDS = {"mlp": "mlp_hidden", "resid": "resid_post"}
 CLOSED_FORM_PAIRS = 100
+FEW_STEPS, STEPS_RATE = 10, 0.003  # after the closed form
 
 
 class Peer:
@@ -37,6 +38,7 @@ class Peer:
             "facts": self.facts(),
             "closed form": self.closed_form(self.prepared("mlp")),
             "closed form, DAS": self.search(self.prepared("mlp")),
+            "closed form, steps": self.closed_form_and_steps(self.prepared("mlp")),
             "closed forms": self.closed_forms,
         }
         for site in KINDS:
@@ -116,6 +118,20 @@ class Peer:
             best = best_directions(replace(cached()))  # no gradient is known before
             run.direction = best.top
             return torch.cat([best.spectrum[:3], best.spectrum[-3:]])
+
+        return run
+
+    def closed_form_and_steps(self, cached: Callable[[], CachedPairs]) -> Callable[[], Tensor]:
+        """The closed form, then a few small steps (larger ones first lose what it has found)."""
+
+        def run() -> Tensor:
+            start = best_directions(replace(cached())).top
+            fit = find_direction(
+                cached(), loss=answer_logit_difference, init=start, lr=STEPS_RATE,
+                epochs=FEW_STEPS, patience=None, batch_size=len(cached()), progress=False,
+            )  # fmt: skip
+            run.direction = fit.direction
+            return torch.tensor(fit.losses)
 
         return run
 

@@ -120,11 +120,13 @@ class Worker:
 
     peer: str
     process: subprocess.Popen
+    attempts: int = ATTEMPTS
     best_rate: float = 0.0
     again: int = 0
 
-    def __call__(self, work: str, attempts: int = ATTEMPTS) -> tuple[float, Tensor]:
+    def __call__(self, work: str, *, once: bool = False) -> tuple[float, Tensor]:
         """Seconds and result of a call, done again if the machine was busy meanwhile."""
+        attempts = 1 if once else self.attempts
         for attempt in range(attempts):
             answer = self.ask(work)
             self.best_rate = max(self.best_rate, answer["rate"])
@@ -185,12 +187,12 @@ def compare(work: str, results: dict[str, Tensor]) -> float:
     return worst
 
 
-def time_works(problem: Path, chosen: Sequence[Work]) -> dict:
+def time_works(problem: Path, chosen: Sequence[Work], attempts: int = ATTEMPTS) -> dict:
     """Seconds by work and entry, how far the results were apart, and how fast the machine is."""
     with contextlib.ExitStack() as stack:
         workers = {}
         for peer in PEERS:
-            workers[peer] = Worker(peer, stack.enter_context(started(peer, problem)))
+            workers[peer] = Worker(peer, stack.enter_context(started(peer, problem)), attempts)
             threads = read(workers[peer].process)["threads"]
             assert threads == torch.get_num_threads(), f"{peer} runs with {threads} threads"
         measured = {work.name: time_work(work, workers) for work in chosen}
@@ -205,12 +207,11 @@ def time_work(work: Work, workers: dict[str, Worker]) -> dict:
     """Seconds by entry, after results of a first call have been compared."""
     entries = list(work.entries.items())
 
-    def call(name: str, job: str, attempts: int = ATTEMPTS) -> tuple[float, Tensor]:
-        return workers[name.split(",")[0]](job, attempts)
+    def call(name: str, job: str, *, once: bool = False) -> tuple[float, Tensor]:
+        return workers[name.split(",")[0]](job, once=once)
 
     # Once only where more rounds follow: a training step done again would start from elsewhere.
-    attempts = 1 if work.rounds else ATTEMPTS
-    first = {name: call(name, job, attempts) for name, job in entries}
+    first = {name: call(name, job, once=work.rounds > 0) for name, job in entries}
     gap = compare(work.name, {name: result for name, (_, result) in first.items()})
     seconds = {name: [] if work.rounds else [first[name][0]] for name, _ in entries}
     for number in range(work.rounds):
@@ -271,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pairs", type=int, default=50)
     parser.add_argument("--many", type=int, default=1000, help="pairs of the large evaluation")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="few pairs, one round, nothing kept")
+    parser.add_argument("--quick", action="store_true", help="few pairs, one round, nothing long")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args(arguments)
     if options.quick:
@@ -284,12 +285,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path = Path(folder) / "problem.safetensors"
         problem = make_problem(model, path, pairs=options.pairs, many=options.many)
         measured = {"setting": report.describe(problem, options.rounds)}
-        chosen = works(options.rounds)
+        chosen, memory = works(options.rounds), ["evaluate mlp", "step mlp"]
         if options.quick:
             chosen = [work for work in chosen if work.name not in LONG]
-        measured |= time_works(path, chosen)
-        measured["quality"] = time_to_quality(model, path, 3 if options.quick else MOST_STEPS)
-        measured["memory"] = measure_memory(path, ["evaluate mlp", "step mlp"])
+            measured |= time_works(path, chosen, attempts=1)
+            measured["quality"] = time_to_quality(model, path, 3)
+            measured["memory"] = measure_memory(path, memory[:1])
+        else:
+            measured |= time_works(path, chosen)
+            measured["quality"] = time_to_quality(model, path, MOST_STEPS)
+            measured["memory"] = measure_memory(path, memory)
         measured["loading"] = loading.measure(1 if options.quick else 2)
     report.write(measured, options.out)
     print(f"Written to {options.out}")

@@ -143,7 +143,7 @@ def _table(name: str, title: str, works: dict, setting: dict, rate: float) -> li
         )  # fmt: skip
         floors = "" if entry == "ours, answers" else f"{median / floor:.1f}"
         lines.append(f"| {NAMES[entry]} | {median:.3f} | {spread} | {floors} |")
-    if rotation:
+    if name.startswith("step") and rotation:
         median = statistics.median(rotation["published"])
         lines.append(
             f"| {NAMES['published']}, n x n matrix (other rounds) | {median:.3f} "

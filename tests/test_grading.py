@@ -529,6 +529,10 @@ def test_names_are_those_of_the_module():
         {"c", "f", "y"},
         {"g", "c", "w"},
     )
+    assert names("s = {a for a in b}, {k: v for k, v in {c: d[0] for c in e}}") == (
+        {"s"},
+        {"b", "d", "e"},
+    )
     assert names("def broken(") == (set(), set())
 
 

@@ -261,11 +261,26 @@ def restore(cells: list[Cell], lesson: Lesson) -> Restored:
     return restored
 
 
+class _AsGenerators(ast.NodeTransformer):
+    """Comprehensions as generators: from Python 3.12 on only these keep their names apart."""
+
+    def visit_ListComp(self, node: ast.ListComp | ast.SetComp) -> ast.GeneratorExp:
+        self.generic_visit(node)
+        return ast.GeneratorExp(node.elt, node.generators)
+
+    visit_SetComp = visit_ListComp
+
+    def visit_DictComp(self, node: ast.DictComp) -> ast.GeneratorExp:
+        self.generic_visit(node)
+        return ast.GeneratorExp(ast.Tuple([node.key, node.value]), node.generators)
+
+
 @functools.lru_cache(4096)  # a cell is looked at once for every exercise
 def names(source: str) -> tuple[set[str], set[str]]:
     """The global names that a source defines, and those it uses; none if it is no valid Python."""
     try:
-        tables = [top := symtable.symtable(source, "cell", "exec")]
+        alike = ast.unparse(_AsGenerators().visit(ast.parse(source)))
+        tables = [top := symtable.symtable(alike, "cell", "exec")]
     except INVALID:
         return set(), set()
     defined, used = set(), set()

@@ -13,12 +13,14 @@ OTHER_ORDERS = """
 import os, json, sys
 listdir, scandir = os.listdir, os.scandir
 
-class Reversed(list):
-    __enter__ = lambda self: self
+class Reversed:  # an iterator to be closed, as scandir gives
+    def __init__(self, found): self.rest = iter(list(found)[::-1])
+    __iter__ = __enter__ = lambda self: self
+    __next__ = lambda self: next(self.rest)
     __exit__ = close = lambda *_: None
 
 os.listdir = lambda *path: listdir(*path)[::-1]
-os.scandir = lambda *path: Reversed(list(scandir(*path))[::-1])
+os.scandir = lambda *path: Reversed(scandir(*path))
 
 from reproducible import results
 json.dump(results(), sys.stdout)

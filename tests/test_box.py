@@ -158,7 +158,7 @@ ENDS_ITS_BOX = {
     "forks": ("while True: os.fork()", "your code "),
     "many take memory": (
         "import torch\nfor _ in range(5): os.fork() or torch.ones(2**27)\ntime.sleep(60)",
-        "more than ",
+        "memory",  # "more than 1 GB of", or where torch has CUDA's libraries "can't allocate"
     ),
     "ends its box": ("os.kill(os.getppid(), 9)\ntime.sleep(60)", "ended the box"),
     "stops its box": (

@@ -1,10 +1,8 @@
-"""The oldest packages are those that pyproject.toml and TransformerLens name as lower bounds."""
+"""The oldest packages are those that pyproject.toml names as lower bounds."""
 
-import importlib.metadata
 import tomllib
 from pathlib import Path
 
-import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -45,15 +43,6 @@ def test_the_oldest_packages_are_the_lower_bounds():
 def test_torch_is_the_tested_one():
     tested = pinned("requirements-tested.txt")
     assert pinned("requirements-oldest.txt")["torch"] == tested["torch"] >= lower_bounds()["torch"]
-
-
-def test_the_oldest_transformers_is_what_the_oldest_transformer_lens_asks_for():
-    oldest = pinned("requirements-oldest.txt")
-    if Version(importlib.metadata.version("transformer_lens")) != oldest["transformer_lens"]:
-        pytest.skip("another transformer_lens is installed")
-    wanted = map(Requirement, importlib.metadata.requires("transformer_lens"))
-    (bound,) = (exact(one, ">=") for one in wanted if one.name == "transformers")
-    assert oldest["transformers"] == bound
 
 
 def test_lessons_refuse_what_is_older():

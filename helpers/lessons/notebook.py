@@ -19,7 +19,7 @@ from helpers.patching import metrics
 __all__ = ["expect", "load_site", "needs", "needs_margin", "sizes", "start"]
 
 # The oldest versions the lessons work with; older ones fail later, and less clearly.
-OLDEST = {"torch": "2.6", "transformer_lens": "4.3", "transformers": "5.9"}
+OLDEST = {"torch": "2.6", "transformer_lens": "4.3", "transformers": "5.15"}
 
 
 def start(seed: int = 0) -> None:

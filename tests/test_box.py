@@ -170,7 +170,7 @@ ENDS_ITS_BOX = {
 
 @boxed
 def test_who_ends_the_box_loses_and_the_others_do_not():
-    start, limits = time.monotonic(), box.Limits(seconds=4, memory_bytes=2**30)
+    start, limits = time.monotonic(), box.Limits(seconds=4, memory_bytes=2**31)
     hostile = [job(name, tries(body)) for name, (body, _) in ENDS_ITS_BOX.items()]
     found = run(job("before", RIGHT), *hostile, job("after", RIGHT), limits=limits)
     assert [name for name, (_, why) in ENDS_ITS_BOX.items() if why not in found[name]] == []

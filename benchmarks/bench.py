@@ -1,7 +1,7 @@
 """Time this project's engine against what people would otherwise use, on the same work.
 
     make bench                 everything: about half an hour on two otherwise idle cores
-    make bench QUICK=1         a few pairs and one round: does it run? A few minutes
+    make bench QUICK=1         a few pairs and one round: does it run?
 
 Every way of working has a process of its own, and where its packages could collide with ours an
 environment of its own. Results are compared before anything is timed; then the processes take

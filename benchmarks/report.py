@@ -48,7 +48,7 @@ _EVERYWHERE = (
     "At every MLP and residual stream, 100 pairs, prompts included: {:.1f} s, with one backward "
     "pass for all of them.\n"
 )
-COLOURS = dict.fromkeys(("ours", "ours, answers", "ours, products"), plots.NATURAL)
+COLOURS = dict.fromkeys(("ours", "ours, answers"), plots.NATURAL) | {"ours, products": "0.75"}
 
 
 def describe(problem: dict[str, Tensor], rounds: int) -> dict:
@@ -121,7 +121,7 @@ def markdown(measured: dict) -> str:
     if "closed form" in works:
         lines += _closed_form(works)
     return "\n".join([*lines, *_quality(measured["quality"]), *_memory(measured["memory"]),
-                      *_loading(measured["loading"])])  # fmt: skip
+                      *_loading(measured.get("loading", {}))])  # fmt: skip
 
 
 def _table(name: str, title: str, works: dict, setting: dict, rate: float) -> list[str]:
@@ -214,6 +214,8 @@ def _memory(memory: dict) -> list[str]:
 
 
 def _loading(seconds: dict[str, list[float]]) -> list[str]:
+    if not seconds:  # of a quick run
+        return []
     lines = [
         "## Loading the packaged model\n",
         "Without imports and download.\n",

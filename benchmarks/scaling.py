@@ -156,9 +156,9 @@ def draw(measured: dict) -> Figure:
     plots.use_style()
     figure, axes = plots.new(11, 6.5, rows=2, columns=3)
     titles = {
-        "pairs": "Time grows in proportion to the pairs",
+        "pairs": "Many pairs cost in proportion",
         "tokens": "A longer prompt costs once, not per patch",
-        "layer": "Only blocks above the site are paid for",
+        "layer": "Only blocks above the site cost",
         "depth": "Time grows in proportion to the depth",
     }
     labels = {

@@ -1,6 +1,7 @@
 """The first cell of a lesson, wherever it is opened, and the packages it installs."""
 
 import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,25 @@ def test_an_old_package_is_left_to_the_check_that_follows(versions, pip):
     versions["torch"] = "2.0"
     install.install_missing()
     assert pip == []
+
+
+@pytest.mark.parametrize("name, found", [("torch", "2.5.1+cu124"), ("transformer_lens", "2.18.0")])
+def test_a_package_that_is_too_old_is_refused(versions, name, found):
+    install.check_versions()
+    versions[name] = found
+    with pytest.raises(RuntimeError, match=f"^{name} {re.escape(found)} is too old .*pip install"):
+        install.check_versions()
+
+
+@pytest.mark.parametrize(
+    "found, newer", [("5.15.0", 0), ("5.23.1", 0), ("5.24.0", 1), ("6.0.0rc1", 1)]
+)
+def test_a_package_that_is_newer_than_known_is_named(versions, capsys, found, newer):
+    versions["transformers"], versions["torch"] = found, "10.0.0+cpu"
+    install.check_versions()
+    said = capsys.readouterr().out
+    assert said.count("newer") == said.count(f"transformers {found} is") == newer
+    assert said.count('pip install "transformers>=5.15,<5.24"') == newer
 
 
 def test_a_failing_pip_says_why_and_what_to_do(monkeypatch, capsys):

@@ -166,11 +166,3 @@ def test_explore_is_silent_when_lessons_are_run_by_a_program(monkeypatch):
     monkeypatch.delenv("SUBSPACE_ILLUSION_STATIC")
     plots.explore(print, angle=(0, 9, 1))
     assert shown == [(print, {"angle": (0, 9, 1)})]
-
-
-def test_old_packages_are_named(monkeypatch):
-    monkeypatch.setattr("importlib.metadata.version", lambda package: "2.18.0")
-    with pytest.raises(RuntimeError, match="transformer_lens 2.18.0 is too old.*4.3 or newer"):
-        notebook.start()
-    monkeypatch.setattr("importlib.metadata.version", lambda package: "10.0.0+cpu")
-    notebook.start()

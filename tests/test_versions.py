@@ -6,8 +6,6 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from helpers.lessons import notebook
-
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -43,10 +41,3 @@ def test_the_oldest_packages_are_the_lower_bounds():
 def test_torch_is_the_tested_one():
     tested = pinned("requirements-tested.txt")
     assert pinned("requirements-oldest.txt")["torch"] == tested["torch"] >= lower_bounds()["torch"]
-
-
-def test_lessons_refuse_what_is_older():
-    oldest = pinned("requirements-oldest.txt") | {"torch": lower_bounds()["torch"]}
-    assert {name: Version(text) for name, text in notebook.OLDEST.items()} == {
-        name: oldest[name] for name in notebook.OLDEST
-    }

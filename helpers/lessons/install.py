@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -37,6 +37,7 @@ CONFLICT_ADVICE = (
 def start(seed: int = 0) -> ModuleType:
     """Install what is missing, start the lesson and return `helpers.lessons.notebook`."""
     install_missing()
+    check_versions()
     from helpers.lessons import notebook
 
     notebook.start(seed)
@@ -50,7 +51,7 @@ def install_missing() -> None:
     """
     wanted = requirements()
     found = installed(wanted)
-    # Any other package that is too old is left to `notebook.start`, which says so.
+    # Any other package that is too old is left to `check_versions`, which says so.
     missing = {
         name: text
         for name, text in wanted.items()
@@ -64,6 +65,18 @@ def install_missing() -> None:
     kept = installed([*wanted, *KEPT_AS_WELL])
     _pip(missing.values(), {name: kept[name] for name in kept if name not in missing})
     importlib.invalidate_caches()  # so that this process sees the new packages
+
+
+def check_versions() -> None:
+    """Say which packages are newer than the project knows. Raises RuntimeError: one is too old."""
+    for name, found in installed(wanted := requirements()).items():
+        limits = Requirement(wanted[name]).specifier
+        broken = {x.operator for x in limits if not x.contains(found, prereleases=True)}
+        advice = f'`pip install "{wanted[name]}"` and restart the kernel'
+        if ">=" in broken:
+            raise RuntimeError(f"{name} {found} is too old for the lessons: {advice}")
+        if broken:
+            print(f"{name} {found} is newer than the lessons know. If they are slow: {advice}")
 
 
 def requirements() -> dict[str, str]:
@@ -81,13 +94,11 @@ def installed(names: Iterable[str]) -> dict[str, str]:
     return versions
 
 
-def _pip(wanted: Iterable[str], kept: Mapping[str, str]) -> None:
+def _pip(wanted: Collection[str], kept: Mapping[str, str]) -> None:
     """Install requirements, keeping these packages at these versions."""
-    wanted = list(wanted)
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "constraints.txt"
-        lines = [f"{name}=={version}\n" for name, version in kept.items()]
-        constraints.write_text("".join(lines), encoding="utf-8")
+        constraints.write_text("".join(f"{name}=={found}\n" for name, found in kept.items()))
         # Not quietly: pip would leave out what a conflict comes from. Nobody sees the rest.
         command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
         command += [*wanted, "-c", str(constraints)]

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from packaging.version import Version
 from torch import Tensor
 
 import helpers
@@ -18,25 +17,17 @@ from helpers.patching import metrics
 
 __all__ = ["expect", "load_site", "needs", "needs_margin", "sizes", "start"]
 
-# The oldest versions the lessons work with; older ones fail later, and less clearly.
-OLDEST = {"torch": "2.6", "transformer_lens": "4.3", "transformers": "5.15"}
-
 
 def start(seed: int = 0) -> None:
-    """Check versions, seed torch, set the figure style and print what this lesson runs on.
+    """Seed torch, set the figure style and print what this lesson runs on.
 
     The helpers take explicit seeds and never read the global generator: it is seeded for the code
-    you add. Raises RuntimeError: a package is too old.
+    you add.
     """
-    versions = {package: importlib.metadata.version(package) for package in OLDEST}
-    for package, found in versions.items():
-        if Version(found) < Version(OLDEST[package]):
-            needed = f"the lessons need {OLDEST[package]} or newer"
-            advice = f"run `pip install -U {package}` and restart the kernel"
-            raise RuntimeError(f"{package} {found} is too old, {needed}: {advice}")
     torch.manual_seed(seed)
     plots.use_style()
-    shown = [f"{package} {found}" for package, found in versions.items()]
+    packages = ("torch", "transformer_lens", "transformers")
+    shown = [f"{package} {importlib.metadata.version(package)}" for package in packages]
     print(" · ".join([f"helpers {helpers.__version__}", *shown, f"model {model_name()}"]))
 
 

@@ -55,7 +55,6 @@ def check_without_top(draw: Draw) -> tuple:
     estimate.view(-1)[cells[0]], estimate.view(-1)[cells[2]] = -5.0, 7.0
     x, y = estimate.flatten(), exact.flatten()
     top = y.abs().argmax()
-
     rest = torch.arange(len(y)) != top
 
     def pearson(x: Tensor, y: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ help:
 	@echo "make grade SUBMISSIONS=folder           grade the notebooks of a class, in a box (TRUST=1: without)"
 	@echo "make publish REPO=https://...           stamp badges and address into a copy you host"
 	@echo "make site                               the series as a static book, in site/"
-	@echo "make bench               time the engine beside other tools, half an hour"
+	@echo "make bench               time the engine beside other tools, half an hour (QUICK=1: try it)"
 	@echo "make scaling             how its cost grows, five minutes"
 	@echo "make gpu-check           does a GPU give what the CPU gives, and how fast: eight minutes"
 	@echo "make lint                check the code's style"

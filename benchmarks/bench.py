@@ -1,13 +1,13 @@
 """Time this project's engine against what people would otherwise use, on the same work.
 
     make bench                 everything: about half an hour on two otherwise idle cores
-    make bench QUICK=1         a few pairs and one round: does it run?
+    make bench QUICK=1         a few pairs and one round, three minutes: does it run?
 
 Every way of working has a process of its own, and where its packages could collide with ours an
-environment of its own. Results are compared before anything is timed; then the processes take
-turns, round by round, in changing order. A call during which the machine was busy with something
-else is done again. What was measured goes to `results/bench.json`; tables and figure are made from
-it.
+environment of its own, made once. Results are compared before anything is timed; then the processes
+take turns, round by round, in changing order. A call during which the machine was busy with
+something else is done again, and so is a work that was timed before the machine was at its best.
+What was measured goes to `results/bench.json`; tables and figure are made from it.
 """
 
 import argparse

@@ -90,8 +90,8 @@ def main() -> None:
         head += [f"{threads} thread{'s' if threads > 1 else ''}, ms", "times the products"]
     text = (
         f"# Beside the products that are needed\n\n{PAIRS} IOI pairs; medians of {ROUNDS} rounds "
-        "in turn. The products are those of all logits, also where the loss needs two of them. "
-        "Made by `python -m benchmarks.overhead`.\n\n"
+        "in turn. The products include the logits of the whole vocabulary, also where the loss "
+        "needs two. Made by `python -m benchmarks.overhead`.\n\n"
     )
     text += markdown_table(head, measure())
     files.write(TABLE, text + "\n")

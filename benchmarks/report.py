@@ -119,7 +119,7 @@ def markdown(measured: dict) -> str:
         if name in works:
             lines += _table(name, title, works, setting, rate)
     if "closed form" in works:
-        lines += _closed_form(works)
+        lines += _closed_form(works, measured["quality"])
     return "\n".join([*lines, *_quality(measured["quality"]), *_memory(measured["memory"]),
                       *_loading(measured.get("loading", {}))])  # fmt: skip
 
@@ -138,9 +138,9 @@ def _table(name: str, title: str, works: dict, setting: dict, rate: float) -> li
     for entry in sorted(seconds, key=lambda entry: statistics.median(seconds[entry])):
         each = ratios(seconds, entry)
         median = statistics.median(seconds[entry])
-        spread = "1" if entry == "ours" else (
-            f"{statistics.median(each):.2g} ({min(each):.2g} to {max(each):.2g})"
-        )  # fmt: skip
+        spread = "1" if entry == "ours" else f"{statistics.median(each):.2g}"
+        if entry != "ours" and len(each) > 1:
+            spread += f" ({min(each):.2g} to {max(each):.2g})"
         floors = "" if entry == "ours, answers" else f"{median / floor:.1f}"
         lines.append(f"| {NAMES[entry]} | {median:.3f} | {spread} | {floors} |")
     if name.startswith("step") and rotation:
@@ -152,13 +152,13 @@ def _table(name: str, title: str, works: dict, setting: dict, rate: float) -> li
     return [*lines, ""]
 
 
-def _closed_form(works: dict) -> list[str]:
+def _closed_form(works: dict, quality: dict) -> list[str]:
     """The best direction without training, beside what training takes."""
     work = works["closed form"]
     lines = [
         "## The best direction of an MLP in closed form, and by training\n",
         f"From cached prompts; eigenvalues agree to {work['largest difference']:.0e}. Training: "
-        f"{DAS_STEPS} steps with all pairs; that of `fit_das` is {DAS_STEPS} times its one step.\n",
+        f"{DAS_STEPS} steps with all pairs; `fit_das` runs the prompts too; one call.\n",
         "| | seconds | times the closed form |",
         "|---|---:|---:|",
     ]
@@ -166,11 +166,9 @@ def _closed_form(works: dict) -> list[str]:
         "closed form, this project": work["seconds"]["ours"],
         "closed form, plain PyTorch hooks and the whole matrix": work["seconds"]["plain_hooks"],
         "training, this project, loss on the two answers": work["seconds"]["ours, DAS"],
-        "training, TransformerLens 4, `fit_das`": [
-            DAS_STEPS * one
-            for one in works["step mlp"]["seconds"]["transformer_lens_hooks, fit_das"]
-        ],
     }
+    if theirs := quality.get("transformer_lens_hooks, fit_das"):
+        seconds["training, TransformerLens 4, `fit_das`"] = [theirs["seconds"]]
     own = statistics.median(seconds["closed form, this project"])
     for name, each in seconds.items():
         median = statistics.median(each)

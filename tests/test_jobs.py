@@ -1,5 +1,6 @@
 """Jobs come to the same wherever they run, whoever is killed; what is done is not done again."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -18,7 +19,12 @@ from helpers.output.files import ROOT
 from tools.jobs.running import ClusterError, Job, attempt, run
 
 SQUARES = [n * n for n in NUMBERS]
-GIVEN_UP = {"distributed.scheduler.allowed-failures": 1}
+GIVEN_UP = {
+    "distributed.scheduler.allowed-failures": 1,
+    # Workers have their jobs from the start and keep them: others wait where one ends its worker.
+    "distributed.scheduler.worker-saturation": float("inf"),
+    "distributed.scheduler.work-stealing": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +66,48 @@ def test_a_job_that_ends_its_workers_is_named_and_the_others_go_on(cluster, tmp_
     assert results(given, tmp_path) == [*SQUARES[:3], None, *SQUARES[4:]]
     (line,) = [x for x in capsys.readouterr().out.splitlines() if "failed" in x]
     assert line.startswith("number-3 failed: it ended several workers")
+
+
+class KilledWorker(Exception):
+    """Named like Dask's own."""
+
+
+def test_a_job_that_waited_where_another_ended_its_workers_is_tried_alone(tmp_path, monkeypatch):
+    asked, at_once = [], []
+
+    class Future:
+        status = "finished"
+
+        def __init__(self, job):
+            self.job = job
+
+        def exception(self):  # 3 ends its workers, and 4 and 6 wait there
+            number, alone = self.job.about["number"], len(at_once[-1]) == 1
+            return KilledWorker() if number == 3 or (number in (4, 6) and not alone) else None
+
+        def result(self):
+            return attempt(self.job)
+
+    class Client(contextlib.nullcontext):
+        loop = None
+
+        def scheduler_info(self):
+            return {"workers": [1]}
+
+        def submit(self, work, job, pure):
+            asked.append(job.about["number"])
+            return Future(job)
+
+    def as_completed(futures, loop):
+        at_once.append(futures)
+        return list(futures)
+
+    monkeypatch.setattr("distributed.Client", lambda *_, **__: Client(Client()))
+    monkeypatch.setattr("distributed.as_completed", as_completed)
+    given = jobs(square, tmp_path / "begun")
+    assert [job.name for job in run(given, tmp_path, scheduler="tcp://stub")] == ["number-3"]
+    assert results(given, tmp_path) == [*SQUARES[:3], None, *SQUARES[4:]]
+    assert asked == [*NUMBERS, 3, 4, 6] and list(map(len, at_once)) == [8, 1, 1, 1]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -129,9 +129,10 @@ def _numbered(number: int, job: Job) -> tuple[int, Answer]:
 def there(jobs: Sequence[Job], scheduler: str, board: Board) -> Iterator[tuple[Job, Answer]]:
     """Do the jobs on the workers of a Dask scheduler; each with its answer as it comes.
 
-    Dask gives a job whose worker has died to another one, and up after several. (Not by way of
-    joblib, which then waits for ever.) Raises ClusterError: Dask is not installed, nobody answers
-    at this address, or no longer.
+    Dask gives a job whose worker has died to another one, and up after several. It then also gives
+    up what only waited on these workers, so each of those jobs is tried once more, alone. (Not by
+    way of joblib, which then waits for ever.) Raises ClusterError: Dask is not installed, nobody
+    answers at this address, or no longer.
     """
     try:
         import distributed
@@ -145,17 +146,27 @@ def there(jobs: Sequence[Job], scheduler: str, board: Board) -> Iterator[tuple[J
     with client:
         if not client.scheduler_info()["workers"]:
             board.say(f"no worker yet: start some by `dask worker {scheduler} --nthreads 1`")
-        of = {client.submit(attempt, job, pure=False): job for job in jobs}
-        for future in distributed.as_completed(of, loop=client.loop):
-            if future.status == "cancelled":
-                raise ClusterError(f"the scheduler at {scheduler} has gone")
-            error = future.exception()
-            yield of[future], future.result() if error is None else Answer(problem=_lost(error))
+        groups = [list(jobs)]
+        for group in groups:  # which grows by the jobs that were given up
+            of = {client.submit(attempt, job, pure=False): job for job in group}
+            for future in distributed.as_completed(of, loop=client.loop):
+                if future.status == "cancelled":
+                    raise ClusterError(f"the scheduler at {scheduler} has gone")
+                error = future.exception()
+                if len(group) > 1 and _given_up(error):
+                    groups.append([of[future]])
+                    continue
+                yield of[future], future.result() if error is None else Answer(problem=_lost(error))
+
+
+def _given_up(error: BaseException | None) -> bool:
+    """Whether Dask gave a job up, since several workers ended that had it."""
+    return type(error).__name__ == "KilledWorker"
 
 
 def _lost(error: BaseException) -> str:
     """What a job ended with that could not even be begun, or that ended its workers."""
-    if type(error).__name__ == "KilledWorker":
+    if _given_up(error):
         return "it ended several workers one after the other, perhaps for want of memory"
     return f"{in_one_line(error)} (has the worker the same version of this project?)"
 

@@ -157,9 +157,9 @@ def draw(measured: dict) -> Figure:
     figure, axes = plots.new(11, 6.5, rows=2, columns=3)
     titles = {
         "pairs": "Many pairs cost in proportion",
-        "tokens": "A longer prompt costs once, not per patch",
-        "layer": "Only blocks above the site cost",
-        "depth": "Time grows in proportion to the depth",
+        "tokens": "Longer prompts cost a patch little",
+        "layer": "A patch pays for blocks above it",
+        "depth": "Deep models cost in proportion",
     }
     labels = {
         "pairs": "pairs", "tokens": "tokens of a prompt", "layer": "layer of the site (of 30)",

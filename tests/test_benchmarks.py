@@ -68,6 +68,24 @@ def test_another_result_is_noticed():
         bench.compare("evaluate", results)
 
 
+def test_what_was_timed_in_a_slow_moment_is_timed_again(monkeypatch):
+    chosen = [bench.Work(name, {}, rounds=1) for name in ("early", "late")]
+    times = {name: {"seconds": {"ours": [2.0]}, "rate": 100.0} for name in ("early", "late")}
+    times["early"]["rate"] = 0.99 * bench.BUSY * 100
+    measured = {"works": times, "repeated calls": 3, "matrix rate": 100.0}
+
+    def time_works(problem, again):
+        new = {work.name: {"seconds": {"ours": [1.0]}, "rate": 100.0} for work in again}
+        return {"works": new, "repeated calls": 2, "matrix rate": 110.0}
+
+    monkeypatch.setattr(bench, "time_works", time_works)
+    bench.time_slow_works_again(FOLDER, chosen, measured)
+    assert [measured["works"][work.name]["seconds"]["ours"] for work in chosen] == [[1.0], [2.0]]
+    assert measured["repeated calls"] == 5
+    monkeypatch.setattr(bench, "time_works", lambda *_: pytest.fail("timed again"))
+    bench.time_slow_works_again(FOLDER, chosen, measured)
+
+
 @pytest.mark.parametrize("alone", ["", ", products"])
 @pytest.mark.parametrize("work", ["evaluate resid", "step resid", "evaluate mlp", "step mlp"])
 def test_floor_is_what_is_computed(problem, contestants, work, alone):
